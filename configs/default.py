@@ -1,0 +1,89 @@
+"""Every field of every config, with its default and what it does.
+
+The other files here change a few lines of this one. On the command line any field is a flag:
+`--config.train.batch_size=64 --config.data.dir=gs://bucket/data`. Numbers are the paper's where README's table of
+deviations and decisions does not say otherwise.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """A complete config: the paper's training at 64x64, 12 frames, on the embedded data set."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of the parameters, the noise and the order of the data
+  config.dtype = 'float32'  # of the computation: float32 or bfloat16; parameters and statistics are always float32
+
+  config.data = data = ml_collections.ConfigDict()
+  data.name = 'moving_shapes'  # moving_shapes, video_folder or array_file (kinetics600, ucf101: not here yet)
+  data.dir = ''  # where prepared data sets live; empty for TFDS's own place, ~/tensorflow_datasets
+  data.source = ''  # video_folder: the folder with one subfolder per class; array_file: the .npz
+  data.split = 'train'  # split to train on
+  data.num_classes = 30  # size of the label vocabulary; for video_folder at least the number of subfolders
+  data.resolution = 64  # height and width of the model's video, 4 * 2^n
+  data.frames = 12  # T, the length of the model's video
+  data.stride = 1  # source frames from one frame of the window to the next
+  data.flip = False  # flip windows left-right at random (the paper: UCF-101 only)
+  data.clips = 6000  # moving_shapes: how many training clips to draw
+  data.jpeg_quality = 95  # of the frames stored by video_folder and moving_shapes
+  data.fps = 25.0  # video_folder: frames are taken at this fixed rate
+  data.threads = 0  # decoder threads; 0 for one per core
+  data.prefetch = 2  # batches ready ahead of the step
+
+  config.gen = gen = ml_collections.ConfigDict()
+  gen.ch = 128  # base width
+  gen.multipliers = ()  # width of the stem, then of each unit, in units of ch; empty for the paper's at this resolution
+  gen.z_dim = 120  # of the latent
+  gen.embed_dim = 120  # of the class embedding e(y)
+  gen.attention = ()  # resolutions whose unit gets separable self-attention between its two blocks, e.g. (32,)
+  gen.upsampling = 'bilinear'  # or nearest
+  gen.activation = 'relu'  # of the ConvGRU's candidate: relu (the paper) or tanh
+  gen.bn_over_time = False  # ablation: pool batch statistics over time
+
+  config.disc = disc = ml_collections.ConfigDict()
+  disc.ch = 128  # base width
+  disc.multipliers = ()  # width of each block in units of ch; empty for the paper's at this resolution
+  disc.frames_k = 8  # k, frames that D_S looks at in each video
+  disc.pool = 2  # phi, side of the average pooling before D_T; 1 for the identity
+  disc.attention = ()  # resolutions, at a block's output, with separable self-attention
+
+  config.train = train = ml_collections.ConfigDict()
+  train.steps = 300_000  # generator updates
+  train.batch_size = 512  # videos in each D step and G step, over all devices
+  train.d_steps = 2  # discriminator updates for each generator update, each on fresh videos
+  train.gen_lr = 1e-4  # Adam's learning rate for G
+  train.disc_lr = 5e-4  # and for D
+  train.b1 = 0.0  # Adam, both
+  train.b2 = 0.999
+  train.ema_decay = 0.9999  # of the generator's weights used for samples
+  train.ema_start = 20_000  # step from which they average; until then they equal the weights
+  train.log_every = 100  # steps between lines of metrics
+  train.checkpoint_every = 2_000  # steps between checkpoints; the last step always has one
+  train.keep_checkpoints = 3  # newest ones kept
+  train.sample_every = 2_000  # steps between grids of samples; 0 for none
+  train.allow_config_change = False  # resume although the model's fields differ from the checkpoint's
+
+  config.sample = sample = ml_collections.ConfigDict()
+  sample.step = 0  # checkpoint to sample from; 0 for the newest
+  sample.num = 16  # videos
+  sample.classes = ()  # class ids to cycle through; empty for all in turn
+  sample.truncation = (1.0,)  # standard deviations of z; one grid for each
+  sample.seed = 0  # of z
+  sample.batch_size = 16  # videos computed at once; the result does not depend on it
+  sample.fps = 12.0  # of the files written
+  sample.each = False  # write each video to a file of its own too
+  sample.statistics_batches = 32  # batches that the standing statistics average
+  sample.video = ''  # a prediction model's own clip to continue (not here yet)
+
+  config.eval = evaluation = ml_collections.ConfigDict()
+  evaluation.protocols = ()  # names of metrics protocols (not here yet)
+  evaluation.videos = ''  # score a folder of videos instead of the model (not here yet)
+
+  config.dry_run = dry_run = ml_collections.ConfigDict()
+  dry_run.topology = 'v5e:8x8'  # TPU slice to compile for (not here yet)
+  dry_run.compile = True  # or only the analytic estimate
+
+  config.mesh = mesh = ml_collections.ConfigDict()
+  mesh.shard = 1  # devices that share one copy of the optimizer state; 1 is plain data parallelism
+  mesh.loops = 'auto'  # scan or unroll the loop over D steps; auto unrolls on a CPU (sharding.py)
+  return config

@@ -1,0 +1,30 @@
+"""The whole program in minutes on two CPU cores: what `launch/local.sh` trains.
+
+Command:  bash launch/local.sh
+Hardware: 2 CPU cores. Expected: shapes in colour that move. Measured: see README, "Two commands".
+"""
+
+from configs import default
+
+
+def get_config():
+  config = default.get_config()
+  config.data.resolution = 16
+  config.data.frames = 8
+  config.data.clips = 3000
+  config.gen.ch = 8
+  config.disc.ch = 8
+  config.disc.frames_k = 4
+  config.train.batch_size = 16
+  config.train.steps = 400
+  config.train.gen_lr = 2e-4
+  config.train.disc_lr = 5e-4
+  config.train.ema_decay = 0.98
+  config.train.ema_start = 50
+  config.train.log_every = 10
+  config.train.checkpoint_every = 200
+  config.train.sample_every = 100
+  config.sample.num = 30
+  config.sample.batch_size = 30
+  config.sample.statistics_batches = 8
+  return config

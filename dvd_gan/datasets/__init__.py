@@ -1,0 +1,1 @@
+"""Where videos come from. Only `shapes` and `array_file` work without TensorFlow."""

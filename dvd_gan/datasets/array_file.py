@@ -1,0 +1,66 @@
+"""Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N]. No TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+
+from dvd_gan.datasets import window
+from dvd_gan.errors import UsageError
+
+
+class ArrayFile:
+  """The clips of `data.source`; random access to windows of them."""
+
+  def __init__(self, config: Any):
+    """Loads and checks the file.
+
+    Raises:
+      UsageError: if the file is missing, not such an .npz, or does not fit the config.
+    """
+    path = config.data.source
+    if not path:
+      raise UsageError('data.name=array_file needs data.source=FILE.npz, with arrays `video` and `label`')
+    try:
+      with np.load(path) as arrays:
+        self.video, self.label = arrays['video'], arrays['label']
+    except (OSError, ValueError, KeyError, EOFError) as error:
+      raise UsageError(f'{path}: no .npz file with arrays `video` and `label` ({error})') from None
+    if self.video.dtype != np.uint8 or self.video.ndim != 5 or self.video.shape[-1] != 3:
+      raise UsageError(
+        f'{path}: video is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]'
+      )
+    if self.label.shape != self.video.shape[:1] or not np.issubdtype(self.label.dtype, np.integer):
+      raise UsageError(f'{path}: label is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
+    if not len(self.label) or self.label.min() < 0 or self.label.max() >= config.data.num_classes:
+      raise UsageError(f'{path}: labels must lie in [0, data.num_classes={config.data.num_classes})')
+    _, frames, height, width, _ = self.video.shape
+    need = window.span(config.data.frames, config.data.stride)
+    if frames < need or min(height, width) < config.data.resolution:
+      raise UsageError(
+        f'{path}: clips are {frames} frames of {height}x{width}; the config needs {need} of at least '
+        f'{config.data.resolution}x{config.data.resolution}'
+      )
+    self._config = config
+
+  def host_batches(self, first_step: int, rows: np.ndarray):
+    """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""
+    config = self._config
+    lengths = np.full(len(self.label), self.video.shape[1])
+    step = first_step
+    while True:
+      batch = window.plan(config, step, rows, lengths)
+      clips = [self._cut(*choice) for choice in zip(batch.clip, batch.start, batch.crop, batch.flip, strict=True)]
+      shape = (config.train.d_steps, len(rows))
+      yield {
+        'video': np.stack(clips).reshape(*shape, *clips[0].shape),
+        'label': self.label[batch.clip].astype(np.int32).reshape(shape),
+      }
+      step += 1
+
+  def _cut(self, clip: int, start: int, crop: np.ndarray, flip: bool) -> np.ndarray:
+    data = self._config.data
+    stop = start + window.span(data.frames, data.stride)
+    video = self.video[clip, start : stop : data.stride]
+    top, left = (crop * (np.array(video.shape[1:3]) - data.resolution + 1)).astype(int)
+    video = video[:, top : top + data.resolution, left : left + data.resolution]
+    return video[:, :, ::-1] if flip else video

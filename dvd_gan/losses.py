@@ -1,0 +1,18 @@
+"""The hinge losses (Lim & Ye 2017; paper.md, discriminators)."""
+
+import jax
+import jax.numpy as jnp
+
+Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}
+
+
+def hinge_disc(real: Scores, fake: Scores) -> dict[str, jax.Array]:
+  """Each discriminator's loss, mean over the batch of relu(1 - D(x)) + relu(1 + D(G(z)))."""
+  return {
+    name: jnp.mean(jax.nn.relu(1 - real[name])) + jnp.mean(jax.nn.relu(1 + fake[name])) for name in real
+  }
+
+
+def hinge_gen(fake: Scores) -> dict[str, jax.Array]:
+  """The generator's loss against each discriminator, mean over the batch of -D(G(z))."""
+  return {name: -jnp.mean(score) for name, score in fake.items()}

@@ -1,0 +1,88 @@
+"""`python -m dvd_gan.main --mode=MODE --config=configs/FILE.py --workdir=DIR [--config.field=value ...]`."""
+
+import os
+import sys
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from dvd_gan import validation
+from dvd_gan.errors import UsageError
+
+MODES = ('prepare', 'train', 'sample', 'evaluate', 'dry_run')
+_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+_CONFIG = config_flags.DEFINE_config_file('config', 'configs/default.py', 'The config, a file with get_config().')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run leaves everything; local or gs://.')
+
+
+def main(argv: list[str]) -> int:
+  if len(argv) > 1:
+    raise UsageError(f'unexpected argument: {argv[1]}')
+  config = _CONFIG.value
+  mode = _MODE.value
+  validation.validate(config)
+  if mode in ('evaluate', 'dry_run'):
+    raise UsageError(f'--mode={mode} is not here yet')
+  if mode == 'prepare':
+    from dvd_gan.datasets import pipeline  # noqa: PLC0415, not for sampling
+
+    print(pipeline.open_source(config).describe())
+    return 0
+  if not _WORKDIR.value:
+    raise UsageError(f'--mode={mode} needs --workdir=DIR')
+  workdir = epath.Path(os.path.abspath(_WORKDIR.value) if '://' not in _WORKDIR.value else _WORKDIR.value)
+  if mode == 'sample':
+    from dvd_gan import sample  # noqa: PLC0415
+
+    sample.sample(config, workdir)
+    return 0
+  from dvd_gan import train  # noqa: PLC0415
+
+  try:
+    return train.train(config, workdir)
+  except train.NonFiniteError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+
+
+def run() -> None:
+  """Runs `main`; a mistake of the user's is one line on stderr and exit code 2."""
+  # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.
+  logging.set_verbosity(logging.WARNING)  # orbax tells every save in forty lines; --verbosity=0 brings them back
+  if not jax.config.jax_compilation_cache_dir:
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dvd_gan', 'jax'))
+  try:
+    app.run(_guarded, flags_parser=_parse_flags)
+  except UsageError as error:
+    _fail(error)
+
+
+def _guarded(argv: list[str]) -> None:
+  try:
+    sys.exit(main(argv))
+  except UsageError as error:
+    _fail(error)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Flags as app.run parses them, with config mistakes in one line in place of ml_collections' traceback."""
+  try:
+    rest = flags.FLAGS(argv)
+    _CONFIG.value  # noqa: B018, the file is loaded when its value is first read
+    return rest
+  except FileNotFoundError as error:
+    _fail(f'no config file {error.filename}')
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    _fail(' '.join(str(error).split()) or type(error).__name__)
+
+
+def _fail(message: object) -> None:
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)
+
+
+if __name__ == '__main__':
+  run()

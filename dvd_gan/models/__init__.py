@@ -1,0 +1,79 @@
+"""The networks. This is the only folder that imports flax; `build` is its door for the rest of the program."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dvd_gan.models import initialisation
+from dvd_gan.models.discriminators import DualDiscriminator
+from dvd_gan.models.generator import Generator
+
+# Widths in units of gen.ch (stem, then each unit) and disc.ch (each block), by resolution (paper.md). The paper's table
+# starts at 64; below it ours continue the same shape.
+GEN_MULTIPLIERS = {
+  8: (4, 2),
+  16: (8, 4, 2),
+  32: (8, 8, 4, 2),
+  64: (8, 8, 8, 4, 2),
+  128: (8, 8, 8, 4, 4, 2),
+  256: (8, 8, 8, 4, 4, 2, 1),
+}
+DISC_MULTIPLIERS = {
+  8: (4, 8),
+  16: (2, 4, 8),
+  32: (2, 4, 8, 8),
+  64: (2, 4, 8, 16, 16),
+  128: (1, 2, 4, 8, 16, 16),
+  256: (1, 2, 4, 8, 8, 16, 16),
+}
+
+
+def build(config: Any) -> tuple[Generator, DualDiscriminator]:
+  """The generator and the two discriminators of a config (`configs/default.py`).
+
+  Args:
+    config: the ConfigDict, already validated.
+  """
+  resolution = config.data.resolution
+  gen = Generator(
+    frames=config.data.frames,
+    ch=config.gen.ch,
+    multipliers=tuple(config.gen.multipliers) or GEN_MULTIPLIERS[resolution],
+    num_classes=config.data.num_classes,
+    embed_dim=config.gen.embed_dim,
+    attention=tuple(config.gen.attention),
+    activation=config.gen.activation,
+    upsampling=config.gen.upsampling,
+    over_time=config.gen.bn_over_time,
+    dtype=jnp.dtype(config.dtype),
+  )
+  disc = DualDiscriminator(
+    ch=config.disc.ch,
+    multipliers=tuple(config.disc.multipliers) or DISC_MULTIPLIERS[resolution],
+    num_classes=config.data.num_classes,
+    pool=config.disc.pool,
+    attention=tuple(config.disc.attention),
+    dtype=jnp.dtype(config.dtype),
+  )
+  return gen, disc
+
+
+def shapes(config: Any) -> tuple[Any, Any]:
+  """ShapeDtypeStructs of the parameters (generator, discriminators) of a config."""
+  gen, disc = build(config)
+  # Parameters depend neither on the batch nor on T: the smallest call will do.
+  gen = gen.clone(frames=1)
+  size = config.data.resolution
+
+  def init_both():
+    key, z, label = jax.random.key(0), jnp.zeros((1, config.gen.z_dim)), jnp.zeros((1,), jnp.int32)
+    video = jnp.zeros((1, 4, size, size, 3))
+    return gen.init(key, z, label, train=True)['params'], disc.init(key, video, video, label)['params']
+
+  return jax.eval_shape(init_both)
+
+
+def init(config: Any) -> tuple[Any, Any]:
+  """Fresh parameters (generator, discriminators) of a config, f32 numpy, a pure function of `config.seed`."""
+  return tuple(initialisation.orthogonal((config.seed, net), tree) for net, tree in enumerate(shapes(config)))

@@ -1,0 +1,103 @@
+"""The spatial and the temporal discriminator, and the two as one network."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dvd_gan.models import attention, blocks
+
+VOLUMETRIC_BLOCKS = 2  # of the temporal discriminator
+
+
+class ProjectionHead(nn.Module):
+  """ReLU, sum over space, then linear(h) + <embed(y), h>, summed over frames (Miyato & Koyama 2018; paper).
+
+  The sum over frames, not the mean, is the paper's rule for D_S; D_T's remaining time steps follow it (ours).
+  """
+
+  num_classes: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, label: jax.Array) -> jax.Array:
+    """x [B, T, H, W, C], label [B] -> scores [B] f32."""
+    h = nn.relu(x).astype(jnp.float32).sum((2, 3))  # [B, T, C]
+    score = nn.Dense(1, name='linear')(h)[..., 0]  # [B, T]
+    embedding = nn.Embed(self.num_classes, x.shape[-1], name='embed')(label)
+    return (score + jnp.einsum('btc,bc->bt', h, embedding)).sum(1)
+
+
+class Discriminator(nn.Module):
+  """A stack of residual blocks over frames and a projection head; the last block keeps its resolution.
+
+  Attributes:
+    ch: base width.
+    multipliers: width of each block in units of `ch`.
+    num_classes: size of the label vocabulary.
+    volumetric: how many of the first blocks are 3-D: 0 for D_S, 2 for D_T.
+    attention: resolutions, at a block's output, that get separable self-attention.
+    dtype: of the computation; parameters, and the head, are f32.
+  """
+
+  ch: int
+  multipliers: tuple[int, ...]
+  num_classes: int
+  volumetric: int = 0
+  attention: tuple[int, ...] = ()
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, video: jax.Array, label: jax.Array) -> jax.Array:
+    """video [B, T, H, W, 3] in [-1, 1], label [B] -> scores [B] f32."""
+    x = video.astype(self.dtype)
+    last = len(self.multipliers) - 1
+    for i, multiplier in enumerate(self.multipliers):
+      x = blocks.DiscriminatorBlock(
+        multiplier * self.ch,
+        down=i < last,
+        relu_first=i > 0,
+        volumetric=i < self.volumetric,
+        dtype=self.dtype,
+        name=f'block_{i}',
+      )(x)
+      if i < last and x.shape[2] in self.attention:
+        # D_S scores every frame alone: it must not attend over time.
+        axes = ('height', 'width', 'time') if self.volumetric else ('height', 'width')
+        x = attention.SeparableAttention(axes, self.dtype, name=f'attention_{i}')(x)
+    return ProjectionHead(self.num_classes, self.dtype, name='head')(x, label)
+
+
+class DualDiscriminator(nn.Module):
+  """D_S on some frames at full resolution and D_T on the whole video at low resolution; one tree, one optimizer.
+
+  Attributes:
+    pool: phi, the side of the spatial average pooling before D_T: 2 is the paper's, 1 the identity.
+    The others: see Discriminator.
+  """
+
+  ch: int
+  multipliers: tuple[int, ...]
+  num_classes: int
+  pool: int = 2
+  attention: tuple[int, ...] = ()
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, frames: jax.Array, video: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+    """Scores frames and motion.
+
+    Args:
+      frames: [B, k, H, W, 3] in [-1, 1], the frames for D_S, each scored alone.
+      video: [B, T, H, W, 3] in [-1, 1], T >= 4.
+      label: [B] int32.
+
+    Returns:
+      {'spatial': [B], 'temporal': [B]} f32.
+    """
+    shared = dict(ch=self.ch, multipliers=self.multipliers, num_classes=self.num_classes, dtype=self.dtype)
+    spatial = Discriminator(**shared, attention=self.attention, name='spatial')
+    temporal = Discriminator(**shared, attention=self.attention, volumetric=VOLUMETRIC_BLOCKS, name='temporal')
+    return {
+      'spatial': spatial(frames, label),
+      'temporal': temporal(blocks.pool_space(video, self.pool), label),
+    }

@@ -1,0 +1,78 @@
+"""The generator: a stem, then at each resolution a ConvGRU and two residual blocks."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dvd_gan.models import attention, batch_norm, blocks, conv_gru
+
+BASE = 4  # height and width of the stem
+
+
+class Generator(nn.Module):
+  """G(z, y) -> video (paper, section 3).
+
+  Attributes:
+    frames: T.
+    ch: base width.
+    multipliers: width of the stem, then of each unit's output, in units of `ch`; one unit doubles the resolution.
+    num_classes: size of the label vocabulary.
+    embed_dim: width of e(y), the class embedding.
+    attention: resolutions, at the output of a unit's first block, that get separable self-attention.
+    activation: the ConvGRU's, 'relu' or 'tanh'.
+    upsampling: 'bilinear' or 'nearest'.
+    over_time: pool BN's statistics over time (ablation).
+    dtype: of the computation; parameters are f32.
+  """
+
+  frames: int
+  ch: int
+  multipliers: tuple[int, ...]
+  num_classes: int
+  embed_dim: int = 120
+  attention: tuple[int, ...] = ()
+  activation: str = 'relu'
+  upsampling: str = 'bilinear'
+  over_time: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, z: jax.Array, label: jax.Array, *, train: bool) -> jax.Array:
+    """Generates one video for each latent.
+
+    Args:
+      z: [B, z_dim] f32.
+      label: [B] int32.
+      train: normalise with the batch's own statistics; otherwise with the collection `standing`.
+
+    Returns:
+      video [B, T, R, R, 3] f32 in [-1, 1], R = 4 * 2 ** units.
+    """
+    widths = [m * self.ch for m in self.multipliers]
+    embed = nn.Embed(
+      self.num_classes, self.embed_dim, name='label_embed'
+    )
+    cond = jnp.concatenate([z, embed(label)], axis=-1)  # [B, z_dim + embed_dim]
+    dense = nn.Dense(
+      BASE * BASE * widths[0], dtype=self.dtype, name='stem'
+    )
+    x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
+
+    block = functools.partial(
+      blocks.GeneratorBlock, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype
+    )
+    for i, (width, out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+      resolution = BASE * 2**i
+      gru = conv_gru.ConvGRU(width, self.frames, self.activation, self.dtype, name=f'gru_{resolution}')
+      x = gru(x)  # [B, T, H, W, width]
+      x = block(width, up=False, name=f'block_{resolution}')(x, cond, train=train)
+      if resolution in self.attention:
+        x = attention.SeparableAttention(dtype=self.dtype, name=f'attention_{resolution}')(x)
+      x = block(out, up=True, name=f'up_{resolution}')(x, cond, train=train)
+
+    norm = batch_norm.ConditionalBatchNorm(self.over_time, self.dtype, name='head_norm')
+    x = nn.relu(norm(x, cond, train=train))
+    x = blocks.Conv(3, (3, 3), dtype=self.dtype, name='head')(x)
+    return jnp.tanh(x.astype(jnp.float32))

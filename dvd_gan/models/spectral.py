@@ -1,0 +1,107 @@
+"""Spectral norm as a pure function on a parameter tree: (W, u) -> (W / sigma(W), u').
+
+The modules see ordinary weights. The step normalises a tree once for each optimizer update of its network, outside
+the modules, the scan over time and rematerialisation, so that every use of a network between two updates sees the
+same weights (paper.md, step semantics). Source: Miyato et al. 2018; which weights: paper, section 3.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = Any
+
+# The generator's class embedding e(y) is the one matrix that stays as it is (paper.md, training).
+UNNORMALISED = 'label_embed'
+EPS = 1e-12
+
+
+def is_normalised(path: tuple, leaf: jax.Array) -> bool:
+  """Whether a leaf is a weight under spectral norm: every matrix or kernel but e(y); biases and gains are not."""
+  names = [key.key for key in path]
+  return leaf.ndim >= 2 and UNNORMALISED not in names
+
+
+def init(key: jax.Array, params: Tree) -> Tree:
+  """Random unit vectors u [out], one for each normalised weight [..., out]; None where there is none. f32."""
+  flat, structure = jax.tree_util.tree_flatten_with_path(params)
+  widths = [leaf.shape[-1] if is_normalised(path, leaf) else 0 for path, leaf in flat]
+  # One draw, cut up: a draw for each leaf would be as many programs to compile.
+  pieces = jnp.split(jax.random.normal(key, (sum(widths),)), np.cumsum(widths)[:-1])
+  return structure.unflatten([_unit(piece) if piece.size else None for piece in pieces])
+
+
+def normalise(params: Tree, u: Tree) -> tuple[Tree, Tree, Tree]:
+  """Divides every normalised weight by its largest singular value, after one power iteration.
+
+  Args:
+    params: a network's parameters, f32.
+    u: its vectors, from `init` or the last call.
+
+  Returns:
+    (weights, u', sigma): `params` with each normalised leaf divided by sigma, gradients flowing through sigma but not
+    through the vectors; the new vectors; and the estimates of sigma of the raw weights, f32 scalars, None elsewhere.
+  """
+  results = _map(_normalise_leaf, params, u)
+  return tuple(_map(lambda leaf, _, i=i: leaf[i], results, u) for i in range(3))
+
+
+def converge(params: Tree, u: Tree, *, tolerance: float = 1e-6, max_iterations: int = 1000) -> Tree:
+  """Vectors u after power iterations until no sigma grows by more than `tolerance` relative, for sampling.
+
+  `normalise(params, converge(params, u))` then has largest singular value 1 in every normalised weight. A loop on the
+  host around one compiled iteration: as a loop for each weight it would take many times longer to compile.
+  """
+  last = None
+  for _ in range(max_iterations):
+    u, sigmas = _advance(params, u)
+    sigma = np.array(jax.device_get(jax.tree.leaves(sigmas)))
+    if last is not None and np.all(np.abs(sigma - last) <= tolerance * sigma):
+      break
+    last = sigma
+  return u
+
+
+@jax.jit
+def _advance(params: Tree, u: Tree) -> tuple[Tree, Tree]:
+  return normalise(params, u)[1:]
+
+
+def extremes(sigmas: Tree) -> tuple[jax.Array, jax.Array]:
+  """(largest, smallest) sigma over a tree from `normalise`."""
+  stacked = jnp.stack(jax.tree.leaves(sigmas))
+  return stacked.max(), stacked.min()
+
+
+def _map(fn, params: Tree, u: Tree) -> Tree:
+  """tree.map over leaves of `params` beside their vectors, where None is the vector of an unnormalised leaf."""
+  flat, structure = jax.tree.flatten(u, is_leaf=lambda x: x is None)
+  return structure.unflatten([fn(p, v) for p, v in zip(structure.flatten_up_to(params), flat, strict=True)])
+
+
+def _normalise_leaf(leaf: jax.Array, u: jax.Array | None):
+  if u is None:
+    return leaf, None, None
+  matrix = leaf.reshape(-1, leaf.shape[-1])
+  v, u, _ = jax.lax.stop_gradient(_power_iteration(jax.lax.stop_gradient(matrix), u))
+  # Recomputed outside stop_gradient: d sigma / dW = v u^T.
+  sigma = jnp.vdot(v, _matvec(matrix, u))
+  return leaf / jnp.maximum(sigma, EPS), u, sigma
+
+
+def _power_iteration(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  v = _unit(_matvec(matrix, u))
+  u = _matvec(matrix.T, v)
+  sigma = jnp.linalg.norm(u)
+  return v, u / jnp.maximum(sigma, EPS), sigma
+
+
+def _matvec(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+  # Full f32 on every backend: at a TPU's default precision sigma would carry three digits.
+  return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  return x / jnp.maximum(jnp.linalg.norm(x), EPS)

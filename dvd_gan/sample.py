@@ -1,0 +1,152 @@
+"""Samples: latents, truncation, standing statistics, grids; and `--mode=sample`."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from dvd_gan import models, train_step, video
+from dvd_gan.checkpoint import Checkpoints
+from dvd_gan.errors import UsageError
+from dvd_gan.models import spectral
+
+Tree = Any
+STATISTICS_SEED = 0x57A7  # of the latents behind the standing statistics: the same for every model
+
+
+class Sampler(NamedTuple):
+  """A generator ready to sample: compiled calls and a model's weights after spectral norm."""
+
+  config: Any
+  weights: Tree
+  generate: Any  # (weights, standing, z, label) -> uint8 [B, T, H, W, 3]
+  statistics: Any  # (weights, z, label) -> the batch's statistics
+
+  def standing(self, truncation: float = 1.0) -> Tree:
+    """Standing statistics: `sample.statistics_batches` fixed batches' BN statistics, averaged, per frame.
+
+    Classes are drawn uniformly from all, never only from those asked for. The variance is that of all batches
+    together (the mean of the variances plus the variance of the means), f32.
+    """
+    config = self.config
+    size = config.sample.batch_size
+    total = None
+    for i in range(config.sample.statistics_batches):
+      rng = np.random.default_rng((STATISTICS_SEED, i))
+      z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)
+      label = rng.integers(config.data.num_classes, size=size, dtype=np.int32)
+      moments = _moments(self.statistics(self.weights, z, label))
+      total = moments if total is None else jax.tree.map(jnp.add, total, moments)
+    return _from_moments(total, config.sample.statistics_batches)
+
+  def videos(self, standing: Tree, labels: np.ndarray, *, truncation: float, seed: int) -> np.ndarray:
+    """One video for each label, uint8 [N, T, H, W, 3]; video i depends on (seed, i, labels[i]) alone.
+
+    Latents are N(0, truncation^2): the paper's truncation is a smaller sigma.
+    """
+    config = self.config
+    z = np.stack([np.random.default_rng((seed, i)).standard_normal(config.gen.z_dim) for i in range(len(labels))])
+    z = (truncation * z).astype(np.float32)
+    size = config.sample.batch_size
+    done = []
+    for start in range(0, len(labels), size):
+      part = slice(start, start + size)
+      # The last batch is filled up: one shape, one compilation.
+      fill = size - len(labels[part])
+      padded_z = np.pad(z[part], ((0, fill), (0, 0)))
+      padded_label = np.pad(np.asarray(labels[part], np.int32), (0, fill))
+      done.append(jax.device_get(self.generate(self.weights, standing, padded_z, padded_label))[: size - fill])
+    return np.concatenate(done)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(gen: Any) -> tuple[Any, Any]:
+  def generate(weights, standing, z, label):
+    out = gen.apply({'params': weights, 'standing': standing}, z, label, train=False)
+    return jnp.round((out + 1) * 127.5).astype(jnp.uint8)
+
+  def statistics(weights, z, label):
+    _, collected = gen.apply({'params': weights}, z, label, train=True, mutable=['standing'])
+    return collected['standing']
+
+  return jax.jit(generate), jax.jit(statistics)
+
+
+def make_sampler(config: Any, params: Tree, u: Tree) -> Sampler:
+  """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`."""
+  gen, _ = models.build(config)
+  weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
+  return Sampler(config, weights, *_compiled(gen))
+
+
+def abstract_standing(config: Any) -> Tree:
+  """Shapes of the standing statistics of a config."""
+  gen, _ = models.build(config)
+  params, _ = models.shapes(config)
+  z, label = jnp.zeros((2, config.gen.z_dim)), jnp.zeros((2,), jnp.int32)
+  return jax.eval_shape(lambda p: gen.apply({'params': p}, z, label, train=True, mutable=['standing'])[1], params)[
+    'standing'
+  ]
+
+
+def labels_for(config: Any) -> np.ndarray:
+  """The class of each video asked for: `sample.classes` in turn (all where it is empty), `sample.num` in all."""
+  classes = np.array(config.sample.classes or range(config.data.num_classes), np.int32)
+  return np.resize(classes, config.sample.num)
+
+
+def sample(config: Any, workdir: epath.Path) -> None:
+  """Writes `samples/` of a checkpoint: for each truncation a grid as MP4 and GIF, and with `sample.each` every video.
+
+  Raises:
+    UsageError: if there is no checkpoint.
+  """
+  checkpoints = Checkpoints(workdir / 'checkpoints')
+  step = config.sample.step or checkpoints.newest()
+  if step is None:
+    raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
+  recipe = train_step.make_recipe(config, unroll=False)
+  shapes = jax.eval_shape(
+    functools.partial(train_step.init_state, recipe), models.shapes(config), jax.random.key(config.seed)
+  )
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes, standing_shapes = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), (shapes, abstract_standing(config))
+  )
+  state, stored = checkpoints.restore(step, shapes, standing_shapes)
+  checkpoints.close()
+  sampler = make_sampler(config, state.ema_params, state.gen.spectral)
+  del state
+  labels = labels_for(config)
+  folder = workdir / 'samples'
+  folder.mkdir(parents=True, exist_ok=True)
+  for truncation in config.sample.truncation:
+    # The stored statistics are those at truncation 1.
+    standing = stored if truncation == 1.0 else sampler.standing(truncation)
+    videos = sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
+    name = f'step_{step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
+    files = video.write(folder / name, video.grid(videos), config.sample.fps)
+    if config.sample.each:
+      for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
+        files += video.write(folder / f'{name}_{i:05d}_class_{label:03d}', one, config.sample.fps)
+    print('\n'.join(files))
+
+
+def _moments(statistics: Tree) -> Tree:
+  """{'mean', 'var'} leaves to {'mean': E[x], 'var': E[x^2]}, which average over batches."""
+  return _over_norms(lambda norm: {'mean': norm['mean'], 'var': norm['var'] + norm['mean'] ** 2}, statistics)
+
+
+def _from_moments(total: Tree, count: int) -> Tree:
+  def finish(norm):
+    mean = norm['mean'] / count
+    return {'mean': mean, 'var': jnp.maximum(norm['var'] / count - mean**2, 0.0)}
+
+  return _over_norms(finish, total)
+
+
+def _over_norms(fn: Any, tree: Tree) -> Tree:
+  return jax.tree.map(fn, tree, is_leaf=lambda node: isinstance(node, dict) and 'mean' in node)

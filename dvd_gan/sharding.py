@@ -1,0 +1,78 @@
+"""The device mesh and what lies where on it. The only file that names mesh axes."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+REPLICA, SHARD = 'replica', 'shard'
+BATCH = (REPLICA, SHARD)
+
+
+def make_mesh(shard: int = 1) -> Mesh:
+  """All devices as ('replica', 'shard'): the batch is split over both, state at most over `shard`.
+
+  Raises:
+    ValueError: if `shard` does not divide the number of devices.
+  """
+  count = jax.device_count()
+  if count % shard:
+    raise ValueError(f'mesh.shard={shard} does not divide the {count} devices')
+  # Auto, not Explicit: the per-video frame gather and the embedding lookup do not type-check under Explicit.
+  return jax.make_mesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2)
+
+
+def unrolls(choice: str) -> bool:
+  """Whether the compiled step has its loop over D steps unrolled (`mesh.loops`).
+
+  On a CPU XLA runs a convolution's gradient inside a loop some 50 times slower than outside it; on the other backends
+  a loop compiles faster and runs as fast. Chosen here once for the whole program. (The ConvGRU's loop over frames
+  stays a loop everywhere: its backward pass is written so that no kernel gradient falls inside.)
+  """
+  return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'unroll'
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """One copy on every device."""
+  return NamedSharding(mesh, P())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+  """Leading axis B over all devices."""
+  return NamedSharding(mesh, P(BATCH))
+
+
+def train_batch(mesh: Mesh) -> NamedSharding:
+  """[d_steps, B, ...] with B over all devices."""
+  return NamedSharding(mesh, P(None, BATCH))
+
+
+def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """The rows of a global batch that this process loads, int [B_host], ascending: those that its devices hold."""
+  held = batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+
+
+def to_global(sharding: NamedSharding, host_batch: Any, rows: np.ndarray, batch_size: int) -> Any:
+  """Global arrays from this host's part of a batch.
+
+  Args:
+    sharding: `batch` or `train_batch` of the mesh.
+    host_batch: tree of numpy arrays with this host's rows along the sharded axis.
+    rows: `host_rows`, the global numbers of those rows.
+    batch_size: of the global batch.
+  """
+  axis = 0 if sharding.spec[0] == BATCH else 1
+
+  def place(local: np.ndarray) -> jax.Array:
+    shape = (*local.shape[:axis], batch_size, *local.shape[axis + 1 :])
+
+    def part(index):
+      mine = np.searchsorted(rows, np.arange(batch_size)[index[axis]])
+      return np.take(local, mine, axis)
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+  return jax.tree.map(place, host_batch)

@@ -1,0 +1,207 @@
+"""The training loop."""
+
+import functools
+import importlib.metadata
+import json
+import os
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dvd_gan import models, sharding, train_step, video
+from dvd_gan import sample as sampling
+from dvd_gan.checkpoint import Checkpoints
+from dvd_gan.datasets import pipeline
+from dvd_gan.errors import UsageError
+from dvd_gan.writer import Progress, Writer
+
+PREEMPTED = 42  # exit code: stopped by a signal, everything saved
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
+            'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
+
+
+class NonFiniteError(Exception):
+  """A loss or gradient is NaN or infinite; the newest checkpoint is from before."""
+
+
+def train(config: Any, workdir: epath.Path) -> int:
+  """Trains from the newest checkpoint in `workdir`, or from the start, to `train.steps`.
+
+  Returns:
+    0 when done, 42 when stopped by SIGTERM or Ctrl-C after saving.
+
+  Raises:
+    UsageError: see `open_source`, `check_model`.
+    NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
+  """
+  source = pipeline.open_source(config)
+  mesh = sharding.make_mesh(config.mesh.shard)
+  recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
+  record_config(config, workdir)
+  checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
+  state = initial_state(config, recipe, mesh, checkpoints)
+  first_step = int(state.step)
+  writer = Writer(workdir, first_step)
+  batches = pipeline.Batches(config, source, mesh, first_step)
+  step_fn = jax.jit(functools.partial(train_step.train_step, recipe), donate_argnums=0)
+  # Laid on the mesh like the state, so that the compiled step has one placement for both.
+  seed_key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+  stop = StopSignal()
+  progress = Progress(first_step, config.train.steps)
+  if first_step:
+    say(f'resuming {workdir} at step {first_step}')
+
+  metrics, step = None, first_step
+  try:
+    while step < config.train.steps and not stop:
+      batch = next(batches)
+      before = metrics
+      state, metrics = step_fn(state, batch, seed_key)
+      if step == first_step:
+        jax.block_until_ready(metrics)
+        progress = Progress(first_step, config.train.steps)  # the rate leaves compilation out
+        batches.waited = 0.0
+      step += 1
+      # One step late, so that the device never waits for the host.
+      check_finite(before, step - 1, checkpoints)
+
+      last = step == config.train.steps or bool(stop)
+      save_now = step % config.train.checkpoint_every == 0 or last
+      sample_now = config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps)
+      if step % config.train.log_every == 0 or last:
+        writer.scalars(step, jax.device_get(metrics))
+      if save_now or sample_now:
+        check_finite(metrics, step, checkpoints)
+        sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
+        standing = sampler.standing()
+        if save_now:
+          checkpoints.save(step, state, standing)
+        if sample_now:
+          write_samples(sampler, standing, workdir, step, writer)
+      progress.show(step, metrics, batches.waited, force=last)
+    check_finite(metrics, step, checkpoints)
+  finally:
+    batches.close()
+    checkpoints.close()
+    writer.close()
+    stop.restore()
+  if step < config.train.steps:
+    say(f'stopped by {stop.name} at step {step}; saved. The same command goes on from there.')
+    return PREEMPTED
+  say(f'done: {step} steps. Samples in {workdir / "samples"}, metrics in {workdir / "metrics.jsonl"}')
+  return 0
+
+
+def initial_state(
+  config: Any, recipe: train_step.Recipe, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
+) -> train_step.TrainState:
+  """The newest checkpoint's state, else a fresh one, on the mesh."""
+  everywhere = sharding.replicated(mesh)
+  init = functools.partial(train_step.init_state, recipe)
+  key = jax.random.key(config.seed)
+  newest = checkpoints.newest()
+  if newest is None:
+    return jax.jit(init, out_shardings=everywhere)(models.init(config), key)
+  shapes = jax.eval_shape(init, models.shapes(config), key)
+  wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
+  return checkpoints.restore(newest, wanted)[0]
+
+
+def record_config(config: Any, workdir: epath.Path) -> None:
+  """Writes config.json, with package versions, after checking that an earlier one has the same model.
+
+  Raises:
+    UsageError: if the model's fields differ and `train.allow_config_change` is off, or workdir cannot be written.
+  """
+  path = workdir / 'config.json'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not config.train.allow_config_change:
+      check_model(config, json.loads(path.read_text())['config'], workdir)
+    if jax.process_index() == 0:
+      record = {'config': json.loads(config.to_json_best_effort()), 'versions': versions()}
+      path.write_text(json.dumps(record, indent=2) + '\n')
+  except OSError as error:
+    raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
+
+
+def check_model(config: Any, earlier: dict[str, Any], workdir: epath.Path) -> None:
+  """Raises UsageError naming the first field of the model that differs from the run's earlier config."""
+  now = json.loads(config.to_json_best_effort())
+  model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
+  model += [('data', field) for field in ('resolution', 'frames', 'num_classes')]
+  for group, field in model:
+    old, new = earlier.get(group, {}).get(field), now[group][field]
+    if old != new:
+      raise UsageError(
+        f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
+        '--config.train.allow_config_change=True'
+      )
+
+
+def versions() -> dict[str, str]:
+  """Installed versions of the packages that decide results."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:
+  """Raises NonFiniteError if the metrics of `step` are not all finite; None passes."""
+  if metrics is None or bool(metrics['finite']):
+    return
+  bad = [name for name, value in jax.device_get(metrics).items() if not np.isfinite(value)]
+  newest = checkpoints.newest()
+  raise NonFiniteError(
+    f'step {step}: {", ".join(bad)} not finite; '
+    + (f'the last good checkpoint is step {newest}' if newest else 'there is no checkpoint before it')
+  )
+
+
+def write_samples(
+  sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer
+) -> None:
+  """A grid of samples at fixed z and classes to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
+  config = sampler.config
+  videos = sampler.videos(standing, sampling.labels_for(config), truncation=1.0, seed=config.sample.seed)
+  if jax.process_index():
+    return
+  grid = video.grid(videos)
+  folder = workdir / 'samples'
+  folder.mkdir(parents=True, exist_ok=True)
+  files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)
+  writer.video(step, 'samples', epath.Path(files[-1]).read_bytes(), (grid.shape[2], grid.shape[1]))
+
+
+def say(message: str) -> None:
+  """One line to the user, from the first process only."""
+  if jax.process_index() == 0:
+    print(message, flush=True)
+
+
+class StopSignal:
+  """True once SIGTERM or Ctrl-C has come; a second one ends the process at once."""
+
+  def __init__(self):
+    self.name = ''
+    self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+  def _handle(self, number: int, _: Any) -> None:
+    if self.name:
+      os._exit(PREEMPTED)
+    self.name = signal.Signals(number).name
+
+  def __bool__(self) -> bool:
+    return bool(self.name)
+
+  def restore(self) -> None:
+    """Puts the earlier handlers back."""
+    for number, handler in self._before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,207 @@
+"""One training step as pure functions: D steps, then a G step, on a TrainState."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dvd_gan import losses, models
+from dvd_gan.models import spectral
+
+Tree = Any
+Batch = dict[str, jax.Array]  # {'video': uint8 [..., B, T, H, W, 3], 'label': int32 [..., B]}
+Metrics = dict[str, jax.Array]
+
+
+class NetState(NamedTuple):
+  """A network under training: raw parameters, their spectral vectors u, the optimizer's state."""
+
+  params: Tree
+  spectral: Tree
+  opt_state: Tree
+
+
+class TrainState(NamedTuple):
+  """All that a checkpoint holds; `step` counts generator updates (int32)."""
+
+  step: jax.Array
+  gen: NetState
+  disc: NetState
+  ema_params: Tree
+
+
+class Recipe(NamedTuple):
+  """What a step needs beside its arrays; made once from the config."""
+
+  gen: Any
+  disc: Any
+  gen_opt: optax.GradientTransformation
+  disc_opt: optax.GradientTransformation
+  z_dim: int
+  frames_k: int
+  ema_decay: float
+  ema_start: int
+  unroll: bool
+
+
+def make_recipe(config: Any, *, unroll: bool) -> Recipe:
+  """The recipe of a validated config; `unroll` as sharding.unrolls says."""
+  gen, disc = models.build(config)
+  train = config.train
+  return Recipe(
+    gen=gen,
+    disc=disc,
+    gen_opt=adam(train.gen_lr, train.b1, train.b2),
+    disc_opt=adam(train.disc_lr, train.b1, train.b2),
+    z_dim=config.gen.z_dim,
+    frames_k=config.disc.frames_k,
+    ema_decay=train.ema_decay,
+    ema_start=train.ema_start,
+    unroll=unroll,
+  )
+
+
+def adam(learning_rate: float, b1: float, b2: float) -> optax.GradientTransformation:
+  """Adam; at b1 = 0 without the first moment, which is then the gradient itself and need not be stored."""
+  if b1:
+    return optax.adam(learning_rate, b1=b1, b2=b2)
+  scale = optax.scale_by_rms(decay=b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
+  return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
+
+
+def init_state(recipe: Recipe, params: tuple[Tree, Tree], key: jax.Array) -> TrainState:
+  """A fresh TrainState of f32 leaves; jit it to lay it on a mesh.
+
+  Args:
+    recipe: static.
+    params: of the generator and the discriminators, from `models.init`.
+    key: of the spectral vectors.
+  """
+  gen, disc = (
+    NetState(tree, spectral.init(tree_key, tree), opt.init(tree))
+    for tree, tree_key, opt in zip(params, jax.random.split(key), (recipe.gen_opt, recipe.disc_opt), strict=True)
+  )
+  return TrainState(jnp.int32(0), gen, disc, ema_params=gen.params)
+
+
+def to_float(video: jax.Array) -> jax.Array:
+  """uint8 [0, 255] -> f32 [-1, 1]."""
+  return video.astype(jnp.float32) / 127.5 - 1
+
+
+def pick_frames(key: jax.Array, video: jax.Array, k: int) -> jax.Array:
+  """k distinct frames drawn uniformly from each video, independently: [B, T, H, W, C] -> [B, k, H, W, C]."""
+  order = jnp.argsort(jax.random.uniform(key, video.shape[:2]), axis=1)
+  return jnp.take_along_axis(video, order[:, :k, None, None, None], axis=1)
+
+
+def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
+  """[B, ...] and [B, ...] -> [2B, ...], pairwise: a concatenation would move half of a sharded batch."""
+  return jnp.stack([real, fake], axis=1).reshape(-1, *real.shape[1:])
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Array) -> tuple[TrainState, Metrics]:
+  """The D steps, each on its own real batch, then one G step (paper.md, step semantics).
+
+  Args:
+    recipe: static.
+    state: donated by the caller's jit.
+    batch: `video` uint8 [d_steps, B, T, H, W, 3], `label` int32 [d_steps, B].
+    seed_key: the run's; the step folds its number in.
+
+  Returns:
+    (new state, metrics): f32 scalars, means over the D steps, and `finite`, whether every loss and gradient norm is.
+  """
+  key = jax.random.fold_in(seed_key, state.step)
+  d_steps = batch['label'].shape[0]
+  *d_keys, g_key = jax.random.split(key, d_steps + 1)
+
+  # G is normalised once for its update: the same weights serve the D steps and the G step.
+  gen_weights, pullback, (gen_spectral, gen_sigmas) = jax.vjp(
+    functools.partial(_normalise, u=state.gen.spectral), state.gen.params, has_aux=True
+  )
+  disc, d_metrics = jax.lax.scan(
+    lambda disc, xs: d_step(recipe, disc, gen_weights, *xs),
+    state.disc,
+    (batch, jnp.stack(d_keys)),
+    unroll=d_steps if recipe.unroll else 1,
+  )
+  gen, g_metrics = g_step(
+    recipe, state.gen, gen_weights, pullback, disc, {'label': batch['label'][-1]}, g_key
+  )
+  gen = gen._replace(spectral=gen_spectral)
+  ema = ema_update(recipe, state.step, state.ema_params, gen.params)
+
+  metrics = jax.tree.map(jnp.mean, d_metrics) | g_metrics
+  metrics['gen_sigma_max'], metrics['gen_sigma_min'] = spectral.extremes(gen_sigmas)
+  metrics['finite'] = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))))
+  return TrainState(state.step + 1, gen, disc, ema), metrics
+
+
+def d_step(
+  recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array
+) -> tuple[NetState, Metrics]:
+  """One update of both discriminators on a real batch and as many fakes with its labels and fresh z."""
+  z_key, frames_key = jax.random.split(key)
+  label = batch['label']
+  z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
+  fake = recipe.gen.apply({'params': gen_weights}, z, label, train=True)
+  video = interleave(to_float(batch['video']), fake)  # [2B, T, H, W, 3]
+  frames = pick_frames(frames_key, video, recipe.frames_k)
+  label = interleave(label, label)
+
+  def loss_fn(params):
+    weights, u, sigmas = spectral.normalise(params, disc.spectral)
+    scores = recipe.disc.apply({'params': weights}, frames, video, label)
+    real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
+    loss = losses.hinge_disc(real, fake)
+    return sum(loss.values()), (u, sigmas, loss, real, fake)
+
+  grads, (u, sigmas, loss, real, fake) = jax.grad(loss_fn, has_aux=True)(disc.params)
+  updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params)
+  metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
+  metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
+  metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
+  metrics['disc_grad_norm'] = optax.global_norm(grads)
+  metrics['disc_sigma_max'], metrics['disc_sigma_min'] = spectral.extremes(sigmas)
+  return NetState(optax.apply_updates(disc.params, updates), u, opt_state), metrics
+
+
+def g_step(
+  recipe: Recipe, gen: NetState, gen_weights: Tree, pullback: Any, disc: NetState, batch: Batch, key: jax.Array
+) -> tuple[NetState, Metrics]:
+  """One update of the generator, with fresh z and the labels of the last D batch.
+
+  `gen_weights` are `gen.params` after spectral norm and `pullback` takes a gradient back through it. The
+  discriminators' vectors are read, not advanced: the next D step normalises the same weights the same way.
+  """
+  z_key, frames_key = jax.random.split(key)
+  label = batch['label']
+  z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
+  disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
+
+  def loss_fn(weights):
+    video = recipe.gen.apply({'params': weights}, z, label, train=True)
+    frames = pick_frames(frames_key, video, recipe.frames_k)
+    loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, label))
+    return sum(loss.values()), loss
+
+  weight_grads, loss = jax.grad(loss_fn, has_aux=True)(gen_weights)
+  (grads,) = pullback(weight_grads)
+  updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params)
+  metrics = {f'gen_loss_{name}': value for name, value in loss.items()}
+  metrics['gen_grad_norm'] = optax.global_norm(grads)
+  return gen._replace(params=optax.apply_updates(gen.params, updates), opt_state=opt_state), metrics
+
+
+def ema_update(recipe: Recipe, step: jax.Array, ema: Tree, params: Tree) -> Tree:
+  """The average of G's parameters after the update of `step`; equal to them before `ema_start`."""
+  decay = jnp.where(step >= recipe.ema_start, recipe.ema_decay, 0.0)
+  return jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
+
+
+def _normalise(params: Tree, u: Tree):
+  weights, u, sigmas = spectral.normalise(params, u)
+  return weights, (u, sigmas)

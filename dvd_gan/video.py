@@ -1,0 +1,76 @@
+"""Videos in files: MP4 by PyAV, GIF by Pillow, grids of both."""
+
+import io
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
+
+
+def grid(videos: np.ndarray, columns: int = 0) -> np.ndarray:
+  """Tiles uint8 [N, T, H, W, 3] to [T, rows * H', columns * W', 3], small videos enlarged by a whole factor.
+
+  `columns` 0 makes the grid about square.
+  """
+  n, t, h, w, c = videos.shape
+  columns = min(columns or math.ceil(math.sqrt(n)), n)
+  rows = math.ceil(n / columns)
+  blank = np.zeros((rows * columns - n, t, h, w, c), videos.dtype)
+  tiles = np.concatenate([videos, blank]).reshape(rows, columns, t, h, w, c)
+  tiles = tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
+  scale = math.ceil(MIN_TILE / h)
+  return tiles.repeat(scale, 1).repeat(scale, 2)
+
+
+def write(path: Any, video: np.ndarray, fps: float) -> list[str]:
+  """Writes PATH.mp4 (where PyAV is installed) and PATH.gif.
+
+  Args:
+    path: an epath.Path without suffix; its folder exists.
+    video: uint8 [T, H, W, 3].
+    fps: frames a second.
+
+  Returns:
+    The names of the files written.
+  """
+  written = []
+  encoded = {'.mp4': mp4(video, fps), '.gif': gif(video, fps)}
+  for suffix, data in encoded.items():
+    if data is not None:
+      target = path.parent / (path.name + suffix)
+      target.write_bytes(data)
+      written.append(str(target))
+  return written
+
+
+def mp4(video: np.ndarray, fps: float) -> bytes | None:
+  """uint8 [T, H, W, 3] as H.264 yuv420p; odd sizes gain a repeated row or column. None without PyAV."""
+  try:
+    import av  # noqa: PLC0415, missing on bare GPU hosts
+  except ImportError:
+    warnings.warn('PyAV is not installed (pip install av): videos are written as GIF only', stacklevel=2)
+    return None
+  video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode='edge')
+  buffer = io.BytesIO()
+  with av.open(buffer, 'w', format='mp4') as container:
+    stream = container.add_stream('libx264', rate=round(fps), options={'crf': '12', 'preset': 'medium'})
+    stream.height, stream.width, stream.pix_fmt = *video.shape[1:3], 'yuv420p'
+    for frame in video:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+    container.mux(stream.encode())
+  return buffer.getvalue()
+
+
+def gif(video: np.ndarray, fps: float) -> bytes:
+  """uint8 [T, H, W, 3] as an endless GIF with one palette of 256 colours for each frame."""
+  from PIL import Image  # noqa: PLC0415, only for writing pictures
+
+  frames = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in video]
+  buffer = io.BytesIO()
+  frames[0].save(
+    buffer, 'GIF', save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, optimize=False
+  )
+  return buffer.getvalue()

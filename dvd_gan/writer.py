@@ -1,0 +1,107 @@
+"""What a run says: metrics.jsonl, TensorBoard, the progress line. The only file that imports clu."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+PROGRESS_EVERY = 5.0  # seconds
+
+
+class Writer:
+  """Metrics as JSON lines and, where clu and TensorFlow are installed, TensorBoard events."""
+
+  def __init__(self, workdir: epath.Path, first_step: int):
+    """Opens `workdir/metrics.jsonl`, cut back to the steps up to `first_step`."""
+    self._path = workdir / 'metrics.jsonl'
+    lines = self._path.read_text().splitlines() if self._path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= first_step]
+    self._path.write_text(''.join(line + '\n' for line in kept))
+    self._remote = '://' in str(workdir)
+    self._lines = kept
+    self._events = _events(workdir)
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    """One line, `step` in it, and the same scalars to TensorBoard."""
+    line = json.dumps({'step': step, **{name: float(value) for name, value in values.items()}})
+    if self._remote:  # object stores cannot append
+      self._lines.append(line)
+      self._path.write_text(''.join(line + '\n' for line in self._lines))
+    else:
+      with self._path.open('a') as file:
+        file.write(line + '\n')
+    if self._events:
+      self._events.write_scalars(step, values)
+
+  def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+    """A moving picture to TensorBoard's image page; size is (width, height)."""
+    if not self._events:
+      return
+    import tensorflow as tf  # noqa: PLC0415, only where it is installed
+
+    # clu's write_videos writes nothing (clu 0.0.12): the image plugin shows a GIF as it is.
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data={'plugin_name': 'images'})
+    with self._events._summary_writer.as_default():  # noqa: SLF001, the file that clu has open
+      tf.summary.write(name, tf.constant([str(size[0]), str(size[1]), gif]), step=step, metadata=metadata)
+
+  def close(self) -> None:
+    """Flushes what is buffered."""
+    if self._events:
+      self._events.close()
+
+
+class Progress:
+  """The line on the terminal: step, rate, time left, losses, share of time spent waiting for input."""
+
+  def __init__(self, first_step: int, last_step: int):
+    self._first, self._last = first_step, last_step
+    self._start = self._shown = time.monotonic()
+    self._width = 0
+
+  def show(self, step: int, metrics: dict[str, Any], waited: float, *, force: bool = False) -> None:
+    """Prints at most every few seconds; `metrics` are fetched from the device only then."""
+    now = time.monotonic()
+    if not force and now - self._shown < PROGRESS_EVERY:
+      return
+    self._shown = now
+    elapsed = max(now - self._start, 1e-9)
+    rate = (step - self._first) / elapsed
+    left = (self._last - step) / rate if rate else float('inf')
+    losses = {'D_S': 'disc_loss_spatial', 'D_T': 'disc_loss_temporal', 'G_S': 'gen_loss_spatial', 'G_T': 'gen_loss_temporal'}
+    shown = ' '.join(f'{short} {float(metrics[name]):.3f}' for short, name in losses.items())
+    line = (
+      f'step {step}/{self._last}  {rate:.2f} steps/s  {_clock(left)} left  {shown}  '
+      f'input wait {100 * waited / elapsed:.0f}%'
+    )
+    # A terminal gets one line that moves; a log file gets lines.
+    end = '\r' if sys.stderr.isatty() and not force else '\n'
+    print(line.ljust(self._width), end=end, file=sys.stderr, flush=True)
+    self._width = len(line)
+
+
+def _clock(seconds: float) -> str:
+  if not np.isfinite(seconds):
+    return '?'
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s'
+
+
+def _step_of(line: str) -> float:
+  try:
+    return json.loads(line)['step']
+  except (ValueError, KeyError, TypeError):
+    return float('inf')  # a line cut short by a crash
+
+
+def _events(workdir: epath.Path) -> Any:
+  try:
+    from clu import metric_writers  # noqa: PLC0415, missing on bare GPU hosts
+  except ImportError:
+    logging.info('clu or TensorFlow is not installed: metrics go to metrics.jsonl alone')
+    return None
+  return metric_writers.SummaryWriter(str(workdir))
