@@ -8,9 +8,7 @@ Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}
 
 def hinge_disc(real: Scores, fake: Scores) -> dict[str, jax.Array]:
   """Each discriminator's loss, mean over the batch of relu(1 - D(x)) + relu(1 + D(G(z)))."""
-  return {
-    name: jnp.mean(jax.nn.relu(1 - real[name])) + jnp.mean(jax.nn.relu(1 + fake[name])) for name in real
-  }
+  return {name: jnp.mean(jax.nn.relu(1 - real[name])) + jnp.mean(jax.nn.relu(1 + fake[name])) for name in real}
 
 
 def hinge_gen(fake: Scores) -> dict[str, jax.Array]:

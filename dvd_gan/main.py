@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
   if mode in ('evaluate', 'dry_run'):
     raise UsageError(f'--mode={mode} is not here yet')
   if mode == 'prepare':
-    from dvd_gan.datasets import pipeline  # noqa: PLC0415, not for sampling
+    from dvd_gan.datasets import pipeline
 
     print(pipeline.open_source(config).describe())
     return 0
@@ -34,11 +34,11 @@ def main(argv: list[str]) -> int:
     raise UsageError(f'--mode={mode} needs --workdir=DIR')
   workdir = epath.Path(os.path.abspath(_WORKDIR.value) if '://' not in _WORKDIR.value else _WORKDIR.value)
   if mode == 'sample':
-    from dvd_gan import sample  # noqa: PLC0415
+    from dvd_gan import sample
 
     sample.sample(config, workdir)
     return 0
-  from dvd_gan import train  # noqa: PLC0415
+  from dvd_gan import train
 
   try:
     return train.train(config, workdir)

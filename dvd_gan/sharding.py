@@ -1,5 +1,6 @@
 """The device mesh and what lies where on it. The only file that names mesh axes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,17 +12,18 @@ REPLICA, SHARD = 'replica', 'shard'
 BATCH = (REPLICA, SHARD)
 
 
-def make_mesh(shard: int = 1) -> Mesh:
-  """All devices as ('replica', 'shard'): the batch is split over both, state at most over `shard`.
+def make_mesh(shard: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Devices, all by default, as ('replica', 'shard'): the batch is split over both, state at most over `shard`.
 
   Raises:
     ValueError: if `shard` does not divide the number of devices.
   """
-  count = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
   if count % shard:
     raise ValueError(f'mesh.shard={shard} does not divide the {count} devices')
   # Auto, not Explicit: the per-video frame gather and the embedding lookup do not type-check under Explicit.
-  return jax.make_mesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2)
+  return jax.make_mesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def unrolls(choice: str) -> bool:

@@ -165,9 +165,7 @@ def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:
   )
 
 
-def write_samples(
-  sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer
-) -> None:
+def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer) -> None:
   """A grid of samples at fixed z and classes to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
   config = sampler.config
   videos = sampler.videos(standing, sampling.labels_for(config), truncation=1.0, seed=config.sample.seed)

@@ -128,9 +128,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
     (batch, jnp.stack(d_keys)),
     unroll=d_steps if recipe.unroll else 1,
   )
-  gen, g_metrics = g_step(
-    recipe, state.gen, gen_weights, pullback, disc, {'label': batch['label'][-1]}, g_key
-  )
+  gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, {'label': batch['label'][-1]}, g_key)
   gen = gen._replace(spectral=gen_spectral)
   ema = ema_update(recipe, state.step, state.ema_params, gen.params)
 
@@ -140,9 +138,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
   return TrainState(state.step + 1, gen, disc, ema), metrics
 
 
-def d_step(
-  recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array
-) -> tuple[NetState, Metrics]:
+def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
   """One update of both discriminators on a real batch and as many fakes with its labels and fresh z."""
   z_key, frames_key = jax.random.split(key)
   label = batch['label']
@@ -164,7 +160,7 @@ def d_step(
   metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
   metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
   metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
-  metrics['disc_grad_norm'] = optax.global_norm(grads)
+  metrics['disc_grad_norm'] = optax.tree.norm(grads)
   metrics['disc_sigma_max'], metrics['disc_sigma_min'] = spectral.extremes(sigmas)
   return NetState(optax.apply_updates(disc.params, updates), u, opt_state), metrics
 
@@ -192,7 +188,7 @@ def g_step(
   (grads,) = pullback(weight_grads)
   updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params)
   metrics = {f'gen_loss_{name}': value for name, value in loss.items()}
-  metrics['gen_grad_norm'] = optax.global_norm(grads)
+  metrics['gen_grad_norm'] = optax.tree.norm(grads)
   return gen._replace(params=optax.apply_updates(gen.params, updates), opt_state=opt_state), metrics
 
 

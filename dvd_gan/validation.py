@@ -29,15 +29,25 @@ def validate(config: Any) -> None:
         f'gen.multipliers has {len(net.multipliers)} entries; {res} pixels need {units + extra}, the stem and {units} units',
       )
   blocks = len(disc.multipliers or models.DISC_MULTIPLIERS[res])
-  _require(disc.pool in (1, 2, 4, 8) and res // disc.pool >= 4, f'disc.pool={disc.pool} is not 1, 2, 4 or 8, or leaves too little')
+  _require(
+    disc.pool in (1, 2, 4, 8) and res // disc.pool >= 4,
+    f'disc.pool={disc.pool} is not 1, 2, 4 or 8, or leaves too little',
+  )
   smallest = res // disc.pool >> (blocks - 1)
-  _require(blocks >= 3 and smallest >= 1, f'disc.multipliers has {blocks} entries; {res} pixels allow 3 to {(res // disc.pool).bit_length()}')
+  _require(
+    blocks >= 3 and smallest >= 1,
+    f'disc.multipliers has {blocks} entries; {res} pixels allow 3 to {(res // disc.pool).bit_length()}',
+  )
   _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')
-  _require(1 <= disc.frames_k <= data.frames, f'disc.frames_k={disc.frames_k} is not within 1 and data.frames={data.frames}')
+  _require(
+    1 <= disc.frames_k <= data.frames, f'disc.frames_k={disc.frames_k} is not within 1 and data.frames={data.frames}'
+  )
   _require(gen.activation in conv_gru.ACTIVATIONS, f'gen.activation={gen.activation} is not one of relu, tanh')
   _require(gen.upsampling in ('bilinear', 'nearest'), f'gen.upsampling={gen.upsampling} is not bilinear or nearest')
   _require(config.dtype in ('float32', 'bfloat16'), f'dtype={config.dtype} is not float32 or bfloat16')
-  _require(config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll')
+  _require(
+    config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
+  )
   _require(config.mesh.shard == 1, f'mesh.shard={config.mesh.shard}: sharding of the state is not here yet, only 1 is')
   devices = jax.device_count()
   _require(
@@ -55,7 +65,10 @@ def validate(config: Any) -> None:
   _require(sample.fps > 0, f'sample.fps={sample.fps} is not positive')
   wrong = [label for label in sample.classes if not 0 <= label < data.num_classes]
   _require(not wrong, f'sample.classes: {wrong} not within 0 and data.num_classes - 1 = {data.num_classes - 1}')
-  _require(all(t >= 0 for t in sample.truncation) and len(sample.truncation) > 0, f'sample.truncation={tuple(sample.truncation)} needs standard deviations, 0 or more')
+  _require(
+    all(t >= 0 for t in sample.truncation) and len(sample.truncation) > 0,
+    f'sample.truncation={tuple(sample.truncation)} needs standard deviations, 0 or more',
+  )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -49,7 +49,7 @@ def write(path: Any, video: np.ndarray, fps: float) -> list[str]:
 def mp4(video: np.ndarray, fps: float) -> bytes | None:
   """uint8 [T, H, W, 3] as H.264 yuv420p; odd sizes gain a repeated row or column. None without PyAV."""
   try:
-    import av  # noqa: PLC0415, missing on bare GPU hosts
+    import av
   except ImportError:
     warnings.warn('PyAV is not installed (pip install av): videos are written as GIF only', stacklevel=2)
     return None
@@ -66,7 +66,7 @@ def mp4(video: np.ndarray, fps: float) -> bytes | None:
 
 def gif(video: np.ndarray, fps: float) -> bytes:
   """uint8 [T, H, W, 3] as an endless GIF with one palette of 256 colours for each frame."""
-  from PIL import Image  # noqa: PLC0415, only for writing pictures
+  from PIL import Image
 
   frames = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in video]
   buffer = io.BytesIO()

@@ -41,11 +41,11 @@ class Writer:
     """A moving picture to TensorBoard's image page; size is (width, height)."""
     if not self._events:
       return
-    import tensorflow as tf  # noqa: PLC0415, only where it is installed
+    import tensorflow as tf
 
     # clu's write_videos writes nothing (clu 0.0.12): the image plugin shows a GIF as it is.
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={'plugin_name': 'images'})
-    with self._events._summary_writer.as_default():  # noqa: SLF001, the file that clu has open
+    with self._events._summary_writer.as_default():
       tf.summary.write(name, tf.constant([str(size[0]), str(size[1]), gif]), step=step, metadata=metadata)
 
   def close(self) -> None:
@@ -71,7 +71,12 @@ class Progress:
     elapsed = max(now - self._start, 1e-9)
     rate = (step - self._first) / elapsed
     left = (self._last - step) / rate if rate else float('inf')
-    losses = {'D_S': 'disc_loss_spatial', 'D_T': 'disc_loss_temporal', 'G_S': 'gen_loss_spatial', 'G_T': 'gen_loss_temporal'}
+    losses = {
+      'D_S': 'disc_loss_spatial',
+      'D_T': 'disc_loss_temporal',
+      'G_S': 'gen_loss_spatial',
+      'G_T': 'gen_loss_temporal',
+    }
     shown = ' '.join(f'{short} {float(metrics[name]):.3f}' for short, name in losses.items())
     line = (
       f'step {step}/{self._last}  {rate:.2f} steps/s  {_clock(left)} left  {shown}  '
@@ -100,7 +105,7 @@ def _step_of(line: str) -> float:
 
 def _events(workdir: epath.Path) -> Any:
   try:
-    from clu import metric_writers  # noqa: PLC0415, missing on bare GPU hosts
+    from clu import metric_writers
   except ImportError:
     logging.info('clu or TensorFlow is not installed: metrics go to metrics.jsonl alone')
     return None

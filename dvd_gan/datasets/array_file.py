@@ -26,9 +26,7 @@ class ArrayFile:
     except (OSError, ValueError, KeyError, EOFError) as error:
       raise UsageError(f'{path}: no .npz file with arrays `video` and `label` ({error})') from None
     if self.video.dtype != np.uint8 or self.video.ndim != 5 or self.video.shape[-1] != 3:
-      raise UsageError(
-        f'{path}: video is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]'
-      )
+      raise UsageError(f'{path}: video is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]')
     if self.label.shape != self.video.shape[:1] or not np.issubdtype(self.label.dtype, np.integer):
       raise UsageError(f'{path}: label is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
     if not len(self.label) or self.label.min() < 0 or self.label.max() >= config.data.num_classes:

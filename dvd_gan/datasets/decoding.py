@@ -26,7 +26,7 @@ def decode(path: Any, *, short_side: int, fps: float, min_frames: int = 1) -> np
   Raises:
     RejectedError: if the file is not a video, is truncated or is too short.
   """
-  import av  # noqa: PLC0415, sampling and training from arrays do without
+  import av
 
   try:
     with av.open(str(path)) as container:

@@ -27,7 +27,9 @@ class Index(NamedTuple):
     return np.diff(self.first)
 
 
-def load(folder: epath.Path, files: list[epath.Path], name: str, *, video: str = 'video', label: str = 'label') -> Index:
+def load(
+  folder: epath.Path, files: list[epath.Path], name: str, *, video: str = 'video', label: str = 'label'
+) -> Index:
   """The index of some record files, kept as `index-NAME.npz` beside them; built where it is missing or out of date.
 
   Args:

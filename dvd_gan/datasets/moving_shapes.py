@@ -30,16 +30,21 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.size
     return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict({
-        'video': tfds.features.Video((None, size, size, 3), encoding_format='jpeg'),
-        'label': tfds.features.ClassLabel(names=shapes.CLASSES),
-      })
+      features=tfds.features.FeaturesDict(
+        {
+          'video': tfds.features.Video((None, size, size, 3), encoding_format='jpeg'),
+          'label': tfds.features.ClassLabel(names=shapes.CLASSES),
+        }
+      )
     )
 
   def _split_generators(self, dl_manager):
     del dl_manager
     clips = self.builder_config.clips
-    return {'train': self._generate_examples('train', clips), 'validation': self._generate_examples('validation', -(-clips // 10))}
+    return {
+      'train': self._generate_examples('train', clips),
+      'validation': self._generate_examples('validation', -(-clips // 10)),
+    }
 
   def _generate_examples(self, split: str, clips: int):
     config = self.builder_config

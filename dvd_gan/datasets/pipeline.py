@@ -25,11 +25,11 @@ def open_source(config: Any) -> Any:
   """
   name = config.data.name
   if name == 'array_file':
-    from dvd_gan.datasets import array_file  # noqa: PLC0415, no TensorFlow behind it
+    from dvd_gan.datasets import array_file
 
     return array_file.ArrayFile(config)
   if name in TFDS_SOURCES:
-    from dvd_gan.datasets import records  # noqa: PLC0415, imports TensorFlow
+    from dvd_gan.datasets import records
 
     return records.open_records(config)
   raise UsageError(f'data.name={name} is not here yet; there are array_file, {", ".join(TFDS_SOURCES)}')
@@ -55,7 +55,7 @@ class Batches:
           self._put(sharding.to_global(sharding.train_batch(mesh), host_batch, rows, size))
           if self._closed.is_set():
             return
-      except Exception as error:  # noqa: BLE001, whatever it is, the caller has to see it
+      except Exception as error:
         self._put(error)
 
     self._thread = threading.Thread(target=run, daemon=True, name='input')

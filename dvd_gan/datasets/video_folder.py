@@ -82,10 +82,12 @@ class VideoFolder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict({
-        'video': tfds.features.Video((None, None, None, 3), encoding_format='jpeg'),
-        'label': tfds.features.ClassLabel(names=self.builder_config.classes),
-      })
+      features=tfds.features.FeaturesDict(
+        {
+          'video': tfds.features.Video((None, None, None, 3), encoding_format='jpeg'),
+          'label': tfds.features.ClassLabel(names=self.builder_config.classes),
+        }
+      )
     )
 
   def _split_generators(self, dl_manager):

@@ -35,7 +35,9 @@ def plan(config: Any, step: int, rows: np.ndarray, lengths: np.ndarray) -> Plan:
   d_step = np.arange(train.d_steps)[:, None]
   samples = ((step * train.d_steps + d_step) * train.batch_size + rows).ravel()
   epochs, places = np.divmod(samples, len(lengths))
-  clip = np.array([_order(config.seed, epoch, len(lengths))[place] for epoch, place in zip(epochs, places, strict=True)])
+  clip = np.array(
+    [_order(config.seed, epoch, len(lengths))[place] for epoch, place in zip(epochs, places, strict=True)]
+  )
   draws = np.stack([np.random.default_rng((config.seed, 1, sample)).random(4) for sample in samples])
   room = lengths[clip] - span(data.frames, data.stride) + 1
   return Plan(clip, (draws[:, 0] * room).astype(int), draws[:, 1:3], (draws[:, 3] < 0.5) & data.flip)

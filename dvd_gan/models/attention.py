@@ -26,9 +26,9 @@ class AxisAttention(nn.Module):
 
     def project(features, name):
       # On [..., C] a Dense is the 1x1 convolution.
-      return nn.Dense(
-        features, use_bias=False, dtype=self.dtype, name=name
-      )(jnp.moveaxis(x, self.axis, 3))  # [..., L, features], L the attended axis
+      return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)(
+        jnp.moveaxis(x, self.axis, 3)
+      )  # [..., L, features], L the attended axis
 
     query = project(max(channels // 8, 1), 'query')
     key = project(max(channels // 8, 1), 'key')

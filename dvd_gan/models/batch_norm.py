@@ -52,9 +52,7 @@ class ConditionalBatchNorm(nn.Module):
     """x [B, T, H, W, C], cond [B, D]; every frame of a video gets the gain and bias of that video."""
 
     def affine(name):
-      linear = nn.Dense(
-        x.shape[-1], use_bias=False, dtype=self.dtype, name=name
-      )
+      linear = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name=name)
       return linear(cond)[:, None, None, None, :]  # [B, 1, 1, 1, C]
 
     normalised = FrameBatchNorm(self.over_time, name='norm')(x, train=train)

@@ -119,9 +119,7 @@ def _recur_backward(activation, saved, d_states):
     d_h = d_new * u + d_reset_state * r + conv2d(d_gates, back_state)
     return d_h, (d_gates, d_candidate)
 
-  d_state, (d_gates, d_candidate) = jax.lax.scan(
-    step, jnp.zeros_like(state), (d_states, before, r, u, c), reverse=True
-  )
+  d_state, (d_gates, d_candidate) = jax.lax.scan(step, jnp.zeros_like(state), (d_states, before, r, u, c), reverse=True)
   d_driven = jnp.concatenate([d_gates, d_candidate], axis=-1)
   d_on_state = _kernel_gradient(before, d_gates, on_state)
   d_on_reset_state = _kernel_gradient(r * before, d_candidate, on_reset_state)

@@ -51,13 +51,9 @@ class Generator(nn.Module):
       video [B, T, R, R, 3] f32 in [-1, 1], R = 4 * 2 ** units.
     """
     widths = [m * self.ch for m in self.multipliers]
-    embed = nn.Embed(
-      self.num_classes, self.embed_dim, name='label_embed'
-    )
+    embed = nn.Embed(self.num_classes, self.embed_dim, name='label_embed')
     cond = jnp.concatenate([z, embed(label)], axis=-1)  # [B, z_dim + embed_dim]
-    dense = nn.Dense(
-      BASE * BASE * widths[0], dtype=self.dtype, name='stem'
-    )
+    dense = nn.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 
     block = functools.partial(

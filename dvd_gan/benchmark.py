@@ -1,0 +1,134 @@
+"""Times the train step of a named size; prints one JSON object last. Needs no TensorFlow.
+
+`python -m dvd_gan.benchmark` times 64x64, 12 frames, ch = 32, batch 4; `--size=smoke` or any other of SIZES times that.
+"""
+
+import argparse
+import functools
+import json
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import default, smoke
+from dvd_gan import flops, models, sharding, train_step, validation
+from dvd_gan.errors import UsageError
+
+
+def _narrow_64() -> Any:
+  config = default.get_config()
+  config.gen.ch = config.disc.ch = 32
+  config.train.batch_size = 4
+  return config
+
+
+SIZES = {'64x64x12_ch32_b4': _narrow_64, 'smoke': smoke.get_config}
+
+
+def measure(config: Any, repeats: int) -> dict[str, Any]:
+  """Compiles and times the train step of a config on all devices, on random videos.
+
+  Returns:
+    step_s (median), step_s_min, compile_s, model_tflop (analytic, one step), clips_per_s (real videos consumed by the
+    D steps and the G step's fakes: batch size over step_s), matmul_gflops (f32 in float32 configs, measured in the
+    same run, before and after), share_of_matmul_rate, and what was measured.
+  """
+  validation.validate(config)
+  mesh = sharding.make_mesh(config.mesh.shard)
+  recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
+  everywhere = sharding.replicated(mesh)
+  key = jax.random.key(config.seed)
+  state = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)(models.init(config), key)
+  data, d_steps, size = config.data, config.train.d_steps, config.train.batch_size
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (d_steps, size, data.frames, data.resolution, data.resolution, 3), np.uint8)
+  label = rng.integers(0, data.num_classes, (d_steps, size), np.int32)
+  batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
+  key = jax.device_put(key, everywhere)
+
+  step = functools.partial(train_step.train_step, recipe)
+  flop = flops.count(step, state, batch, key)
+  lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
+  start = time.perf_counter()
+  compiled = lowered.compile()
+  compile_s = time.perf_counter() - start
+
+  matmul = [matmul_rate(config.dtype)]
+  state, metrics = compiled(state, batch, key)
+  jax.block_until_ready(metrics)
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    state, metrics = compiled(state, batch, key)
+    jax.block_until_ready(metrics)
+    seconds.append(time.perf_counter() - start)
+  matmul.append(matmul_rate(config.dtype))
+
+  step_s = statistics.median(seconds)
+  rate = statistics.mean(matmul) * jax.device_count()
+  return {
+    'step_s': round(step_s, 4),
+    'step_s_min': round(min(seconds), 4),
+    'compile_s': round(compile_s, 2),
+    'model_tflop': round(flop / 1e12, 4),
+    'clips_per_s': round(size / step_s, 3),
+    'share_of_matmul_rate': round(flop / step_s / rate, 3),
+    'matmul_gflops': round(rate / 1e9, 1),
+    'repeats': repeats,
+    'resolution': data.resolution,
+    'frames': data.frames,
+    'gen_ch': config.gen.ch,
+    'disc_ch': config.disc.ch,
+    'batch_size': size,
+    'dtype': config.dtype,
+    'backend': jax.default_backend(),
+    'devices': jax.device_count(),
+    'device_kind': jax.devices()[0].device_kind,
+    'loops': config.mesh.loops,
+    'jax': jax.__version__,
+    'python': platform.python_version(),
+  }
+
+
+def matmul_rate(dtype: str, seconds: float = 0.5) -> float:
+  """FLOP/s of a large square matrix product on one device, the best of several."""
+  side = 8192 if jax.default_backend() != 'cpu' else 2048
+  a = jnp.ones((side, side), dtype)
+  product = jax.jit(lambda a: a @ a)
+  product(a).block_until_ready()
+  best, until = float('inf'), time.perf_counter() + seconds
+  while time.perf_counter() < until:
+    start = time.perf_counter()
+    product(a).block_until_ready()
+    best = min(best, time.perf_counter() - start)
+  return 2 * side**3 / best
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--size', choices=sorted(SIZES), default='64x64x12_ch32_b4')
+  parser.add_argument('--repeats', type=int, default=5, help='steps timed; the median is told')
+  parser.add_argument('--batch_size', type=int, help="in place of the size's own")
+  parser.add_argument('--dtype', help="float32 or bfloat16, in place of the size's own")
+  parser.add_argument('--loops', help='scan or unroll, in place of auto')
+  args = parser.parse_args()
+  config = SIZES[args.size]()
+  config.train.batch_size = args.batch_size or config.train.batch_size
+  config.dtype = args.dtype or config.dtype
+  config.mesh.loops = args.loops or config.mesh.loops
+  try:
+    result = measure(config, args.repeats)
+  except UsageError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+  print(json.dumps({'size': args.size, **result}))
+
+
+if __name__ == '__main__':
+  main()

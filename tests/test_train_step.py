@@ -1,0 +1,218 @@
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvd_gan import losses, train_step
+from dvd_gan.models import spectral
+from tests.conftest import random_batch, tiny_config
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden_step.json'
+
+
+def host(tree):
+  return jax.tree.map(np.asarray, tree)
+
+
+@pytest.fixture(scope='module')
+def run(step_one):
+  """Two steps from the start, on one device: the states before, between and after, and the metrics."""
+  states, metrics = [step_one.fresh()], []
+  kept = [host(states[0])]
+  for i in range(4):
+    state, m = step_one(states[-1], random_batch(step_one.config, i))
+    states.append(state)
+    kept.append(host(state))
+    metrics.append({name: float(value) for name, value in m.items()})
+  return kept, metrics
+
+
+def test_golden_metrics(run):
+  """The numbers of the first two steps. They change when the mathematics, the keys or the initialisation do.
+
+  If that was meant, write the new ones: `python -m tests.test_train_step`.
+  """
+  golden = json.loads(GOLDEN.read_text())
+  for expected, got in zip(golden, run[1], strict=False):
+    assert got.keys() == expected.keys()
+    for name in expected:
+      assert got[name] == pytest.approx(expected[name], rel=2e-3, abs=2e-4), name
+
+
+def test_metrics_are_all_there_and_finite(run):
+  names = {f'{a}_{b}' for a in ('disc_loss', 'gen_loss', 'score_real', 'score_fake') for b in ('spatial', 'temporal')}
+  names |= {f'{net}_{what}' for net in ('gen', 'disc') for what in ('grad_norm', 'sigma_max', 'sigma_min')} | {'finite'}
+  assert set(run[1][0]) == names
+  assert all(np.isfinite(list(m.values())).all() and m['finite'] for m in run[1])
+  assert run[1][0]['gen_sigma_min'] <= run[1][0]['gen_sigma_max']
+
+
+def test_one_device_equals_eight(run, step_eight):
+  state, metrics = step_eight.fresh(), []
+  for i in range(2):
+    state, m = step_eight(state, random_batch(step_eight.config, i))
+    metrics.append(m)
+  for expected, got in zip(run[1], metrics, strict=False):
+    for name in expected:
+      assert float(got[name]) == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+  # Adam's first steps are signs of gradients: where a gradient is rounding, so is its sign. Compare the second moments.
+  expected, got = run[0][2], host(state)
+  for net in ('gen', 'disc'):
+    for a, b in zip(
+      jax.tree.leaves(getattr(expected, net).opt_state), jax.tree.leaves(getattr(got, net).opt_state), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-5 * max(abs(a).max(), 1e-3))
+
+
+def test_compiled_step_has_no_collective_but_reductions(step_eight):
+  text = step_eight.compiled.as_text()
+  assert 'all-reduce' in text
+  for name in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
+    assert name not in text, name
+
+
+def test_every_parameter_moves_but_only_by_its_own_learning_rate(run):
+  before, after = run[0][:2]
+  for net, rate, updates in (('gen', 1e-4, 1), ('disc', 5e-4, 2)):
+    moved = jax.tree.map(lambda a, b: abs(a - b).max(), getattr(before, net).params, getattr(after, net).params)
+    sizes = jax.tree.leaves(moved)
+    # Adam's first update is the learning rate times a sign; the second at most sqrt(2) of it or so.
+    assert max(sizes) == pytest.approx(rate, rel=0.01) if updates == 1 else rate < max(sizes) < 2.5 * rate
+    # Attention's projections wait for their gain to leave zero.
+    still = [jax.tree_util.keystr(path) for path, size in jax.tree_util.tree_flatten_with_path(moved)[0] if size == 0]
+    assert all('attention' in name for name in still), still
+
+
+def test_vectors_advance_once_for_each_update(run):
+  before, after = run[0][:2]
+  _, gen_u, _ = spectral.normalise(before.gen.params, before.gen.spectral)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gen_u, after.gen.spectral)
+  # D had two updates in between, the first at the old parameters.
+  _, once, _ = spectral.normalise(before.disc.params, before.disc.spectral)
+  distance = jax.tree.map(lambda a, b: float(abs(a - b).max()), once, after.disc.spectral)
+  assert max(jax.tree.leaves(distance)) > 1e-3
+
+
+def test_ema_equals_the_parameters_then_averages(run):
+  states = run[0]
+  config = tiny_config()
+  for state in states[: config.train.ema_start + 1]:
+    jax.tree.map(np.testing.assert_array_equal, state.ema_params, state.gen.params)
+  for before, after in zip(states[2:], states[3:], strict=False):
+    expected = jax.tree.map(lambda a, b: 0.9 * a + np.float32(0.1) * b, before.ema_params, after.gen.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), expected, after.ema_params)
+  with pytest.raises(AssertionError):
+    jax.tree.map(np.testing.assert_array_equal, states[4].ema_params, states[4].gen.params)
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_each_d_step_has_its_own_real_batch(run, step_one, which):
+  batch = random_batch(step_one.config, 0)
+  batch['video'][which] = 255 - batch['video'][which]
+  state, _ = step_one(step_one.fresh(), batch)
+  moved = jax.tree.map(lambda a, b: abs(a - b).max(), run[0][1].disc.opt_state, host(state).disc.opt_state)
+  assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_steps_draw_fresh_noise(run, step_one):
+  state = step_one.fresh()
+  later = step_one.fresh()._replace(step=jax.device_put(jnp.int32(7), state.step.sharding))
+  batch = random_batch(step_one.config, 0)
+  a, b = step_one(state, batch)[1], step_one(later, batch)[1]
+  assert float(a['gen_loss_spatial']) != float(b['gen_loss_spatial'])
+  assert float(a['score_fake_spatial']) != float(b['score_fake_spatial'])
+
+
+def test_g_step_faces_the_updated_discriminators_with_fresh_fakes(run, step_one):
+  """Recomputes G's loss from the states: D after its updates, G before its own, the last D batch's labels."""
+  before, after = run[0][:2]
+  recipe, config = step_one.recipe, step_one.config
+  key = jax.random.fold_in(jax.random.key(config.seed), 0)
+  z_key, frames_key = jax.random.split(jax.random.split(key, 3)[2])
+  label = random_batch(config, 0)['label'][-1]
+  gen_weights, _, _ = spectral.normalise(before.gen.params, before.gen.spectral)
+  disc_weights, _, _ = spectral.normalise(after.disc.params, after.disc.spectral)
+  z = jax.random.normal(z_key, (len(label), config.gen.z_dim))
+  video = recipe.gen.apply({'params': gen_weights}, z, label, train=True)
+  frames = train_step.pick_frames(frames_key, video, config.disc.frames_k)
+  scores = recipe.disc.apply({'params': disc_weights}, frames, video, label)
+  for name, loss in losses.hinge_gen(scores).items():
+    assert run[1][0][f'gen_loss_{name}'] == pytest.approx(float(loss), rel=1e-3, abs=1e-4)
+
+
+def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, step_one):
+  """Power iterations between D(real) and D(fake) would make them two different functions."""
+  recipe, config = step_one.recipe, step_one.config
+  state = run[0][2]
+  batch = {name: value[0] for name, value in random_batch(config, 5).items()}
+  key = jax.random.key(9)
+  gen_weights, _, _ = spectral.normalise(state.gen.params, state.gen.spectral)
+  new, metrics = jax.jit(functools.partial(train_step.d_step, recipe))(state.disc, gen_weights, batch, key)
+  z_key, frames_key = jax.random.split(key)
+  z = jax.random.normal(z_key, (len(batch['label']), config.gen.z_dim))
+  fake = recipe.gen.apply({'params': gen_weights}, z, batch['label'], train=True)
+  real = train_step.to_float(batch['video'])
+  frames = train_step.pick_frames(frames_key, train_step.interleave(real, fake), config.disc.frames_k)
+
+  def loss_fn(params):
+    weights, _, _ = spectral.normalise(params, state.disc.spectral)
+    on_real = recipe.disc.apply({'params': weights}, frames[0::2], real, batch['label'])
+    on_fake = recipe.disc.apply({'params': weights}, frames[1::2], fake, batch['label'])
+    return sum(losses.hinge_disc(on_real, on_fake).values())
+
+  loss, grads = jax.jit(jax.value_and_grad(loss_fn))(state.disc.params)
+  norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(grads)))
+  assert float(metrics['disc_loss_spatial'] + metrics['disc_loss_temporal']) == pytest.approx(float(loss), rel=1e-4)
+  assert float(metrics['disc_grad_norm']) == pytest.approx(norm, rel=1e-3)
+  del new
+
+
+def test_frames_for_the_spatial_discriminator_are_distinct_uniform_and_independent():
+  count, frames, k = 4000, 6, 3
+  video = jnp.broadcast_to(jnp.arange(frames, dtype=jnp.float32)[None, :, None, None, None], (count, frames, 1, 1, 1))
+  picked = np.asarray(train_step.pick_frames(jax.random.key(0), video, k))[..., 0, 0, 0].astype(int)
+  assert picked.shape == (count, k)
+  assert all(len(set(row)) == k for row in picked)
+  # Each frame is in a video's pick with probability k / T; 4 standard deviations.
+  share = np.array([(picked == t).any(1).mean() for t in range(frames)])
+  assert abs(share - k / frames).max() < 4 * np.sqrt(0.25 / count)
+  # Neighbouring videos agree as often as chance says.
+  sets = np.sort(picked, 1)
+  assert abs((sets[:-1] == sets[1:]).all(1).mean() - 1 / 20) < 4 * np.sqrt(0.05 / count)
+
+
+def test_interleave_pairs_real_and_fake():
+  real, fake = jnp.arange(3), 10 + jnp.arange(3)
+  assert train_step.interleave(real, fake).tolist() == [0, 10, 1, 11, 2, 12]
+
+
+def test_pixels_map_to_minus_one_and_one():
+  assert train_step.to_float(jnp.array([0, 255], jnp.uint8)).tolist() == [-1, 1]
+
+
+def test_adam_without_momentum_is_adam_and_stores_one_moment():
+  import optax
+
+  lean, full = train_step.adam(1e-3, 0.0, 0.999), optax.adam(1e-3, b1=0.0, b2=0.999)
+  params = {'w': jnp.array([1.0, -2.0, 3.0])}
+  a, b = lean.init(params), full.init(params)
+  for i in range(3):
+    grads = {'w': jnp.array([0.1, -0.5, 2.0]) * (i + 1)}
+    (ua, a), (ub, b) = lean.update(grads, a, params), full.update(grads, b, params)
+    np.testing.assert_allclose(ua['w'], ub['w'], rtol=1e-5)
+  assert sum(leaf.size for leaf in jax.tree.leaves(a)) < sum(leaf.size for leaf in jax.tree.leaves(b)) - 2
+
+
+if __name__ == '__main__':
+  from tests.conftest import make_step
+
+  step = make_step(jax.devices()[:1])
+  state, lines = step.fresh(), []
+  for i in range(2):
+    state, metrics = step(state, random_batch(step.config, i))
+    lines.append({name: float(value) for name, value in sorted(metrics.items())})
+  GOLDEN.write_text(json.dumps(lines, indent=1) + '\n')
