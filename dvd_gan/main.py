@@ -49,6 +49,9 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
   """Runs `main`; a mistake of the user's is one line on stderr and exit code 2."""
+  # TensorFlow tells of its CPU kernels on stderr at every start; it only decodes pictures here.
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.
   logging.set_verbosity(logging.WARNING)  # orbax tells every save in forty lines; --verbosity=0 brings them back
   if not jax.config.jax_compilation_cache_dir:
@@ -71,11 +74,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
   """Flags as app.run parses them, with config mistakes in one line in place of ml_collections' traceback."""
   try:
     rest = flags.FLAGS(argv)
-    _CONFIG.value  # noqa: B018, the file is loaded when its value is first read
+    _CONFIG.value.keys()  # the file is loaded when its value is first read
     return rest
-  except FileNotFoundError as error:
-    _fail(f'no config file {error.filename}')
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+  except (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
     _fail(' '.join(str(error).split()) or type(error).__name__)
 
 

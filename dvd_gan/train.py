@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -54,9 +55,9 @@ def train(config: Any, workdir: epath.Path) -> int:
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 
-  metrics, step = None, first_step
+  metrics, step, last = None, first_step, first_step >= config.train.steps
   try:
-    while step < config.train.steps and not stop:
+    while not last:
       batch = next(batches)
       before = metrics
       state, metrics = step_fn(state, batch, seed_key)
@@ -68,6 +69,7 @@ def train(config: Any, workdir: epath.Path) -> int:
       # One step late, so that the device never waits for the host.
       check_finite(before, step - 1, checkpoints)
 
+      # A signal is looked at here alone, so that the step that it ends on is always saved.
       last = step == config.train.steps or bool(stop)
       save_now = step % config.train.checkpoint_every == 0 or last
       sample_now = config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps)
@@ -75,6 +77,7 @@ def train(config: Any, workdir: epath.Path) -> int:
         writer.scalars(step, jax.device_get(metrics))
       if save_now or sample_now:
         check_finite(metrics, step, checkpoints)
+        check_finite({'finite': all_finite(state)}, step, checkpoints)
         sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
         standing = sampler.standing()
         if save_now:
@@ -160,9 +163,15 @@ def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:
   bad = [name for name, value in jax.device_get(metrics).items() if not np.isfinite(value)]
   newest = checkpoints.newest()
   raise NonFiniteError(
-    f'step {step}: {", ".join(bad)} not finite; '
+    f'step {step}: {", ".join(bad) or "the state"} not finite; '
     + (f'the last good checkpoint is step {newest}' if newest else 'there is no checkpoint before it')
   )
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+  """Whether every number in a tree is finite; a loss tells of its step's parameters, not of the next one's."""
+  return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer) -> None:

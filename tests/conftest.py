@@ -40,6 +40,7 @@ def tiny_config():
   config.disc.ch = 4
   config.disc.multipliers = (1, 2, 2)
   config.disc.frames_k = 3
+  config.mesh.loops = 'scan'  # one compiled step for all tests, and the quicker one to compile
   config.train.batch_size = 8
   config.train.steps = 4
   config.train.ema_start = 2
@@ -89,7 +90,7 @@ class Step(NamedTuple):
 def make_step(devices):
   config = tiny_config()
   mesh = sharding.make_mesh(devices=devices)
-  recipe = train_step.make_recipe(config, unroll=False)
+  recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
   key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
   step = Step(config, recipe, mesh, None, key)
   jitted = jax.jit(functools.partial(train_step.train_step, recipe), donate_argnums=0)

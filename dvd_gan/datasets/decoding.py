@@ -34,38 +34,43 @@ def decode(path: Any, *, short_side: int, fps: float, min_frames: int = 1) -> np
         raise RejectedError('no video stream')
       stream = container.streams.video[0]
       stream.thread_type = 'AUTO'
-      frames, times = [], []
-      decoded = 0
+      rate = float(stream.average_rate or stream.guessed_rate or fps)
+      pictures, repeats = [], []
+      decoded, shown = 0, None
       for frame in container.decode(stream):
-        rate = float(stream.average_rate or stream.guessed_rate or fps)
         time = frame.time if frame.time is not None else decoded / rate
         decoded += 1
-        # Only frames that the fixed rate shows are converted and kept.
-        if times and _tick(time - times[0], fps) == _tick(times[-1] - times[0], fps):
-          frames[-1], times[-1] = frame, time
-          continue
-        if frames:
-          frames[-1] = _picture(frames[-1], short_side)
-        frames.append(frame)
-        times.append(time)
+        if shown is None:
+          begin = time
+        else:
+          _show(pictures, repeats, shown, _tick(time - begin, fps), short_side)
+        shown = frame
+      if shown is None:
+        raise RejectedError('no frames')
+      # The last frame stays for as long as it says, or as one does at this rate.
+      last = float(shown.duration * shown.time_base) if shown.duration else 1 / rate
+      _show(pictures, repeats, shown, _tick(time - begin + last, fps), short_side)
       announced = stream.frames
   except (av.FFmpegError, OSError, ValueError) as error:
     raise RejectedError(f'cannot be decoded: {" ".join(str(error).split())}') from None
-  if not frames:
-    raise RejectedError('no frames')
-  frames[-1] = _picture(frames[-1], short_side)
   if decoded < COMPLETE * announced:
     raise RejectedError(f'truncated: {decoded} of {announced} frames')
-  ticks = np.array([_tick(time - times[0], fps) for time in times])
-  shown = np.searchsorted(ticks, np.arange(ticks[-1] + 1), side='right') - 1
-  if len(shown) < min_frames:
-    raise RejectedError(f'too short: {len(shown)} frames at {fps:g} fps, {min_frames} needed')
-  return np.stack(frames)[shown]
+  if sum(repeats) < min_frames:
+    raise RejectedError(f'too short: {sum(repeats)} frames at {fps:g} fps, {min_frames} needed')
+  return np.repeat(np.stack(pictures), repeats, axis=0)
 
 
 def _tick(seconds: float, fps: float) -> int:
-  """The first instant of the fixed rate at which a frame of that time is shown."""
-  return int(np.ceil(seconds * fps - 1e-3))
+  """How many instants of the fixed rate lie before that time."""
+  return max(int(np.ceil(seconds * fps - 1e-3)), 0)
+
+
+def _show(pictures: list[np.ndarray], repeats: list[int], frame: Any, until: int, short_side: int) -> None:
+  """Adds the frame shown up to instant `until`, where there is an instant left for it: only such are converted."""
+  count = until - sum(repeats)
+  if count > 0:
+    pictures.append(_picture(frame, short_side))
+    repeats.append(count)
 
 
 def _picture(frame: Any, short_side: int) -> np.ndarray:

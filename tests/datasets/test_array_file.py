@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from dvd_gan.datasets import array_file, window
+from dvd_gan.errors import UsageError
+
+ROWS = np.arange(8)
+
+
+@pytest.fixture
+def clips(config, tmp_path):
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (10, 9, 20, 18, 3), np.uint8)
+  label = rng.integers(0, 3, 10)
+  config.data.name = 'array_file'
+  config.data.source = str(tmp_path / 'clips.npz')
+  np.savez(config.data.source, video=video, label=label)
+  return video, label
+
+
+def test_a_batch_holds_the_windows_planned(config, clips):
+  config.data.flip, config.data.stride = True, 2
+  video, label = clips
+  batch = next(array_file.ArrayFile(config).host_batches(4, ROWS))
+  assert batch['video'].dtype == np.uint8 and batch['video'].shape == (2, 8, 5, 16, 16, 3)
+  plan = window.plan(config, 4, ROWS, np.full(10, 9))
+  np.testing.assert_array_equal(batch['label'].ravel(), label[plan.clip])
+  for got, clip, start, crop, flip in zip(batch['video'].reshape(-1, 5, 16, 16, 3), *plan, strict=True):
+    top, left = int(crop[0] * 5), int(crop[1] * 3)
+    expected = video[clip, start : start + 9 : 2, top : top + 16, left : left + 16]
+    np.testing.assert_array_equal(got, expected[:, :, ::-1] if flip else expected)
+
+
+def test_resuming_gives_the_batches_of_an_uninterrupted_run(config, clips):
+  source = array_file.ArrayFile(config)
+  run = source.host_batches(0, ROWS)
+  batches = [next(run) for _ in range(4)]
+  resumed = next(source.host_batches(3, ROWS))
+  np.testing.assert_array_equal(resumed['video'], batches[3]['video'])
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (dict(label=np.arange(10)), 'num_classes'),
+    (dict(label=np.zeros(9, int)), 'integers'),
+    (dict(video=np.zeros((10, 9, 20, 18, 3), np.float32)), 'uint8'),
+    (dict(video=np.zeros((10, 4, 20, 18, 3), np.uint8)), 'the config needs 5'),
+    (dict(video=np.zeros((10, 9, 20, 12, 3), np.uint8)), 'at least 16x16'),
+  ],
+)
+def test_a_file_that_does_not_fit_is_told_in_one_line(config, clips, change, message):
+  video, label = clips
+  np.savez(config.data.source, **(dict(video=video, label=label) | change))
+  with pytest.raises(UsageError, match=message) as error:
+    array_file.ArrayFile(config)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'no zip'])
+def test_a_missing_or_broken_file_is_told(config, tmp_path, content):
+  config.data.source = str(tmp_path / 'broken.npz')
+  if content is not None:
+    (tmp_path / 'broken.npz').write_bytes(content)
+  with pytest.raises(UsageError, match='broken.npz'):
+    array_file.ArrayFile(config)
+
+
+def test_a_file_without_labels_is_told(config, clips):
+  np.savez(config.data.source, video=clips[0])
+  with pytest.raises(UsageError, match='label'):
+    array_file.ArrayFile(config)

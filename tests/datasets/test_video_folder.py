@@ -1,0 +1,163 @@
+import json
+import pathlib
+import shutil
+
+import av
+import numpy as np
+import pytest
+
+from dvd_gan import video as video_files
+from dvd_gan.datasets import decoding, records
+from dvd_gan.errors import UsageError
+
+SIZE = 16
+
+
+def encode(path, frames=30, width=48, height=32, fps=25, container_options=None):
+  """A clip whose green channel grows with time and whose red one grows from left to right."""
+  with av.open(str(path), 'w', options=container_options or {}) as container:
+    stream = container.add_stream('libx264' if path.suffix != '.gif' else 'gif', rate=fps)
+    stream.width, stream.height = width, height
+    stream.pix_fmt = 'yuv420p' if path.suffix != '.gif' else 'rgb8'
+    for t in range(frames):
+      picture = np.zeros((height, width, 3), np.uint8)
+      picture[..., 0] = np.linspace(0, 250, width)
+      picture[..., 1] = min(round(8 * 25 * t / fps), 255)
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+    container.mux(stream.encode())
+
+
+def encode_audio(path):
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('aac', rate=16000, layout='mono')
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
+    frame.sample_rate = 16000
+    for _ in range(10):
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Two classes of good clips, and what people's folders also hold."""
+  root = tmp_path_factory.mktemp('videos')
+  for name in ('dogs', 'cats', 'empty class'):
+    (root / name).mkdir()
+  encode(root / 'cats' / 'a.mp4')
+  encode(root / 'cats' / 'b.mkv', width=32, height=64)
+  encode(root / 'dogs' / 'c.avi', fps=50, frames=60)
+  encode(root / 'dogs' / 'd.gif')
+  encode(root / 'dogs' / 'short.mp4', frames=3)
+  encode_audio(root / 'dogs' / 'sound.mp4')
+  whole = root / 'whole.mp4'  # beside the classes: not a clip
+  encode(whole, frames=100, container_options={'movflags': 'faststart'})
+  content = whole.read_bytes()
+  (root / 'cats' / 'truncated.mp4').write_bytes(content[: len(content) // 2 + 600])
+  (root / 'cats' / 'empty.mp4').write_bytes(b'')
+  (root / 'cats' / 'letter.mp4').write_text('no video')
+  (root / 'cats' / '._a.mp4').write_bytes(b'litter')
+  (root / 'cats' / 'notes.txt').write_text('no video either')
+  return root
+
+
+@pytest.fixture
+def folder_config(config, folder, tmp_path):
+  config.data.name = 'video_folder'
+  config.data.source = str(folder)
+  config.data.dir = str(tmp_path / 'tfds')
+  return config
+
+
+def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, capsys):
+  source = records.open_records(folder_config)
+  prepared = pathlib.Path(source._folder)
+  rejects = {r['file']: r['reason'] for r in map(json.loads, (prepared / 'rejects.jsonl').read_text().splitlines())}
+  reasons = {
+    'cats/empty.mp4': 'cannot be decoded',
+    'cats/letter.mp4': 'cannot be decoded',
+    'cats/truncated.mp4': 'truncated',
+    'dogs/short.mp4': 'too short: 3 frames',
+    'dogs/sound.mp4': 'no video stream',
+  }
+  assert rejects.keys() == reasons.keys()
+  for file, reason in reasons.items():
+    assert reason in rejects[file], rejects[file]
+  assert '5 files could not be used' in capsys.readouterr().err
+  assert sorted(source._index.label) == [0, 0, 1, 1]  # cats, dogs; the class without videos is none
+  assert sorted(source._index.frames) == [30, 30, 30, 30]
+  assert '5 files rejected' in source.describe()
+  batch = next(source.host_batches(0, np.arange(8)))
+  assert batch['video'].shape == (2, 8, 5, SIZE, SIZE, 3)
+  green = batch['video'][..., 1].mean((3, 4)).astype(int)
+  assert (np.diff(green, axis=2) > 3).all()  # time runs forward in every window
+
+
+def test_a_changed_folder_is_prepared_anew(folder_config, folder, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  folder_config.data.source = str(copy)
+  before = records.make_builder(folder_config).data_dir
+  assert records.make_builder(folder_config).data_dir == before
+  encode(copy / 'cats' / 'new.mp4')
+  assert records.make_builder(folder_config).data_dir != before
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda root: None, 'is not a folder'),
+    (lambda root: root.mkdir(), 'no subfolder with videos'),
+    (lambda root: ((root / 'a').mkdir(parents=True), (root / 'a' / 'x.mp4').write_bytes(b'')), 'none of the 1 videos'),
+  ],
+)
+def test_a_folder_without_videos_is_one_line(folder_config, tmp_path, make, message):
+  root = tmp_path / 'nothing'
+  make(root)
+  folder_config.data.source = str(root)
+  with pytest.raises(UsageError, match=message) as error:
+    records.open_records(folder_config)
+  assert '\n' not in str(error.value)
+
+
+def test_more_classes_than_the_model_has_is_told(folder_config):
+  folder_config.data.num_classes = 1
+  with pytest.raises(UsageError, match='num_classes=2'):
+    records.open_records(folder_config)
+
+
+def test_decoding_keeps_the_aspect_ratio_and_the_clock(folder):
+  wide = decoding.decode(folder / 'cats' / 'a.mp4', short_side=SIZE, fps=25)
+  tall = decoding.decode(folder / 'cats' / 'b.mkv', short_side=SIZE, fps=25)
+  assert wide.shape == (30, 16, 24, 3) and tall.shape == (30, 32, 16, 3) and wide.dtype == np.uint8
+  half = decoding.decode(folder / 'cats' / 'a.mp4', short_side=SIZE, fps=12.5)
+  assert len(half) == 15
+  np.testing.assert_array_equal(half, wide[::2])
+  double = decoding.decode(folder / 'cats' / 'a.mp4', short_side=SIZE, fps=50)
+  np.testing.assert_array_equal(double[::2], wide)
+  np.testing.assert_array_equal(double[1::2], wide[: len(double) // 2])
+  assert abs(wide[..., 1].mean((1, 2)) - 8 * np.arange(30)).max() < 10
+  assert abs(wide[10, 8, :, 0] - np.linspace(0, 250, 24)).max() < 16
+
+
+def test_rotation_is_applied(folder, tmp_path):
+  upright = decoding.decode(folder / 'cats' / 'a.mp4', short_side=SIZE, fps=25)
+  content = bytearray((folder / 'cats' / 'a.mp4').read_bytes())
+  # The track header's display matrix, identity in 16.16 and 2.30 fixed point, becomes a quarter turn.
+  at = content.index(b'tkhd') + 4 + 40
+  matrix = np.frombuffer(bytes(content[at : at + 36]), '>i4')
+  assert matrix.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
+  quarter = np.array([0, 65536, 0, -65536, 0, 0, 32 << 16, 0, 1 << 30], '>i4')
+  content[at : at + 36] = quarter.tobytes()
+  path = tmp_path / 'turned.mp4'
+  path.write_bytes(content)
+  turned = decoding.decode(path, short_side=SIZE, fps=25)
+  assert turned.shape == (30, 24, 16, 3)
+  # The matrix turns clockwise: what was left, the dark side, is on top.
+  np.testing.assert_array_equal(turned, np.rot90(upright, -1, (1, 2)))
+
+
+def test_our_own_files_come_back(tmp_path):
+  clip = np.zeros((6, 32, 32, 3), np.uint8) + np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None]
+  (tmp_path / 'clip.mp4').write_bytes(video_files.mp4(clip, 25))
+  read = decoding.decode(tmp_path / 'clip.mp4', short_side=32, fps=25)
+  assert read.shape == clip.shape and abs(read.astype(int) - clip).max() < 6

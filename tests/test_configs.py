@@ -1,0 +1,70 @@
+import importlib
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import default
+from dvd_gan import models, train_step, validation
+from tests.conftest import ROOT
+
+NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != '__init__')
+
+# Millions of parameters of a prototype without attention (paper.md): generator, D_S, D_T. "About": one per cent.
+PAPER = {64: (303, 154, 163), 128: (187, 87, 89), 256: (190, 99, 100)}
+
+
+def load(name):
+  return importlib.import_module(f'configs.{name}').get_config()
+
+
+def millions(tree):
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) / 1e6
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_is_valid_and_its_step_builds(name):
+  config = load(name)
+  validation.validate(config)
+  assert config.keys() == default.get_config().keys()
+  recipe = train_step.make_recipe(config, unroll=False)
+  key = jax.random.key(0)
+  state = jax.eval_shape(lambda p: train_step.init_state(recipe, p, key), models.shapes(config))
+  data, shape = config.data, (config.train.d_steps, config.train.batch_size)
+  batch = {
+    'video': jax.ShapeDtypeStruct((*shape, data.frames, data.resolution, data.resolution, 3), jnp.uint8),
+    'label': jax.ShapeDtypeStruct(shape, jnp.int32),
+  }
+  new, metrics = jax.eval_shape(lambda s, b: train_step.train_step(recipe, s, b, key), state, batch)
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
+    lambda leaf: (leaf.shape, leaf.dtype), state
+  )
+  assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('kinetics600')])
+def test_full_width_parameters_are_the_papers(name):
+  config = load(name)
+  gen, disc = models.shapes(config)
+  counts = millions(gen), millions(disc['spatial']), millions(disc['temporal'])
+  for got, expected in zip(counts, PAPER[config.data.resolution], strict=True):
+    assert got == pytest.approx(expected, rel=0.01)
+
+
+def test_the_papers_numbers_are_the_defaults():
+  config = default.get_config()
+  assert (config.gen.z_dim, config.gen.embed_dim, config.disc.frames_k, config.disc.pool) == (120, 120, 8, 2)
+  train = config.train
+  assert (train.gen_lr, train.disc_lr, train.b1, train.b2) == (1e-4, 5e-4, 0.0, 0.999)
+  assert (train.batch_size, train.d_steps, train.ema_decay, train.ema_start) == (512, 2, 0.9999, 20_000)
+  assert config.gen.activation == 'relu' and not config.gen.bn_over_time
+  strides = {name: load(name).data.stride for name in NAMES if name.startswith('kinetics600')}
+  assert strides.pop('kinetics600_64x16') == 1 and set(strides.values()) == {2}
+
+
+def test_a_config_says_its_command_hardware_and_expectation():
+  for name in NAMES:
+    text = (ROOT / 'configs' / f'{name}.py').read_text()
+    if name != 'default':
+      assert all(word in text for word in ('Command:', 'Hardware:', 'Expected:', 'Measured:')), name

@@ -1,0 +1,63 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dvd_gan import flops, models, train_step
+from tests.conftest import random_batch, tiny_config
+
+
+def xla(fn, *args):
+  return jax.jit(fn).lower(*args).compile().cost_analysis()['flops']
+
+
+def test_a_matrix_product():
+  a, b = jnp.ones((8, 3, 5)), jnp.ones((8, 5, 7))
+  assert flops.count(jnp.matmul, a, b) == 2 * 8 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize(('stride', 'dilation', 'groups'), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)])
+def test_a_convolution_and_its_gradients_as_xla_counts_them(stride, dilation, groups):
+  def conv(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (stride,) * 2, 'SAME', rhs_dilation=(dilation,) * 2, feature_group_count=groups,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )  # fmt: skip
+
+  x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16 // groups, 32))
+  both = jax.grad(lambda x, k: (conv(x, k) ** 2).sum(), (0, 1))
+  assert flops.count(conv, x, kernel) == pytest.approx(xla(conv, x, kernel), rel=0.02)
+  if groups == 1:
+    assert flops.count(both, x, kernel) == pytest.approx(xla(both, x, kernel), rel=0.05)
+
+
+def test_loops_are_multiplied_out():
+  a = jnp.ones((4, 4))
+  loop = lambda a: jax.lax.scan(lambda c, _: (c @ a, None), a, None, length=6)[0]  # noqa: E731
+  assert flops.count(jax.jit(loop), a) == 6 * 2 * 4**3
+
+
+def test_the_step_costs_what_its_networks_do_and_no_gradient_is_wasted():
+  """The step against its parts: G forward, 3 times G, and D on twice the batch; and against XLA's own count."""
+  config = tiny_config()
+  config.gen.attention = ()
+  config.disc.ch = config.gen.ch = 8  # wide enough for the convolutions to dominate
+  recipe = train_step.make_recipe(config, unroll=True)
+  key = jax.random.key(0)
+  state = jax.eval_shape(lambda p: train_step.init_state(recipe, p, key), models.shapes(config))
+  batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, random_batch(config)))
+  step = flops.count(functools.partial(train_step.train_step, recipe), state, batch, key)
+
+  b, data = config.train.batch_size, config.data
+  z, label = jnp.zeros((b, config.gen.z_dim)), jnp.zeros((b,), jnp.int32)
+  video = jnp.zeros((b, data.frames, data.resolution, data.resolution, 3))
+  gen = lambda p, z, y: recipe.gen.apply({'params': p}, z, y, train=True)  # noqa: E731
+  disc = lambda p, v, y: sum(recipe.disc.apply({'params': p}, v[:, :3], v, y).values()).sum()  # noqa: E731
+  g = flops.count(gen, state.gen.params, z, label)
+  g_all = flops.count(jax.grad(lambda p: gen(p, z, label).sum()), state.gen.params)
+  d_params = flops.count(jax.grad(disc), state.disc.params, video, label)
+  d_video = flops.count(jax.grad(disc, 1), state.disc.params, video, label)
+  parts = config.train.d_steps * (g + 2 * d_params) + g_all + d_video
+  assert step == pytest.approx(parts, rel=0.03)  # spectral norm is the rest
+  assert step < 1.03 * parts

@@ -1,0 +1,89 @@
+import subprocess
+import sys
+
+import pytest
+
+from configs import default
+from dvd_gan import validation
+from dvd_gan.errors import UsageError
+from tests.conftest import ROOT, tiny_config
+
+
+def program(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'dvd_gan.main', *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config=configs/smoke.py', '--config.train.stesp=3', '--workdir=x'], 'stesp'),
+    (['--config=configs/nothing.py', '--workdir=x'], 'configs/nothing.py'),
+    (['--config=configs/smoke.py', '--config.train.steps=many', '--workdir=x'], 'steps'),
+    (['--config=configs/smoke.py', '--mode=fly', '--workdir=x'], 'mode'),
+    (['--config=configs/smoke.py', '--config.data.resolution=24', '--workdir=x'], 'data.resolution=24'),
+    (['--config=configs/smoke.py', '--config.train.batch_size=12', '--workdir=x'], '8 devices'),
+    (['--config=configs/smoke.py'], '--workdir'),
+    (['--config=configs/smoke.py', '--mode=evaluate', '--workdir=x'], 'not here yet'),
+    (['--config=configs/smoke.py', '--mode=sample', '--workdir={tmp}/none'], 'no checkpoint'),
+    (['--config=configs/kinetics600_64x12.py', '--mode=prepare'], 'kinetics600 is not here yet'),
+    (['--config=configs/video_folder.py', '--workdir={tmp}'], 'data.source=FOLDER'),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+  result = program(*(argument.format(tmp=tmp_path) for argument in arguments))
+  told = [line for line in result.stderr.splitlines() if line]
+  assert result.returncode == 2, result.stderr
+  assert len(told) == 1 and told[0].startswith('error: ') and message in told[0], result.stderr
+  assert not (ROOT / 'x').exists()
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('data.resolution', 4, '4 \\* 2\\^n'),
+    ('data.resolution', 48, '4 \\* 2\\^n'),
+    ('data.frames', 3, 'needs 4'),
+    ('disc.frames_k', 6, 'frames_k=6'),
+    ('disc.frames_k', 0, 'frames_k=0'),
+    ('gen.multipliers', (4, 2), 'need 3'),
+    ('disc.multipliers', (1, 1, 1, 1, 1, 1), 'allow 3 to 4'),
+    ('disc.pool', 3, 'disc.pool=3'),
+    ('gen.activation', 'gelu', 'relu, tanh'),
+    ('gen.upsampling', 'cubic', 'bilinear or nearest'),
+    ('dtype', 'float16', 'bfloat16'),
+    ('mesh.shard', 2, 'mesh.shard=2'),
+    ('mesh.loops', 'both', 'mesh.loops'),
+    ('train.batch_size', 12, '8 devices'),
+    ('train.steps', 0, 'train.steps=0'),
+    ('train.sample_every', -1, 'sample_every'),
+    ('sample.classes', (0, 3), 'sample.classes'),
+    ('sample.truncation', (-1.0,), 'truncation'),
+    ('sample.fps', 0.0, 'fps'),
+  ],
+)
+def test_a_config_that_cannot_work_is_told(field, value, message):
+  config = tiny_config()
+  validation.validate(config)
+  group, _, name = field.rpartition('.')
+  (config[group] if group else config)[name] = value
+  with pytest.raises(UsageError, match=message) as error:
+    validation.validate(config)
+  assert '\n' not in str(error.value)
+
+
+def test_a_resolution_without_default_widths_is_told():
+  config = default.get_config()
+  config.train.batch_size = 8
+  config.data.resolution = 512
+  with pytest.raises(UsageError, match='give gen.multipliers'):
+    validation.validate(config)
+
+
+def test_the_networks_and_the_step_import_no_tensorflow():
+  code = (
+    'import sys, dvd_gan.models, dvd_gan.train_step, dvd_gan.losses, dvd_gan.sample, dvd_gan.benchmark;'
+    'sys.exit(any(name.split(".")[0] in ("tensorflow", "clu", "tensorflow_datasets") for name in sys.modules))'
+  )
+  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0

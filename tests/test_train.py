@@ -1,0 +1,200 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from dvd_gan import checkpoint, sharding, train
+from dvd_gan.errors import UsageError
+from dvd_gan.writer import Progress
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(config, tmp_path, monkeypatch):
+  """Trains the tiny config on one device from an array file; keyword arguments are fields of `train`."""
+  rng = np.random.default_rng(0)
+  config.data.name = 'array_file'
+  config.data.source = str(tmp_path / 'clips.npz')
+  np.savez(config.data.source, video=rng.integers(0, 256, (20, 7, 16, 16, 3), np.uint8), label=np.arange(20) % 3)
+  make_mesh = sharding.make_mesh
+  monkeypatch.setattr(sharding, 'make_mesh', lambda shard: make_mesh(shard, jax.devices()[:1]))
+
+  def call(name, **fields):
+    for field, value in fields.items():
+      config.train[field] = value
+    return train.train(config, epath.Path(tmp_path / name))
+
+  call.config, call.folder = config, tmp_path
+  return call
+
+
+def lines(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def saved(config, workdir, step):
+  """All arrays of a checkpoint."""
+  from dvd_gan import sample, train_step
+
+  recipe = train_step.make_recipe(config, unroll=False)
+  mesh = sharding.make_mesh(1)
+  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints')
+  state = train.initial_state(config, recipe, mesh, checkpoints)
+  assert int(state.step) == step
+  everywhere = sharding.replicated(mesh)
+  form = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), sample.abstract_standing(config)
+  )
+  state, standing = checkpoints.restore(step, state, form)
+  checkpoints.close()
+  return jax.tree.map(np.asarray, (state, standing))
+
+
+def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
+  assert run('whole', steps=4) == 0
+  assert run('parts', steps=2) == 0
+  # Lines beyond the checkpoint, as a killed run leaves them, and one cut short.
+  with (run.folder / 'parts' / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 3, "gen_loss_spatial": 1.0}\n{"step": 4, "gen')
+  assert run('parts', steps=4) == 0
+  assert 'resuming' in capsys.readouterr().out
+  whole, parts = (saved(run.config, run.folder / name, 4) for name in ('whole', 'parts'))
+  jax.tree.map(np.testing.assert_array_equal, whole, parts)
+  assert lines(run.folder / 'whole') == lines(run.folder / 'parts')
+  assert [line['step'] for line in lines(run.folder / 'parts')] == [1, 2, 3, 4]
+
+
+def test_a_run_leaves_what_the_readme_says(run, capsys):
+  run('run', steps=2, sample_every=2)
+  workdir = run.folder / 'run'
+  names = {path.name for path in workdir.iterdir()}
+  assert {'config.json', 'metrics.jsonl', 'checkpoints', 'samples'} <= names
+  assert any(name.startswith('events.') for name in names)
+  assert {p.name for p in (workdir / 'samples').iterdir()} == {'step_00000002.mp4', 'step_00000002.gif'}
+  record = json.loads((workdir / 'config.json').read_text())
+  assert record['config']['train']['steps'] == 2 and record['versions']['jax'] == jax.__version__
+  progress = capsys.readouterr().err
+  for word in ('step 2/2', 'steps/s', 'left', 'D_S', 'G_T', 'input wait'):
+    assert word in progress
+  # The moving grid is in TensorBoard's image page.
+  from tensorboard.backend.event_processing import event_accumulator
+
+  events = event_accumulator.EventAccumulator(str(workdir), size_guidance={'tensors': 0})
+  events.Reload()
+  assert 'samples' in events.Tags()['tensors'] and 'gen_loss_spatial' in events.Tags()['tensors']
+  assert events.Tensors('samples')[0].tensor_proto.string_val[2].startswith(b'GIF89a')
+
+
+def test_a_changed_model_is_refused_unless_told(run):
+  run('run', steps=2)
+  run.config.disc.frames_k = 2
+  with pytest.raises(UsageError, match='disc.frames_k=3, not 2.*allow_config_change'):
+    run('run', steps=4)
+  assert run('run', steps=3, allow_config_change=True) == 0
+  run.config.gen.ch = 3
+  with pytest.raises(UsageError, match='does not fit this config'):
+    run('run', steps=4)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_with_42(run, monkeypatch, capsys, number):
+  show = Progress.show
+
+  def interrupt(self, step, *args, **kwargs):
+    show(self, step, *args, **kwargs)
+    if step == 1:
+      os.kill(os.getpid(), number)
+
+  monkeypatch.setattr(Progress, 'show', interrupt)
+  assert run('run', steps=4) == train.PREEMPTED == 42
+  told = capsys.readouterr().out
+  assert lines(run.folder / 'run')[-1]['step'] == 2
+  assert saved(run.config, run.folder / 'run', 2)[0].step == 2
+  assert f'stopped by {signal.Signals(number).name} at step 2' in told
+  assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_non_finite_step_stops_after_the_last_good_checkpoint(run, monkeypatch):
+  run('run', steps=2)
+  before = saved(run.config, run.folder / 'run', 2)
+  make = train.train_step.make_recipe
+  monkeypatch.setattr(
+    train.train_step,
+    'make_recipe',
+    lambda config, unroll: make(config, unroll=unroll)._replace(gen_opt=_poison(config)),
+  )
+  with pytest.raises(train.NonFiniteError, match='step 3: the state not finite; the last good checkpoint is step 2'):
+    run('run', steps=9, checkpoint_every=1)
+  # The losses of step 3 were finite, its update was not: it must not be saved.
+  newest = checkpoint.Checkpoints(run.folder / 'run' / 'checkpoints').newest()
+  assert newest == 2
+  jax.tree.map(np.testing.assert_array_equal, before, saved(run.config, run.folder / 'run', 2))
+
+
+def _poison(config):
+  """Adam whose updates are NaN."""
+  import optax
+
+  from dvd_gan import train_step
+
+  adam = train_step.adam(config.train.gen_lr, config.train.b1, config.train.b2)
+  return optax.GradientTransformation(
+    adam.init, lambda *args: (jax.tree.map(lambda leaf: leaf * np.nan, (out := adam.update(*args))[0]), out[1])
+  )
+
+
+def test_an_unwritable_workdir_is_one_line(run):
+  (run.folder / 'file').write_text('')
+  with pytest.raises(UsageError, match='cannot write'):
+    run('file/run', steps=2)
+
+
+def test_only_the_newest_checkpoints_stay(run):
+  run('run', steps=4, checkpoint_every=1, keep_checkpoints=2)
+  assert sorted(int(path.name) for path in (run.folder / 'run' / 'checkpoints').iterdir()) == [3, 4]
+
+
+def test_the_program_without_tensorflow_trains_stops_resumes_and_samples(run):
+  """In processes of their own: `array_file` needs neither TensorFlow nor clu, and SIGTERM is a real one."""
+  config = run.config
+  fields = ['resolution', 'frames', 'num_classes', 'name', 'source']
+  overrides = [f'--config.data.{field}={config.data[field]}' for field in fields]
+  overrides += ['--config.gen.ch=2', '--config.gen.multipliers=(4,2,2)', '--config.disc.multipliers=(1,2,2)']
+  overrides += ['--config.disc.ch=4', '--config.disc.frames_k=3', '--config.train.batch_size=8']
+  overrides += [
+    '--config.mesh.loops=scan',
+    '--config.train.steps=100000',
+    '--config.train.log_every=1',
+    '--config.sample.statistics_batches=2',
+  ]
+  overrides += ['--config.sample.num=3', '--config.sample.batch_size=4']
+  missing = 'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "clu", "tensorflow_datasets"]));'
+  program = [sys.executable, '-c', missing + 'from dvd_gan import main; main.run()']
+  workdir = run.folder / 'process'
+  command = [*program, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
+  env = {**os.environ, 'XLA_FLAGS': ''}
+
+  process = subprocess.Popen([*command, '--mode=train'], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+  deadline = time.monotonic() + 300
+  while not (workdir / 'metrics.jsonl').exists() or len(lines(workdir)) < 2:
+    assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+    time.sleep(0.2)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 42, errors
+  reached = lines(workdir)[-1]['step']
+
+  done = [*command, '--mode=train', f'--config.train.steps={reached + 1}']
+  assert subprocess.run(done, cwd=ROOT, env=env, check=False).returncode == 0
+  assert [line['step'] for line in lines(workdir)] == list(range(1, reached + 2))
+  subprocess.run([*command, '--mode=sample', '--config.sample.each=True'], cwd=ROOT, env=env, check=True)
+  written = sorted(path.name for path in (workdir / 'samples').iterdir())
+  stem = f'step_{reached + 1:08d}_truncation_1_seed_0'
+  assert f'{stem}.mp4' in written and f'{stem}_00002_class_002.gif' in written

@@ -1,0 +1,52 @@
+import io
+import sys
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from dvd_gan import video
+
+
+def _clips(n=5, t=4, h=10, w=12):
+  return np.random.default_rng(0).integers(0, 256, (n, t, h, w, 3), np.uint8)
+
+
+def test_grid_places_videos_row_by_row_and_enlarges_small_ones():
+  clips = _clips()
+  grid = video.grid(clips, columns=3)
+  scale = 10  # 96 / 10, rounded up
+  assert grid.shape == (4, 2 * 10 * scale, 3 * 12 * scale, 3)
+  small = grid[:, ::scale, ::scale]
+  np.testing.assert_array_equal(small[:, :10, 12:24], clips[1])
+  np.testing.assert_array_equal(small[:, 10:, 12:24], clips[4])
+  assert not small[:, 10:, 24:].any()
+
+
+def test_mp4_is_h264_yuv420p_of_all_frames_at_any_size(tmp_path):
+  clip = np.repeat(np.arange(0, 250, 50, dtype=np.uint8), 9 * 11 * 3).reshape(5, 9, 11, 3)
+  with av.open(io.BytesIO(video.mp4(clip, 12))) as container:
+    stream = container.streams.video[0]
+    assert stream.codec_context.name == 'h264' and stream.pix_fmt == 'yuv420p' and stream.average_rate == 12
+    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(stream)]
+  assert len(frames) == 5 and frames[0].shape == (10, 12, 3)
+  assert abs(np.stack(frames)[:, :9, :11].astype(int) - clip).max() < 8
+
+
+def test_gif_moves_and_repeats():
+  clip = _clips(1)[0] // 128 * 255  # eight colours survive the palette
+  picture = Image.open(io.BytesIO(video.gif(clip, 10)))
+  assert picture.n_frames == 4 and picture.info['loop'] == 0 and picture.info['duration'] == 100
+  for t in range(4):
+    picture.seek(t)
+    np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), clip[t])
+
+
+def test_without_pyav_there_is_a_gif_and_one_warning(tmp_path, monkeypatch):
+  from etils import epath
+
+  monkeypatch.setitem(sys.modules, 'av', None)
+  with pytest.warns(UserWarning, match='GIF only') as warned:
+    written = video.write(epath.Path(tmp_path) / 'clip', _clips(1)[0], 10)
+  assert len(warned) == 1 and written == [str(tmp_path / 'clip.gif')] and (tmp_path / 'clip.gif').exists()
