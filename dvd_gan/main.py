@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from dvd_gan import validation
 from dvd_gan.errors import UsageError
 
+STOPPED = 42  # exit code: by a signal
 MODES = ('prepare', 'train', 'sample', 'evaluate', 'dry_run')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/default.py', 'The config, a file with get_config().')
@@ -52,15 +53,16 @@ def run() -> None:
   # TensorFlow tells of its CPU kernels on stderr at every start; it only decodes pictures here.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  # orbax tells every save in forty lines, TFDS its whole configuration as a warning.
+  logging.set_verbosity(logging.ERROR)
   # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.
-  logging.set_verbosity(logging.WARNING)  # orbax tells every save in forty lines; --verbosity=0 brings them back
   if not jax.config.jax_compilation_cache_dir:
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dvd_gan', 'jax'))
   try:
     app.run(_guarded, flags_parser=_parse_flags)
-  except UsageError as error:
-    _fail(error)
+  except KeyboardInterrupt:  # outside the loop, where there is nothing to save
+    sys.exit(STOPPED)
 
 
 def _guarded(argv: list[str]) -> None:

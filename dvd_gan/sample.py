@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import models, train_step, video
+from dvd_gan import models, record, train_step, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
@@ -104,10 +104,12 @@ def sample(config: Any, workdir: epath.Path) -> None:
   Raises:
     UsageError: if there is no checkpoint.
   """
-  checkpoints = Checkpoints(workdir / 'checkpoints')
-  step = config.sample.step or checkpoints.newest()
+  folder = workdir / 'checkpoints'
+  checkpoints = Checkpoints(folder) if folder.exists() else None
+  step = checkpoints and (config.sample.step or checkpoints.newest())
   if step is None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
+  record.check(config, workdir)
   recipe = train_step.make_recipe(config, unroll=False)
   shapes = jax.eval_shape(
     functools.partial(train_step.init_state, recipe), models.shapes(config), jax.random.key(config.seed)

@@ -1,8 +1,6 @@
 """The training loop."""
 
 import functools
-import importlib.metadata
-import json
 import os
 import signal
 from typing import Any
@@ -12,16 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import models, sharding, train_step, video
+from dvd_gan import models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
-from dvd_gan.errors import UsageError
 from dvd_gan.writer import Progress, Writer
 
 PREEMPTED = 42  # exit code: stopped by a signal, everything saved
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
-            'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
 
 
 class NonFiniteError(Exception):
@@ -35,15 +30,16 @@ def train(config: Any, workdir: epath.Path) -> int:
     0 when done, 42 when stopped by SIGTERM or Ctrl-C after saving.
 
   Raises:
-    UsageError: see `open_source`, `check_model`.
+    UsageError: see `pipeline.open_source`, `record.open_workdir`, `Checkpoints.restore`.
     NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
   """
   source = pipeline.open_source(config)
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
-  record_config(config, workdir)
+  record.open_workdir(config, workdir)
   checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
   state = initial_state(config, recipe, mesh, checkpoints)
+  record.write(config, workdir)  # now that the checkpoint is known to fit
   first_step = int(state.step)
   writer = Writer(workdir, first_step)
   batches = pipeline.Batches(config, source, mesh, first_step)
@@ -73,10 +69,12 @@ def train(config: Any, workdir: epath.Path) -> int:
       last = step == config.train.steps or bool(stop)
       save_now = step % config.train.checkpoint_every == 0 or last
       sample_now = config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps)
-      if step % config.train.log_every == 0 or last:
+      log_now = step % config.train.log_every == 0 or last
+      if log_now or save_now or sample_now:
+        check_finite(metrics, step, checkpoints)
+      if log_now:
         writer.scalars(step, jax.device_get(metrics))
       if save_now or sample_now:
-        check_finite(metrics, step, checkpoints)
         check_finite({'finite': all_finite(state)}, step, checkpoints)
         sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
         standing = sampler.standing()
@@ -85,7 +83,6 @@ def train(config: Any, workdir: epath.Path) -> int:
         if sample_now:
           write_samples(sampler, standing, workdir, step, writer)
       progress.show(step, metrics, batches.waited, force=last)
-    check_finite(metrics, step, checkpoints)
   finally:
     batches.close()
     checkpoints.close()
@@ -111,49 +108,6 @@ def initial_state(
   shapes = jax.eval_shape(init, models.shapes(config), key)
   wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
   return checkpoints.restore(newest, wanted)[0]
-
-
-def record_config(config: Any, workdir: epath.Path) -> None:
-  """Writes config.json, with package versions, after checking that an earlier one has the same model.
-
-  Raises:
-    UsageError: if the model's fields differ and `train.allow_config_change` is off, or workdir cannot be written.
-  """
-  path = workdir / 'config.json'
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not config.train.allow_config_change:
-      check_model(config, json.loads(path.read_text())['config'], workdir)
-    if jax.process_index() == 0:
-      record = {'config': json.loads(config.to_json_best_effort()), 'versions': versions()}
-      path.write_text(json.dumps(record, indent=2) + '\n')
-  except OSError as error:
-    raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
-
-
-def check_model(config: Any, earlier: dict[str, Any], workdir: epath.Path) -> None:
-  """Raises UsageError naming the first field of the model that differs from the run's earlier config."""
-  now = json.loads(config.to_json_best_effort())
-  model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
-  model += [('data', field) for field in ('resolution', 'frames', 'num_classes')]
-  for group, field in model:
-    old, new = earlier.get(group, {}).get(field), now[group][field]
-    if old != new:
-      raise UsageError(
-        f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
-        '--config.train.allow_config_change=True'
-      )
-
-
-def versions() -> dict[str, str]:
-  """Installed versions of the packages that decide results."""
-  found = {}
-  for name in PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
 
 
 def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:

@@ -47,12 +47,12 @@ def saved(config, workdir, step):
   mesh = sharding.make_mesh(1)
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints')
   state = train.initial_state(config, recipe, mesh, checkpoints)
-  assert int(state.step) == step
   everywhere = sharding.replicated(mesh)
   form = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), sample.abstract_standing(config)
   )
   state, standing = checkpoints.restore(step, state, form)
+  assert int(state.step) == step
   checkpoints.close()
   return jax.tree.map(np.asarray, (state, standing))
 
@@ -60,6 +60,9 @@ def saved(config, workdir, step):
 def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
   assert run('whole', steps=4) == 0
   assert run('parts', steps=2) == 0
+  # A checkpoint written while the run goes on, its arrays donated to the next step, is that of one that stopped there.
+  whole, parts = (saved(run.config, run.folder / name, 2) for name in ('whole', 'parts'))
+  jax.tree.map(np.testing.assert_array_equal, whole, parts)
   # Lines beyond the checkpoint, as a killed run leaves them, and one cut short.
   with (run.folder / 'parts' / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 3, "gen_loss_spatial": 1.0}\n{"step": 4, "gen')
@@ -101,6 +104,9 @@ def test_a_changed_model_is_refused_unless_told(run):
   run.config.gen.ch = 3
   with pytest.raises(UsageError, match='does not fit this config'):
     run('run', steps=4)
+  # The failed attempt changed nothing: the run goes on as before.
+  run.config.gen.ch = 2
+  assert run('run', steps=4, allow_config_change=False) == 0
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

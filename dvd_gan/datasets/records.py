@@ -1,5 +1,7 @@
 """Batches from prepared TFDS record files, by tf.data: only the bytes of a window are read and decoded."""
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -7,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from etils import epath
 
 from dvd_gan.datasets import index, moving_shapes, video_folder, window
@@ -49,8 +52,12 @@ def open_records(config: Any) -> 'Records':
   folder = epath.Path(builder.data_dir)
   if not folder.exists():
     print(f'preparing {config.data.name} in {folder}', file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+      tfds.disable_progress_bar()
     try:
-      builder.download_and_prepare()
+      # TFDS says on stdout that it downloads, which it does not here.
+      with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
     except OSError as error:
       raise UsageError(f'cannot prepare {config.data.name} in {folder}: {error}') from None
     rejects = getattr(builder, 'rejects', [])

@@ -1,0 +1,69 @@
+"""config.json: what a run was started with, and whether it may go on."""
+
+import importlib.metadata
+import json
+from typing import Any
+
+import jax
+from etils import epath
+
+from dvd_gan.errors import UsageError
+
+FILE = 'config.json'
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
+            'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
+
+
+def open_workdir(config: Any, workdir: epath.Path) -> None:
+  """Makes the workdir, or makes sure that the run in it had the same model (unless `train.allow_config_change`).
+
+  Raises:
+    UsageError: if the model's fields differ, or the workdir cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not config.train.allow_config_change:
+      check(config, workdir)
+    if not (workdir / FILE).exists():
+      write(config, workdir)
+  except OSError as error:
+    raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
+
+
+def write(config: Any, workdir: epath.Path) -> None:
+  """Writes config.json: the config and the versions of the packages, from the first process."""
+  if jax.process_index() == 0:
+    content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions()}
+    (workdir / FILE).write_text(json.dumps(content, indent=2) + '\n')
+
+
+def check(config: Any, workdir: epath.Path) -> None:
+  """Raises UsageError naming the first field of the model that differs from the config that `workdir` was trained with."""
+  path = workdir / FILE
+  if not path.exists():
+    return
+  try:
+    earlier = json.loads(path.read_text())['config']
+  except (ValueError, KeyError) as error:
+    raise UsageError(f'{path} is damaged ({error}); it is written anew once it is gone') from None
+  now = json.loads(config.to_json_best_effort())
+  model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
+  model += [('data', field) for field in ('resolution', 'frames', 'num_classes')]
+  for group, field in model:
+    old, new = earlier.get(group, {}).get(field), now[group][field]
+    if old != new:
+      raise UsageError(
+        f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
+        '--config.train.allow_config_change=True'
+      )
+
+
+def versions() -> dict[str, str]:
+  """Installed versions of the packages that decide results."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
