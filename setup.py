@@ -9,7 +9,7 @@ setup(
   name='dvd-gan',
   version='0.1.0',
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
-  python_requires='>=3.11',
+  python_requires='>=3.11,<3.14',
   packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'configs'],
   install_requires=[
     'jax>=0.10.2',

@@ -1,7 +1,9 @@
 """Kinetics-600 class-conditional synthesis at 64x64, 12 frames, stride 2.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/kinetics600_64x12.py --workdir=gs://BUCKET/RUN
-Hardware: 32 to 512 TPU replicas, 12 to 96 hours (the paper). Expected: FID 0.85, IS 53.81; at the best-IS truncation FID 7.13, IS 187.23 (paper). Measured: not run.
+Hardware: 32 to 512 TPU replicas, 12 to 96 hours (the paper).
+Expected: FID 0.85, IS 53.81; at the best-IS truncation FID 7.13, IS 187.23 (paper).
+Measured: not run.
 """
 
 from configs import default
@@ -12,9 +14,5 @@ def get_config():
   config.dtype = 'bfloat16'
   config.data.name = 'kinetics600'
   config.data.num_classes = 600
-  config.data.resolution = 64
-  config.data.frames = 12
   config.data.stride = 2
-  config.gen.ch = 128
-  config.disc.ch = 128
   return config

@@ -1,20 +1,15 @@
 """Kinetics-600 class-conditional synthesis at 64x64, 48 frames, stride 2.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/kinetics600_64x48.py --workdir=gs://BUCKET/RUN
-Hardware: 32 to 512 TPU replicas, 12 to 96 hours (the paper). Expected: FID 13.75, IS 104.09; at the best-IS truncation FID 47.86, IS 264.12 (paper). Measured: not run.
+Hardware: 32 to 512 TPU replicas, 12 to 96 hours (the paper).
+Expected: FID 13.75, IS 104.09; at the best-IS truncation FID 47.86, IS 264.12 (paper).
+Measured: not run.
 """
 
-from configs import default
+from configs import kinetics600_64x12
 
 
 def get_config():
-  config = default.get_config()
-  config.dtype = 'bfloat16'
-  config.data.name = 'kinetics600'
-  config.data.num_classes = 600
-  config.data.resolution = 64
+  config = kinetics600_64x12.get_config()
   config.data.frames = 48
-  config.data.stride = 2
-  config.gen.ch = 128
-  config.disc.ch = 128
   return config

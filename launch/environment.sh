@@ -1,20 +1,20 @@
 # Sourced by the scripts beside it: makes .venv once for each setup.py and puts it on PATH.
 # shellcheck shell=bash
-#   PYTHON=python3.12   the interpreter to build it with, 3.11 or newer
+#   PYTHON=python3.12   the interpreter to build it with, 3.11 to 3.13
 #   VENV=DIR            where to make it, in place of .venv
 
 environment() {  # environment EXTRAS, e.g. "[test]"
   local venv=${VENV:-.venv} python=${PYTHON:-} candidate stamp
   if [ -z "$python" ]; then
     for candidate in python3 python3.13 python3.12 python3.11; do
-      if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
         python=$candidate
         break
       fi
     done
   fi
   if [ -z "$python" ]; then
-    echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2
+    echo "error: no Python 3.11, 3.12 or 3.13 found; name one with PYTHON=..." >&2
     exit 2
   fi
   # The stamp is written last: an interrupted installation is done again.
