@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
   gen.multipliers = ()  # width of the stem, then of each unit, in units of ch; empty for the paper's at this resolution
   gen.z_dim = 120  # of the latent
   gen.embed_dim = 120  # of the class embedding e(y)
-  gen.attention = ()  # resolutions whose unit gets separable self-attention between its two blocks, e.g. (32,)
+  gen.attention = (32,)  # resolutions whose unit gets separable self-attention before its second block; () for none
   gen.upsampling = 'bilinear'  # or nearest
   gen.activation = 'relu'  # of the ConvGRU's candidate: relu (the paper) or tanh
   gen.bn_over_time = False  # ablation: pool batch statistics over time
@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.ema_start = 20_000  # step from which they average; until then they equal the weights
   train.log_every = 100  # steps between lines of metrics
   train.checkpoint_every = 2_000  # steps between checkpoints; the last step always has one
-  train.keep_checkpoints = 3  # newest ones kept
+  train.keep_checkpoints = 3  # newest ones kept; 0 for all
   train.sample_every = 2_000  # steps between grids of samples; 0 for none
   train.allow_config_change = False  # resume although the model's fields differ from the checkpoint's
 
@@ -73,6 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
   sample.fps = 12.0  # of the files written
   sample.each = False  # write each video to a file of its own too
   sample.statistics_batches = 32  # batches that the standing statistics average
+  sample.statistics_batch_size = 32  # videos in each of them
   sample.video = ''  # a prediction model's own clip to continue (not here yet)
 
   config.eval = evaluation = ml_collections.ConfigDict()

@@ -13,5 +13,6 @@ def get_config():
   config = kinetics600_64x12.get_config()
   config.data.resolution = 128
   config.gen.ch = 96
+  config.gen.attention = (64,)
   config.disc.ch = 96
   return config

@@ -14,5 +14,6 @@ def get_config():
   config.data.resolution = 128
   config.data.frames = 48
   config.gen.ch = 96
+  config.gen.attention = (64,)
   config.disc.ch = 96
   return config

@@ -13,5 +13,6 @@ def get_config():
   config = kinetics600_64x12.get_config()
   config.data.resolution = 256
   config.gen.ch = 96
+  config.gen.attention = (128,)
   config.disc.ch = 96
   return config

@@ -12,6 +12,7 @@ def get_config():
   config.data.resolution = 32
   config.data.frames = 8
   config.gen.ch = 4
+  config.gen.attention = ()
   config.gen.multipliers = (16, 12, 6, 4)
   config.disc.ch = 4
   config.disc.multipliers = (3, 6, 12, 16)

@@ -13,6 +13,7 @@ def get_config():
   config.data.frames = 8
   config.data.clips = 3000
   config.gen.ch = 8
+  config.gen.attention = (8,)
   config.disc.ch = 8
   config.disc.frames_k = 4
   config.train.batch_size = 16

@@ -16,5 +16,6 @@ def get_config():
   config.data.frames = 16
   config.data.flip = True
   config.gen.ch = 96
+  config.gen.attention = (64,)
   config.disc.ch = 96
   return config

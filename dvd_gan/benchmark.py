@@ -35,22 +35,22 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   """Compiles and times the train step of a config on all devices, on random videos.
 
   Returns:
-    step_s (median), step_s_min, compile_s, model_tflop (analytic, one step), clips_per_s (real videos consumed by the
-    D steps and the G step's fakes: batch size over step_s), matmul_gflops (f32 in float32 configs, measured in the
+    step_s (median), step_s_min, compile_s, model_tflop (analytic, one step), clips_per_s (batch size over step_s: each
+    of the step's D and G updates sees as many), matmul_gflops (f32 in float32 configs, measured in the
     same run, before and after), share_of_matmul_rate, and what was measured.
   """
   validation.validate(config)
+  validation.validate_batch(config)
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
   everywhere = sharding.replicated(mesh)
-  key = jax.random.key(config.seed)
+  key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=everywhere)()
   state = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)(models.init(config), key)
   data, d_steps, size = config.data, config.train.d_steps, config.train.batch_size
   rng = np.random.default_rng(0)
   video = rng.integers(0, 256, (d_steps, size, data.frames, data.resolution, data.resolution, 3), np.uint8)
   label = rng.integers(0, data.num_classes, (d_steps, size), np.int32)
   batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
-  key = jax.device_put(key, everywhere)
 
   step = functools.partial(train_step.train_step, recipe)
   flop = flops.count(step, state, batch, key)

@@ -16,16 +16,21 @@ class Checkpoints:
     """Opens `folder`, making it if need be; the newest `keep` steps stay, all if 0."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, enable_async_checkpointing=True)
     self.folder = epath.Path(folder)
-    self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state', 'standing'))
+    try:
+      self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state', 'standing'))
+    except OSError as error:
+      raise UsageError(f'cannot open checkpoints in {self.folder}: {error}') from None
 
   def newest(self) -> int | None:
     """The newest step saved, or None."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any, standing: Any) -> None:
+  def save(self, step: int, state: Any, standing: Any = None) -> None:
     """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is."""
     if step not in self._manager.all_steps():
-      items = {'state': ocp.args.StandardSave(state._asdict()), 'standing': ocp.args.StandardSave(standing)}
+      items = {'state': ocp.args.StandardSave(state._asdict())}
+      if standing is not None:
+        items['standing'] = ocp.args.StandardSave(standing)
       self._manager.save(step, args=ocp.args.Composite(**items))
 
   def restore(self, step: int, state: Any, standing: Any = None) -> tuple[Any, Any]:
@@ -37,7 +42,7 @@ class Checkpoints:
       standing: the same for the standing statistics; None to leave them.
 
     Returns:
-      (state, standing).
+      (state, standing), None for statistics that were not asked for or not saved.
 
     Raises:
       UsageError: if the step is not there or its arrays have other shapes.
@@ -45,13 +50,16 @@ class Checkpoints:
     if step not in self._manager.all_steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {sorted(self._manager.all_steps())}')
     items = {'state': ocp.args.StandardRestore(_abstract(state._asdict()))}
-    if standing is not None:
+    if standing is not None and (self.folder / str(step) / 'standing').exists():
       items['standing'] = ocp.args.StandardRestore(_abstract(standing))
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     except ValueError as error:
       first_line = str(error).strip().splitlines()[0]
-      raise UsageError(f'checkpoint {step} in {self.folder} does not fit this config: {first_line}') from error
+      raise UsageError(
+        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, train.b1 or data.num_classes '
+        f'must differ from the one it was trained with: {first_line}'
+      ) from error
     nets = {
       name: type(net)(**value) if isinstance(value := restored['state'][name], dict) else value
       for name, net in (('gen', state.gen), ('disc', state.disc))

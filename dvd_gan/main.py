@@ -33,7 +33,10 @@ def main(argv: list[str]) -> int:
     return 0
   if not _WORKDIR.value:
     raise UsageError(f'--mode={mode} needs --workdir=DIR')
-  workdir = epath.Path(os.path.abspath(_WORKDIR.value) if '://' not in _WORKDIR.value else _WORKDIR.value)
+  workdir = _WORKDIR.value
+  if '://' not in workdir:
+    workdir = os.path.abspath(os.path.expanduser(workdir))
+  workdir = epath.Path(workdir)
   if mode == 'sample':
     from dvd_gan import sample
 
@@ -41,6 +44,7 @@ def main(argv: list[str]) -> int:
     return 0
   from dvd_gan import train
 
+  validation.validate_batch(config)
   try:
     return train.train(config, workdir)
   except train.NonFiniteError as error:

@@ -14,18 +14,13 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 
             'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
 
 
-def open_workdir(config: Any, workdir: epath.Path) -> None:
-  """Makes the workdir, or makes sure that the run in it had the same model (unless `train.allow_config_change`).
-
-  Raises:
-    UsageError: if the model's fields differ, or the workdir cannot be written.
-  """
+def open_workdir(workdir: epath.Path) -> None:
+  """Makes the workdir; UsageError if it cannot be made or written."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    if not config.train.allow_config_change:
-      check(config, workdir)
-    if not (workdir / FILE).exists():
-      write(config, workdir)
+    probe = workdir / f'.probe-{jax.process_index()}'
+    probe.write_text('')
+    probe.unlink()
   except OSError as error:
     raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
 
@@ -50,7 +45,8 @@ def check(config: Any, workdir: epath.Path) -> None:
   model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
   model += [('data', field) for field in ('resolution', 'frames', 'num_classes')]
   for group, field in model:
-    old, new = earlier.get(group, {}).get(field), now[group][field]
+    new = now[group][field]
+    old = earlier.get(group, {}).get(field, new)  # a field younger than the run had its default then
     if old != new:
       raise UsageError(
         f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '

@@ -14,6 +14,7 @@ from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
 
 Tree = Any
+MAX_GRID = 64  # videos in a grid, so that it stays a size that players take
 STATISTICS_SEED = 0x57A7  # of the latents behind the standing statistics: the same for every model
 
 
@@ -32,7 +33,7 @@ class Sampler(NamedTuple):
     together (the mean of the variances plus the variance of the means), f32.
     """
     config = self.config
-    size = config.sample.batch_size
+    size = config.sample.statistics_batch_size
     total = None
     for i in range(config.sample.statistics_batches):
       rng = np.random.default_rng((STATISTICS_SEED, i))
@@ -109,7 +110,8 @@ def sample(config: Any, workdir: epath.Path) -> None:
   step = checkpoints and (config.sample.step or checkpoints.newest())
   if step is None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
-  record.check(config, workdir)
+  if not config.train.allow_config_change:
+    record.check(config, workdir)
   recipe = train_step.make_recipe(config, unroll=False)
   shapes = jax.eval_shape(
     functools.partial(train_step.init_state, recipe), models.shapes(config), jax.random.key(config.seed)
@@ -126,11 +128,11 @@ def sample(config: Any, workdir: epath.Path) -> None:
   folder = workdir / 'samples'
   folder.mkdir(parents=True, exist_ok=True)
   for truncation in config.sample.truncation:
-    # The stored statistics are those at truncation 1.
-    standing = stored if truncation == 1.0 else sampler.standing(truncation)
+    # The stored statistics are those at truncation 1; a run stopped by a signal left none.
+    standing = stored if truncation == 1.0 and stored is not None else sampler.standing(truncation)
     videos = sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
     name = f'step_{step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    files = video.write(folder / name, video.grid(videos), config.sample.fps)
+    files = video.write(folder / name, video.grid(videos[:MAX_GRID]), config.sample.fps)
     if config.sample.each:
       for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
         files += video.write(folder / f'{name}_{i:05d}_class_{label:03d}', one, config.sample.fps)

@@ -1,8 +1,10 @@
 """The training loop."""
 
+import contextlib
 import functools
 import os
 import signal
+import time
 from typing import Any
 
 import jax
@@ -36,8 +38,10 @@ def train(config: Any, workdir: epath.Path) -> int:
   source = pipeline.open_source(config)
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
-  record.open_workdir(config, workdir)
+  record.open_workdir(workdir)
   checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
+  if checkpoints.newest() is not None and not config.train.allow_config_change:
+    record.check(config, workdir)
   state = initial_state(config, recipe, mesh, checkpoints)
   record.write(config, workdir)  # now that the checkpoint is known to fit
   first_step = int(state.step)
@@ -45,30 +49,33 @@ def train(config: Any, workdir: epath.Path) -> int:
   batches = pipeline.Batches(config, source, mesh, first_step)
   step_fn = jax.jit(functools.partial(train_step.train_step, recipe), donate_argnums=0)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
-  seed_key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+  seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
   stop = StopSignal()
   progress = Progress(first_step, config.train.steps)
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 
   metrics, step, last = None, first_step, first_step >= config.train.steps
-  try:
+  with contextlib.ExitStack() as cleanup:
+    for end in (stop.restore, writer.close, checkpoints.close, batches.close):
+      cleanup.callback(end)  # in reverse, each also where another fails
     while not last:
       batch = next(batches)
       before = metrics
       state, metrics = step_fn(state, batch, seed_key)
       if step == first_step:
         jax.block_until_ready(metrics)
-        progress = Progress(first_step, config.train.steps)  # the rate leaves compilation out
+        progress = Progress(first_step + 1, config.train.steps)  # the rate leaves compilation out
         batches.waited = 0.0
       step += 1
       # One step late, so that the device never waits for the host.
       check_finite(before, step - 1, checkpoints)
 
-      # A signal is looked at here alone, so that the step that it ends on is always saved.
-      last = step == config.train.steps or bool(stop)
+      done = step == config.train.steps
+      stopping = bool(stop) and not done  # looked at here alone, so that the step that it ends on is always saved
+      last = done or stopping
       save_now = step % config.train.checkpoint_every == 0 or last
-      sample_now = config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps)
+      sample_now = config.train.sample_every and (done or step % config.train.sample_every == 0)
       log_now = step % config.train.log_every == 0 or last
       if log_now or save_now or sample_now:
         check_finite(metrics, step, checkpoints)
@@ -76,6 +83,10 @@ def train(config: Any, workdir: epath.Path) -> int:
         writer.scalars(step, jax.device_get(metrics))
       if save_now or sample_now:
         check_finite({'finite': all_finite(state)}, step, checkpoints)
+      if stopping:
+        # The grace period may be short: the state alone, `sample` makes up for the statistics.
+        checkpoints.save(step, state)
+      elif save_now or sample_now:
         sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
         standing = sampler.standing()
         if save_now:
@@ -83,11 +94,6 @@ def train(config: Any, workdir: epath.Path) -> int:
         if sample_now:
           write_samples(sampler, standing, workdir, step, writer)
       progress.show(step, metrics, batches.waited, force=last)
-  finally:
-    batches.close()
-    checkpoints.close()
-    writer.close()
-    stop.restore()
   if step < config.train.steps:
     say(f'stopped by {stop.name} at step {step}; saved. The same command goes on from there.')
     return PREEMPTED
@@ -148,16 +154,20 @@ def say(message: str) -> None:
 
 
 class StopSignal:
-  """True once SIGTERM or Ctrl-C has come; a second one ends the process at once."""
+  """True once SIGTERM or Ctrl-C has come; a second one, a second or more later, ends the process unsaved, with 1."""
 
   def __init__(self):
     self.name = ''
+    self._at = 0.0
     self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
 
   def _handle(self, number: int, _: Any) -> None:
-    if self.name:
-      os._exit(PREEMPTED)
-    self.name = signal.Signals(number).name
+    # A terminal and a supervisor may both pass on one stop.
+    if self.name and time.monotonic() - self._at > 1:
+      os._exit(1)
+    if not self.name:
+      self._at = time.monotonic()
+    self.name = self.name or signal.Signals(number).name
 
   def __bool__(self) -> bool:
     return bool(self.name)

@@ -49,19 +49,29 @@ def validate(config: Any) -> None:
     config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
   )
   _require(config.mesh.shard == 1, f'mesh.shard={config.mesh.shard}: sharding of the state is not here yet, only 1 is')
-  devices = jax.device_count()
+  places = [4 << i for i in range(units)]
+  _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units at {places} alone')
+  places = [res >> i for i in range(1, blocks)]
   _require(
-    train.batch_size > 0 and train.batch_size % devices == 0,
-    f'train.batch_size={train.batch_size} does not divide over the {devices} devices',
+    set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
   )
+  _require(train.batch_size >= 1, f'train.batch_size={train.batch_size} is less than 1')
+  _require(not sample.video, 'sample.video: prediction is not here yet')
   for group, field in (
     ('data', 'stride'), ('data', 'num_classes'), ('data', 'prefetch'), ('gen', 'ch'), ('disc', 'ch'),
     ('gen', 'z_dim'), ('gen', 'embed_dim'), ('train', 'steps'), ('train', 'd_steps'), ('train', 'log_every'),
-    ('train', 'checkpoint_every'), ('sample', 'num'), ('sample', 'batch_size'), ('sample', 'statistics_batches'),
+    ('train', 'checkpoint_every'), ('sample', 'num'), ('sample', 'batch_size'), ('sample', 'statistics_batches'), ('sample', 'statistics_batch_size'), ('data', 'clips'),
   ):  # fmt: skip
     value = config[group][field]
     _require(value >= 1, f'{group}.{field}={value} is less than 1')
-  _require(train.sample_every >= 0, f'train.sample_every={train.sample_every} is negative')
+  for group, field in (
+    ('train', 'sample_every'),
+    ('train', 'keep_checkpoints'),
+    ('sample', 'seed'),
+    ('data', 'threads'),
+  ):
+    _require(config[group][field] >= 0, f'{group}.{field}={config[group][field]} is negative')
+  _require(config.seed >= 0, f'seed={config.seed} is negative')
   _require(sample.fps > 0, f'sample.fps={sample.fps} is not positive')
   wrong = [label for label in sample.classes if not 0 <= label < data.num_classes]
   _require(not wrong, f'sample.classes: {wrong} not within 0 and data.num_classes - 1 = {data.num_classes - 1}')
@@ -69,6 +79,12 @@ def validate(config: Any) -> None:
     all(t >= 0 for t in sample.truncation) and len(sample.truncation) > 0,
     f'sample.truncation={tuple(sample.truncation)} needs standard deviations, 0 or more',
   )
+
+
+def validate_batch(config: Any) -> None:
+  """Raises UsageError if the batch of a train step cannot be split over this machine's devices."""
+  size, devices = config.train.batch_size, jax.device_count()
+  _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices')
 
 
 def _require(condition: bool, message: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -16,7 +17,11 @@ class Writer:
   """Metrics as JSON lines and, where clu and TensorFlow are installed, TensorBoard events."""
 
   def __init__(self, workdir: epath.Path, first_step: int):
-    """Opens `workdir/metrics.jsonl`, cut back to the steps up to `first_step`."""
+    """Opens `workdir/metrics.jsonl`, cut back to the steps up to `first_step`; only the first process writes."""
+    self._events = None
+    self._writes = jax.process_index() == 0
+    if not self._writes:
+      return
     self._path = workdir / 'metrics.jsonl'
     lines = self._path.read_text().splitlines() if self._path.exists() else []
     kept = [line for line in lines if _step_of(line) <= first_step]
@@ -27,6 +32,8 @@ class Writer:
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """One line, `step` in it, and the same scalars to TensorBoard."""
+    if not self._writes:
+      return
     line = json.dumps({'step': step, **{name: float(value) for name, value in values.items()}})
     if self._remote:  # object stores cannot append
       self._lines.append(line)
@@ -65,7 +72,7 @@ class Progress:
   def show(self, step: int, metrics: dict[str, Any], waited: float, *, force: bool = False) -> None:
     """Prints at most every few seconds; `metrics` are fetched from the device only then."""
     now = time.monotonic()
-    if not force and now - self._shown < PROGRESS_EVERY:
+    if jax.process_index() or (not force and now - self._shown < PROGRESS_EVERY):
       return
     self._shown = now
     elapsed = max(now - self._start, 1e-9)
@@ -109,4 +116,7 @@ def _events(workdir: epath.Path) -> Any:
   except ImportError:
     logging.info('clu or TensorFlow is not installed: metrics go to metrics.jsonl alone')
     return None
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
   return metric_writers.SummaryWriter(str(workdir))

@@ -51,6 +51,7 @@ def tiny_config():
   config.sample.num = 4
   config.sample.batch_size = 4
   config.sample.statistics_batches = 2
+  config.sample.statistics_batch_size = 4
   return config
 
 

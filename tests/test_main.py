@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from configs import default
-from dvd_gan import validation
+from dvd_gan import models, validation
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT, tiny_config
 
@@ -28,6 +28,7 @@ def program(*arguments):
     (['--config=configs/smoke.py', '--mode=evaluate', '--workdir=x'], 'not here yet'),
     (['--config=configs/smoke.py', '--mode=sample', '--workdir={tmp}/none'], 'no checkpoint'),
     (['--config=configs/kinetics600_64x12.py', '--mode=prepare'], 'kinetics600 is not here yet'),
+    (['--config=configs/smoke.py', '--config.data.name=array_file', '--mode=prepare'], 'data.source=FILE.npz'),
     (['--config=configs/video_folder.py', '--workdir={tmp}'], 'data.source=FOLDER'),
   ],
 )
@@ -53,9 +54,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('gen.activation', 'gelu', 'relu, tanh'),
     ('gen.upsampling', 'cubic', 'bilinear or nearest'),
     ('dtype', 'float16', 'bfloat16'),
+    ('gen.attention', (16,), 'units at'),
+    ('disc.attention', (16,), 'blocks at'),
     ('mesh.shard', 2, 'mesh.shard=2'),
     ('mesh.loops', 'both', 'mesh.loops'),
-    ('train.batch_size', 12, '8 devices'),
+    ('train.batch_size', 0, 'train.batch_size=0'),
+    ('seed', -1, 'seed=-1'),
+    ('sample.seed', -1, 'sample.seed=-1'),
+    ('train.keep_checkpoints', -1, 'keep_checkpoints'),
+    ('data.clips', 0, 'data.clips=0'),
+    ('sample.video', 'x.mp4', 'not here yet'),
     ('train.steps', 0, 'train.steps=0'),
     ('train.sample_every', -1, 'sample_every'),
     ('sample.classes', (0, 3), 'sample.classes'),
@@ -71,6 +79,23 @@ def test_a_config_that_cannot_work_is_told(field, value, message):
   with pytest.raises(UsageError, match=message) as error:
     validation.validate(config)
   assert '\n' not in str(error.value)
+
+
+def test_the_smallest_resolution_has_default_widths():
+  config = tiny_config()
+  config.data.resolution = 8
+  config.gen.multipliers = config.disc.multipliers = config.gen.attention = ()
+  validation.validate(config)
+  gen, disc = models.shapes(config)
+  assert 'up_4' in gen and 'block_2' in disc['temporal']
+
+
+def test_a_batch_that_does_not_divide_concerns_training_alone():
+  config = tiny_config()
+  config.train.batch_size = 12
+  validation.validate(config)
+  with pytest.raises(UsageError, match='does not divide over the 8 devices'):
+    validation.validate_batch(config)
 
 
 def test_a_resolution_without_default_widths_is_told():

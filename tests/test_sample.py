@@ -27,11 +27,14 @@ def test_the_same_whatever_the_batch_size(sampler, config):
   labels = np.array([0, 1, 2, 0, 1])
   videos = sampler.videos(standing, labels, truncation=1.0, seed=3)
   assert videos.shape == (5, 5, 16, 16, 3) and videos.dtype == np.uint8
+  half = sampler.videos(sampler.standing(0.5), labels, truncation=0.5, seed=3)
   config.sample.batch_size = 3
   other = sampler.videos(standing, labels, truncation=1.0, seed=3)
   assert abs(videos.astype(int) - other).max() <= 1
   alone = sampler.videos(standing, labels[:1], truncation=1.0, seed=3)
   assert abs(videos[:1].astype(int) - alone).max() <= 1
+  other = sampler.videos(sampler.standing(0.5), labels, truncation=0.5, seed=3)
+  assert abs(half.astype(int) - other).max() <= 1
 
 
 def test_seed_class_and_truncation_matter(sampler):
@@ -47,7 +50,7 @@ def test_seed_class_and_truncation_matter(sampler):
 
 
 def test_standing_statistics_are_the_moments_of_all_batches_together(sampler, config):
-  config.sample.statistics_batches, config.sample.batch_size = 3, 4
+  config.sample.statistics_batches, config.sample.statistics_batch_size = 3, 4
   standing = sampler.standing()
   z, label = [], []
   for i in range(3):

@@ -1,8 +1,11 @@
 """Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N]. No TensorFlow."""
 
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from dvd_gan.datasets import window
 from dvd_gan.errors import UsageError
@@ -21,9 +24,9 @@ class ArrayFile:
     if not path:
       raise UsageError('data.name=array_file needs data.source=FILE.npz, with arrays `video` and `label`')
     try:
-      with np.load(path) as arrays:
+      with epath.Path(path).expanduser().open('rb') as file, np.load(file) as arrays:
         self.video, self.label = arrays['video'], arrays['label']
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
       raise UsageError(f'{path}: no .npz file with arrays `video` and `label` ({error})') from None
     if self.video.dtype != np.uint8 or self.video.ndim != 5 or self.video.shape[-1] != 3:
       raise UsageError(f'{path}: video is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]')
@@ -39,6 +42,10 @@ class ArrayFile:
         f'{config.data.resolution}x{config.data.resolution}'
       )
     self._config = config
+
+  def describe(self) -> str:
+    """One line for `--mode=prepare`."""
+    return f'{self._config.data.source}: {len(self.label)} clips {list(self.video.shape[1:])}, nothing to prepare'
 
   def host_batches(self, first_step: int, rows: np.ndarray):
     """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""

@@ -1,9 +1,11 @@
 """A video file of any kind -> frames at a fixed rate and size, or a reason why not. PyAV."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+MAX_STILL = 30.0  # seconds that one frame may be shown: more is a broken clock
 COMPLETE = 0.95  # share of the announced frames that must come out: less is a truncated file
 
 
@@ -36,28 +38,44 @@ def decode(path: Any, *, short_side: int, fps: float, min_frames: int = 1) -> np
       stream.thread_type = 'AUTO'
       rate = float(stream.average_rate or stream.guessed_rate or fps)
       pictures, repeats = [], []
-      decoded, shown = 0, None
-      for frame in container.decode(stream):
+      packets = decoded = hidden = 0
+      shown = None
+      for packet, frame in _frames(container, stream):
+        packets += packet is not None
+        hidden += packet is not None and packet.is_discard
+        if frame is None:
+          continue
         time = frame.time if frame.time is not None else decoded / rate
         decoded += 1
         if shown is None:
           begin = time
         else:
-          _show(pictures, repeats, shown, _tick(time - begin, fps), short_side)
+          _show(pictures, repeats, shown, _tick(time - begin, fps), short_side, MAX_STILL * fps)
         shown = frame
       if shown is None:
         raise RejectedError('no frames')
       # The last frame stays for as long as it says, or as one does at this rate.
       last = float(shown.duration * shown.time_base) if shown.duration else 1 / rate
-      _show(pictures, repeats, shown, _tick(time - begin + last, fps), short_side)
+      _show(pictures, repeats, shown, _tick(time - begin + last, fps), short_side, MAX_STILL * fps)
+      clip = np.repeat(np.stack(pictures), repeats, axis=0) if pictures else np.empty(0)
       announced = stream.frames
   except (av.FFmpegError, OSError, ValueError) as error:
     raise RejectedError(f'cannot be decoded: {" ".join(str(error).split())}') from None
-  if decoded < COMPLETE * announced:
-    raise RejectedError(f'truncated: {decoded} of {announced} frames')
-  if sum(repeats) < min_frames:
-    raise RejectedError(f'too short: {sum(repeats)} frames at {fps:g} fps, {min_frames} needed')
-  return np.repeat(np.stack(pictures), repeats, axis=0)
+  # An edit list hides frames that the file announces: its packets are there all the same.
+  if packets < COMPLETE * announced or decoded < COMPLETE * (packets - hidden):
+    raise RejectedError(f'truncated: {min(packets, decoded)} of {announced or packets} frames')
+  if len(clip) < min_frames:
+    raise RejectedError(f'too short: {len(clip)} frames at {fps:g} fps, {min_frames} needed')
+  return clip
+
+
+def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, Any]]:
+  """(packet, None) for every packet of the file, and (None, frame) for every frame that comes out."""
+  for packet in container.demux(stream):
+    if packet.size:  # the last, empty one flushes the decoder
+      yield packet, None
+    for frame in packet.decode():
+      yield None, frame
 
 
 def _tick(seconds: float, fps: float) -> int:
@@ -65,9 +83,13 @@ def _tick(seconds: float, fps: float) -> int:
   return max(int(np.ceil(seconds * fps - 1e-3)), 0)
 
 
-def _show(pictures: list[np.ndarray], repeats: list[int], frame: Any, until: int, short_side: int) -> None:
+def _show(
+  pictures: list[np.ndarray], repeats: list[int], frame: Any, until: int, short_side: int, max_still: float
+) -> None:
   """Adds the frame shown up to instant `until`, where there is an instant left for it: only such are converted."""
   count = until - sum(repeats)
+  if count > max_still:
+    raise RejectedError(f'a gap in time: one frame shown {count} times')
   if count > 0:
     pictures.append(_picture(frame, short_side))
     repeats.append(count)

@@ -4,7 +4,10 @@ Works on any TFRecord of tf.train.Example that stores a clip as a list of encode
 format is read by hand because protobuf gives values, not the places of values.
 """
 
+import contextlib
+import os
 import struct
+import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -42,15 +45,17 @@ def load(
   cache = folder / f'index-{name}.npz'
   sizes = np.array([file.stat().length for file in files])
   if cache.exists():
-    with cache.open('rb') as opened, np.load(opened) as arrays:
-      if np.array_equal(arrays['sizes'], sizes):
-        return Index(*(arrays[field] for field in Index._fields))
+    # What cannot be read, a file cut short by a crash say, is as good as missing.
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      with cache.open('rb') as opened, np.load(opened) as arrays:
+        if np.array_equal(arrays['sizes'], sizes):
+          return Index(*(arrays[field] for field in Index._fields))
   index = build(files, video, label)
-  try:
-    with cache.open('wb') as opened:
+  with contextlib.suppress(OSError):  # a read-only data set is indexed anew at every start
+    partial = folder / f'{cache.name}.{os.getpid()}'
+    with partial.open('wb') as opened:
       np.savez(opened, sizes=sizes, **index._asdict())
-  except OSError:
-    pass  # a read-only data set is indexed anew at every start
+    partial.replace(cache)
   return index
 
 

@@ -18,7 +18,7 @@ def open_source(config: Any) -> Any:
   """The data set of a config, built on first use where it can build itself.
 
   Returns:
-    An object with `host_batches(first_step, rows)`.
+    An object with `host_batches(first_step, rows)` and `describe()`.
 
   Raises:
     UsageError: if the data are not there or do not fit, saying what to do.

@@ -149,18 +149,14 @@ class Records:
 
 
 class _Shard:
-  """Reads anywhere in a file, from any thread."""
+  """Reads anywhere in a file, from any thread. No file stays open: a data set may have more than a process may open."""
 
   def __init__(self, path: epath.Path):
     self._path = path
-    self._local = '://' not in str(path)
-    self._descriptor = None
 
   def read(self, offset: int, length: int) -> bytes:
-    if not self._local:
-      with self._path.open('rb') as file:
-        file.seek(offset)
-        return file.read(length)
-    if self._descriptor is None:
-      self._descriptor = os.open(self._path, os.O_RDONLY)
-    return os.pread(self._descriptor, length, offset)
+    # Locally without a buffer, which would read beyond the window.
+    remote = '://' in str(self._path)
+    with self._path.open('rb') if remote else open(self._path, 'rb', buffering=0) as file:
+      file.seek(offset)
+      return file.read(length)

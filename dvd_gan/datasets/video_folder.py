@@ -46,9 +46,10 @@ def make_config(config: Any) -> VideoFolderConfig:
     raise UsageError(f'data.source={data.source} is not a folder')
   found = collections.defaultdict(list)
   for path in sorted(root.glob('*/**/*')):
-    # ._* are the litter of macOS archives.
-    if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith('.'):
-      found[path.relative_to(root).parts[0]].append(path)
+    # ._* are the litter of macOS archives, .Trash and the like that of file managers.
+    parts = path.relative_to(root).parts
+    if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part.startswith('.') for part in parts):
+      found[parts[0]].append(path)
   if not found:
     raise UsageError(f'{root} has no subfolder with videos ({", ".join(SUFFIXES)}); one subfolder is one class')
   classes = tuple(sorted(found))

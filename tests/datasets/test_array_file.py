@@ -57,7 +57,7 @@ def test_a_file_that_does_not_fit_is_told_in_one_line(config, clips, change, mes
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('content', [None, b'', b'no zip'])
+@pytest.mark.parametrize('content', [None, b'', b'no zip', b'PK\x03\x04 cut short', b'\x93NUMPY\x01\x00v\x00{}'])
 def test_a_missing_or_broken_file_is_told(config, tmp_path, content):
   config.data.source = str(tmp_path / 'broken.npz')
   if content is not None:

@@ -57,6 +57,17 @@ def test_batches_are_the_clips_drawn(prepared):
     assert abs(got.astype(int) - drawn[start : start + 5]).mean() < 6
 
 
+@pytest.mark.parametrize('size', [0, 100])
+def test_an_index_cut_short_is_made_anew(prepared, size):
+  config, source = prepared
+  path = records.make_builder(config).data_path / 'index-train.npz'
+  path.write_bytes(path.read_bytes()[:size])
+  again = index.load(source._folder, source._files, 'train')
+  for field, value in source._index._asdict().items():
+    np.testing.assert_array_equal(getattr(again, field), value)
+  assert path.stat().length > 100
+
+
 def test_hosts_and_resume_give_the_same_bytes(prepared):
   _, source = prepared
   run = source.host_batches(0, ROWS)

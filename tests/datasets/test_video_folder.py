@@ -161,3 +161,46 @@ def test_our_own_files_come_back(tmp_path):
   (tmp_path / 'clip.mp4').write_bytes(video_files.mp4(clip, 25))
   read = decoding.decode(tmp_path / 'clip.mp4', short_side=32, fps=25)
   assert read.shape == clip.shape and abs(read.astype(int) - clip).max() < 6
+
+
+def _mux(path, template, packets):
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream_from_template(template)
+    for packet in packets:
+      packet.stream = stream
+      container.mux(packet)
+
+
+def test_a_gap_in_time_is_a_rejection_not_a_mountain_of_frames(folder, tmp_path):
+  with av.open(str(folder / 'cats' / 'b.mkv')) as container:
+    stream = container.streams.video[0]
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    for packet in packets[15:]:
+      packet.pts += int(4000 / packet.time_base)
+      packet.dts += int(4000 / packet.time_base)
+    _mux(tmp_path / 'gap.mkv', stream, packets)
+  with pytest.raises(decoding.RejectedError, match='gap in time'):
+    decoding.decode(tmp_path / 'gap.mkv', short_side=SIZE, fps=25)
+
+
+def test_a_size_that_changes_in_mid_stream_is_a_rejection(tmp_path):
+  for name, width in (('one', 48), ('two', 64)):
+    encode(tmp_path / f'{name}.h264', width=width)
+  both = tmp_path / 'both.h264'
+  both.write_bytes((tmp_path / 'one.h264').read_bytes() + (tmp_path / 'two.h264').read_bytes())
+  with pytest.raises(decoding.RejectedError):
+    decoding.decode(both, short_side=SIZE, fps=25)
+
+
+def test_frames_hidden_by_an_edit_list_are_not_missing(folder, tmp_path):
+  """What `ffmpeg -ss -c copy` leaves: all packets since the key frame, and an edit list that starts later."""
+  content = bytearray((folder / 'cats' / 'a.mp4').read_bytes())
+  at = content.index(b'elst') + 4 + 8  # version, flags, one entry: duration, media time, rate
+  duration, start = (int.from_bytes(content[at + i : at + i + 4], 'big') for i in (0, 4))
+  timescale = int.from_bytes(content[content.index(b'mdhd') + 4 + 12 :][:4], 'big')
+  content[at : at + 4] = (duration // 2).to_bytes(4, 'big')
+  content[at + 4 : at + 8] = (start + timescale * 15 // 25).to_bytes(4, 'big')
+  path = tmp_path / 'cut.mp4'
+  path.write_bytes(content)
+  clip = decoding.decode(path, short_side=SIZE, fps=25)
+  assert 13 <= len(clip) <= 17 and abs(clip[0, ..., 1].mean() - 8 * 15) < 12
