@@ -70,6 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
   sample.truncation = (1.0,)  # standard deviations of z; one grid for each
   sample.seed = 0  # of z
   sample.batch_size = 16  # videos computed at once; the result does not depend on it
+  sample.columns = 0  # of the grid; 0 for about square
   sample.fps = 12.0  # of the files written
   sample.each = False  # write each video to a file of its own too
   sample.statistics_batches = 32  # batches that the standing statistics average

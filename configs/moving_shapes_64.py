@@ -21,4 +21,5 @@ def get_config():
   config.train.sample_every = 1_000
   config.sample.num = 30
   config.sample.batch_size = 30
+  config.sample.columns = 5  # a row for each shape
   return config

@@ -28,5 +28,6 @@ def get_config():
   config.train.sample_every = 200
   config.sample.num = 30
   config.sample.batch_size = 30
+  config.sample.columns = 5  # a row for each shape
   config.sample.statistics_batches = 8
   return config

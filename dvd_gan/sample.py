@@ -132,7 +132,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
     standing = stored if truncation == 1.0 and stored is not None else sampler.standing(truncation)
     videos = sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
     name = f'step_{step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    files = video.write(folder / name, video.grid(videos[:MAX_GRID]), config.sample.fps)
+    files = video.write(folder / name, video.grid(videos[:MAX_GRID], config.sample.columns), config.sample.fps)
     if config.sample.each:
       for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
         files += video.write(folder / f'{name}_{i:05d}_class_{label:03d}', one, config.sample.fps)

@@ -140,7 +140,7 @@ def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path,
   videos = sampler.videos(standing, sampling.labels_for(config), truncation=1.0, seed=config.sample.seed)
   if jax.process_index():
     return
-  grid = video.grid(videos)
+  grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns)
   folder = workdir / 'samples'
   folder.mkdir(parents=True, exist_ok=True)
   files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)
