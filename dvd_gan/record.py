@@ -33,7 +33,7 @@ def write(config: Any, workdir: epath.Path) -> None:
 
 
 def check(config: Any, workdir: epath.Path) -> None:
-  """Raises UsageError naming the first field of the model that differs from the config that `workdir` was trained with."""
+  """Raises UsageError naming the first field of the model that differs from what `workdir` was trained with."""
   path = workdir / FILE
   if not path.exists():
     return

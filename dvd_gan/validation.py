@@ -8,26 +8,45 @@ from dvd_gan import models
 from dvd_gan.errors import UsageError
 from dvd_gan.models import conv_gru
 
+AT_LEAST_ONE = (
+  'data.stride',
+  'data.num_classes',
+  'data.clips',
+  'data.prefetch',
+  'gen.ch',
+  'gen.z_dim',
+  'gen.embed_dim',
+  'disc.ch',
+  'train.steps',
+  'train.batch_size',
+  'train.d_steps',
+  'train.log_every',
+  'train.checkpoint_every',
+  'sample.num',
+  'sample.batch_size',
+  'sample.statistics_batches',
+  'sample.statistics_batch_size',
+)
+NOT_NEGATIVE = ('data.threads', 'train.sample_every', 'train.keep_checkpoints', 'sample.seed', 'sample.columns')
+
 
 def validate(config: Any) -> None:
   """Raises UsageError with one line for the first thing in a config that cannot work."""
-  data, gen, disc, train, sample = config.data, config.gen, config.disc, config.train, config.sample
+  data, gen, disc, sample = config.data, config.gen, config.disc, config.sample
   res = data.resolution
   _require(
     res >= 8 and res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)'
   )
   units = res.bit_length() - 3
-  for name, net, table, extra in (
-    ('gen', gen, models.GEN_MULTIPLIERS, 1),
-    ('disc', disc, models.DISC_MULTIPLIERS, None),
-  ):
-    if not net.multipliers:
-      _require(res in table, f'data.resolution={res} has no default widths: give {name}.multipliers')
-    elif extra:
-      _require(
-        len(net.multipliers) == units + extra,
-        f'gen.multipliers has {len(net.multipliers)} entries; {res} pixels need {units + extra}, the stem and {units} units',
-      )
+  if gen.multipliers:
+    count = len(gen.multipliers)
+    _require(
+      count == units + 1,
+      f'gen.multipliers has {count} entries; {res} pixels need {units + 1}: the stem and {units} units',
+    )
+  for name, net, table in (('gen', gen, models.GEN_MULTIPLIERS), ('disc', disc, models.DISC_MULTIPLIERS)):
+    known = net.multipliers or res in table
+    _require(known, f'data.resolution={res} has no default widths: give {name}.multipliers')
   blocks = len(disc.multipliers or models.DISC_MULTIPLIERS[res])
   _require(
     disc.pool in (1, 2, 4, 8) and res // disc.pool >= 4,
@@ -55,23 +74,12 @@ def validate(config: Any) -> None:
   _require(
     set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
   )
-  _require(train.batch_size >= 1, f'train.batch_size={train.batch_size} is less than 1')
   _require(not sample.video, 'sample.video: prediction is not here yet')
-  for group, field in (
-    ('data', 'stride'), ('data', 'num_classes'), ('data', 'prefetch'), ('gen', 'ch'), ('disc', 'ch'),
-    ('gen', 'z_dim'), ('gen', 'embed_dim'), ('train', 'steps'), ('train', 'd_steps'), ('train', 'log_every'),
-    ('train', 'checkpoint_every'), ('sample', 'num'), ('sample', 'batch_size'), ('sample', 'statistics_batches'), ('sample', 'statistics_batch_size'), ('data', 'clips'),
-  ):  # fmt: skip
-    value = config[group][field]
-    _require(value >= 1, f'{group}.{field}={value} is less than 1')
-  for group, field in (
-    ('train', 'sample_every'),
-    ('train', 'keep_checkpoints'),
-    ('sample', 'seed'),
-    ('data', 'threads'),
-  ):
-    _require(config[group][field] >= 0, f'{group}.{field}={config[group][field]} is negative')
-  _require(config.seed >= 0, f'seed={config.seed} is negative')
+  for name in AT_LEAST_ONE + NOT_NEGATIVE:
+    group, field = name.split('.')
+    least = 1 if name in AT_LEAST_ONE else 0
+    _require(config[group][field] >= least, f'{name}={config[group][field]} is less than {least}')
+  _require(config.seed >= 0, f'seed={config.seed} is less than 0')
   _require(sample.fps > 0, f'sample.fps={sample.fps} is not positive')
   wrong = [label for label in sample.classes if not 0 <= label < data.num_classes]
   _require(not wrong, f'sample.classes: {wrong} not within 0 and data.num_classes - 1 = {data.num_classes - 1}')
