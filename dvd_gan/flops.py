@@ -6,6 +6,7 @@ activations, the optimizer) is under one per cent.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -32,7 +33,16 @@ def _equation(equation: Any) -> int:
   if name == 'while':
     raise ValueError('a while loop has no trip count to multiply by')
   trips = equation.params['length'] if name == 'scan' else 1
-  return trips * sum(_jaxpr(inner) for inner in jax.core.jaxprs_in_params(equation.params))
+  return trips * sum(_jaxpr(inner) for inner in _inner(equation.params))
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+  """The jaxprs among an equation's parameters: bodies of loops, of calls, of custom gradients."""
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      jaxpr = getattr(item, 'jaxpr', item)  # closed or not
+      if hasattr(jaxpr, 'eqns'):
+        yield jaxpr
 
 
 def _dot(equation: Any) -> int:
