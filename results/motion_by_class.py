@@ -1,0 +1,69 @@
+"""How the shape moves in samples of each motion class, beside real held-out clips.
+
+python results/motion_by_class.py CONFIG WORKDIR [STEP]    e.g. smoke ~/dvd_gan_runs/smoke
+
+Prints, over 600 samples from EMA weights with standing statistics and 600 real clips, the median range over a clip's
+frames of the shape's centre (x and y, as a share of the picture's side) and of its area (as a share of its mean). What
+differs from the background, the median of the border, counts as the shape.
+"""
+
+import functools
+import importlib
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from etils import epath
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dvd_gan import models, sample, train_step  # noqa: E402
+from dvd_gan.checkpoint import Checkpoints  # noqa: E402
+from dvd_gan.datasets import shapes  # noqa: E402
+
+COUNT = 600
+THRESHOLD = 90  # summed over RGB: less is noise of the background
+
+
+def ranges(video: np.ndarray) -> np.ndarray:
+  """uint8 [N, T, H, W, 3] -> [N, 3]: range over time of the centre's x and y and of the area."""
+  video = video.astype(float)
+  side = video.shape[2]
+  edge = np.concatenate([video[:, :, 0], video[:, :, -1], video[:, :, :, 0], video[:, :, :, -1]], 2)
+  distance = np.abs(video - np.median(edge, 2)[:, :, None, None]).sum(-1)
+  weight = np.where(distance > THRESHOLD, distance, 0) + 1e-9
+  weight /= weight.max((2, 3), keepdims=True)
+  area, grid = weight.sum((2, 3)), np.arange(side)
+  x, y = weight.sum(2) @ grid / area, weight.sum(3) @ grid / area
+  return np.stack([np.ptp(x, 1) / side, np.ptp(y, 1) / side, np.ptp(area, 1) / area.mean(1)], 1)
+
+
+def main(name: str, workdir: str, step: int = 0) -> None:
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.sample.num, config.sample.batch_size = COUNT, 30
+  checkpoints = Checkpoints(epath.Path(workdir).expanduser().absolute() / 'checkpoints')
+  recipe = train_step.make_recipe(config, unroll=False)
+  key = jax.random.key(0)
+  state = jax.eval_shape(functools.partial(train_step.init_state, recipe), models.shapes(config), key)
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  form = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+    (state, sample.abstract_standing(config)),
+  )
+  state, standing = checkpoints.restore(step or checkpoints.newest(), *form)
+  sampler = sample.make_sampler(config, state.ema_params, state.gen.spectral)
+  labels = sample.labels_for(config)
+  videos = sampler.videos(standing or sampler.standing(), labels, truncation=1.0, seed=1)
+  real, real_labels = shapes.draw_many(1, COUNT, frames=config.data.frames, size=config.data.resolution)
+  print('| motion | samples: x, y, area | real: x, y, area |\n|---|---|---|')
+  for i, motion in enumerate(shapes.MOTIONS):
+    cells = [
+      ', '.join(f'{value:.2f}' for value in np.median(ranges(clips)[of % len(shapes.MOTIONS) == i], 0))
+      for clips, of in ((videos, labels), (real, real_labels))
+    ]
+    print(f'| {motion} | {cells[0]} | {cells[1]} |')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
