@@ -1,6 +1,6 @@
 """Moving shapes at 32x32, 8 frames: an hour or two on two CPU cores show that the model learns.
 
-Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_32.py --workdir=/tmp/moving_shapes_32
+Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_32.py --workdir=DIR
 Hardware: 2 CPU cores. Expected: shapes of the right kind that move the right way. Measured: results/moving_shapes_32.
 """
 
