@@ -1,4 +1,6 @@
-"""Errors that reach the user as one line."""
+"""How the program ends: errors that reach the user as one line, and the exit code of a stop."""
+
+PREEMPTED = 42  # exit code: stopped by a signal, with everything saved that there was to save
 
 
 class UsageError(Exception):

@@ -9,9 +9,8 @@ from etils import epath
 from ml_collections import config_flags
 
 from dvd_gan import validation
-from dvd_gan.errors import UsageError
+from dvd_gan.errors import PREEMPTED, UsageError
 
-STOPPED = 42  # exit code: by a signal
 MODES = ('prepare', 'train', 'sample', 'evaluate', 'dry_run')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/default.py', 'The config, a file with get_config().')
@@ -66,7 +65,7 @@ def run() -> None:
   try:
     app.run(_guarded, flags_parser=_parse_flags)
   except KeyboardInterrupt:  # outside the loop, where there is nothing to save
-    sys.exit(STOPPED)
+    sys.exit(PREEMPTED)
 
 
 def _guarded(argv: list[str]) -> None:

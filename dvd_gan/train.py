@@ -16,9 +16,8 @@ from dvd_gan import models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
+from dvd_gan.errors import PREEMPTED
 from dvd_gan.writer import Progress, Writer
-
-PREEMPTED = 42  # exit code: stopped by a signal, everything saved
 
 
 class NonFiniteError(Exception):

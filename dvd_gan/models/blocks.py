@@ -15,7 +15,7 @@ class VolumetricConv(nn.Module):
   """3x3x3 'same' convolution over time, height and width, as one 2-D convolution.
 
   The three frames that an output frame sees are stacked on channels. The arithmetic is that of a 3-D convolution;
-  XLA runs it up to four times faster on a CPU where channels are few, and narrow inputs fill more of a TPU's lanes.
+  On a CPU XLA runs it three to four times faster with 16 channels, and with 64 no faster forward.
   """
 
   features: int
@@ -46,7 +46,7 @@ def upsample(x: jax.Array, method: str) -> jax.Array:
   for axis in (2, 3):
     size = x.shape[axis]
     if method == 'bilinear':
-      # By slices, as jax.image.resize's matrices take three times as long on a CPU; a test holds the two equal.
+      # By slices, as jax.image.resize's matrices take three times as long forward on a CPU; a test holds the two equal.
       first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))
       before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
       after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)

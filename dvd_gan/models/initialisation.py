@@ -1,7 +1,7 @@
 """Orthogonal initialisation of whole trees (paper, section 4).
 
 The modules only declare shapes; their values come from here, drawn with numpy: compiling as many random draws and
-QR decompositions as a network has shapes took longer than compiling its train step, and a batched QR can hang XLA's
+QR decompositions as a network has shapes took nearly as long as compiling its train step, and a batched QR can hang XLA's
 CPU thread pool (seen with jaxlib 0.10.2 on two cores).
 """
 
