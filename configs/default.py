@@ -15,10 +15,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.dtype = 'float32'  # of the computation: float32 or bfloat16; parameters and statistics are always float32
 
   config.data = data = ml_collections.ConfigDict()
-  data.name = 'moving_shapes'  # moving_shapes, video_folder or array_file (kinetics600, ucf101: not here yet)
+  data.name = 'moving_shapes'  # moving_shapes, video_folder, ucf101, kinetics600, bair or array_file
   data.dir = ''  # where prepared data sets live; empty for TFDS's own place, ~/tensorflow_datasets
-  data.source = ''  # video_folder: the folder with one subfolder per class; array_file: the .npz
-  data.split = 'train'  # split to train on
+  data.source = ''  # video_folder, ucf101, kinetics600: the folder of videos to prepare from; array_file: the .npz
+  data.split = 'train'  # split to train on; ucf101 has all, train_1 to train_3 and test_1 to test_3
   data.num_classes = 30  # size of the label vocabulary; for video_folder at least the number of subfolders
   data.resolution = 64  # height and width of the model's video, 4 * 2^n
   data.frames = 12  # T, the length of the model's video
@@ -26,9 +26,15 @@ def get_config() -> ml_collections.ConfigDict:
   data.flip = False  # flip windows left-right at random (the paper: UCF-101 only)
   data.clips = 6000  # moving_shapes: how many training clips to draw
   data.jpeg_quality = 95  # of the frames stored by video_folder and moving_shapes
-  data.fps = 25.0  # video_folder: frames are taken at this fixed rate
-  data.threads = 0  # decoder threads; 0 for one per core
+  data.fps = 25.0  # video_folder: frames are taken at this fixed rate (ucf101, kinetics600: always 25)
+  data.short_clips = 'skip'  # clips shorter than the window: skip them, or repeat their last frame
+  data.threads = 0  # decoder threads of training, processes of prepare; 0 for one per core
   data.prefetch = 2  # batches ready ahead of the step
+  data.ram_gib = 8.0  # of host memory that batches being read may take: fewer are read ahead where they are larger
+  data.cache = ''  # where prepare keeps decoded clips until it is done; empty for beside the data set
+  data.file_seconds = 120.0  # of wall clock that prepare gives to one file
+  data.runner = ''  # Beam runner of prepare, DirectRunner or DataflowRunner say; empty for this machine without Beam
+  data.beam_options = ()  # its options, ('--direct_num_workers=8', '--direct_running_mode=multi_processing') say
 
   config.gen = gen = ml_collections.ConfigDict()
   gen.ch = 128  # base width

@@ -11,6 +11,7 @@ def get_config():
   config = default.get_config()
   config.dtype = 'bfloat16'
   config.data.name = 'ucf101'
+  config.data.split = 'all'
   config.data.num_classes = 101
   config.data.resolution = 128
   config.data.frames = 16

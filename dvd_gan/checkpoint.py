@@ -6,6 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from dvd_gan import models, train_step
 from dvd_gan.errors import UsageError
 
 
@@ -33,25 +34,29 @@ class Checkpoints:
         items['standing'] = ocp.args.StandardSave(standing)
       self._manager.save(step, args=ocp.args.Composite(**items))
 
-  def restore(self, step: int, state: Any, standing: Any = None) -> tuple[Any, Any]:
+  def restore(self, step: int, config: Any, placement: jax.sharding.Sharding) -> tuple[train_step.TrainState, Any]:
     """Reads a step.
 
     Args:
       step: one that was saved.
-      state: TrainState of arrays or ShapeDtypeStructs with shardings, the form wanted.
-      standing: the same for the standing statistics; None to leave them.
+      config: whose gen, disc and train.b1 decide the form of the state.
+      placement: where every array goes.
 
     Returns:
-      (state, standing), None for statistics that were not asked for or not saved.
+      (TrainState, standing statistics); None for the latter where they were not saved.
 
     Raises:
       UsageError: if the step is not there or its arrays have other shapes.
     """
     if step not in self._manager.all_steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {sorted(self._manager.all_steps())}')
-    items = {'state': ocp.args.StandardRestore(_abstract(state._asdict()))}
-    if standing is not None and (self.folder / str(step) / 'standing').exists():
-      items['standing'] = ocp.args.StandardRestore(_abstract(standing))
+    state, standing = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement),
+      (train_step.state_shapes(config), models.standing_shapes(config)),
+    )
+    items = {'state': ocp.args.StandardRestore(state._asdict())}
+    if (self.folder / str(step) / 'standing').exists():
+      items['standing'] = ocp.args.StandardRestore(standing)
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     except ValueError as error:
@@ -74,7 +79,3 @@ class Checkpoints:
     """Waits and closes."""
     self.wait()
     self._manager.close()
-
-
-def _abstract(tree: Any) -> Any:
-  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

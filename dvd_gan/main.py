@@ -1,7 +1,9 @@
 """`python -m dvd_gan.main --mode=MODE --config=configs/FILE.py --workdir=DIR [--config.field=value ...]`."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
   if mode == 'prepare':
     from dvd_gan.datasets import pipeline
 
-    print(pipeline.open_source(config).describe())
+    print(pipeline.open_source(config, build=True).describe())
     return 0
   if not _WORKDIR.value:
     raise UsageError(f'--mode={mode} needs --workdir=DIR')
@@ -51,8 +53,8 @@ def main(argv: list[str]) -> int:
     return 1
 
 
-def run() -> None:
-  """Runs `main`; a mistake of the user's is one line on stderr and exit code 2."""
+def run(program: Callable[[list[str]], int | None] = main) -> None:
+  """Runs a program with the flag --config; a mistake of the user's is one line on stderr and exit code 2."""
   # TensorFlow tells of its CPU kernels on stderr at every start; it only decodes pictures here.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -63,14 +65,14 @@ def run() -> None:
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dvd_gan', 'jax'))
   try:
-    app.run(_guarded, flags_parser=_parse_flags)
+    app.run(functools.partial(_guarded, program), flags_parser=_parse_flags)
   except KeyboardInterrupt:  # outside the loop, where there is nothing to save
     sys.exit(PREEMPTED)
 
 
-def _guarded(argv: list[str]) -> None:
+def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> None:
   try:
-    sys.exit(main(argv))
+    sys.exit(program(argv))
   except UsageError as error:
     _fail(error)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import models, record, train_step, video
+from dvd_gan import models, record, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
@@ -83,16 +83,6 @@ def make_sampler(config: Any, params: Tree, u: Tree) -> Sampler:
   return Sampler(config, weights, *_compiled(gen))
 
 
-def abstract_standing(config: Any) -> Tree:
-  """Shapes of the standing statistics of a config."""
-  gen, _ = models.build(config)
-  params, _ = models.shapes(config)
-  z, label = jnp.zeros((2, config.gen.z_dim)), jnp.zeros((2,), jnp.int32)
-  return jax.eval_shape(lambda p: gen.apply({'params': p}, z, label, train=True, mutable=['standing'])[1], params)[
-    'standing'
-  ]
-
-
 def labels_for(config: Any) -> np.ndarray:
   """The class of each video asked for: `sample.classes` in turn (all where it is empty), `sample.num` in all."""
   classes = np.array(config.sample.classes or range(config.data.num_classes), np.int32)
@@ -112,15 +102,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   if not config.train.allow_config_change:
     record.check(config, workdir)
-  recipe = train_step.make_recipe(config, unroll=False)
-  shapes = jax.eval_shape(
-    functools.partial(train_step.init_state, recipe), models.shapes(config), jax.random.key(config.seed)
-  )
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes, standing_shapes = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), (shapes, abstract_standing(config))
-  )
-  state, stored = checkpoints.restore(step, shapes, standing_shapes)
+  state, stored = checkpoints.restore(step, config, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
   checkpoints.close()
   sampler = make_sampler(config, state.ema_params, state.gen.spectral)
   del state

@@ -105,14 +105,11 @@ def initial_state(
 ) -> train_step.TrainState:
   """The newest checkpoint's state, else a fresh one, on the mesh."""
   everywhere = sharding.replicated(mesh)
-  init = functools.partial(train_step.init_state, recipe)
-  key = jax.random.key(config.seed)
   newest = checkpoints.newest()
-  if newest is None:
-    return jax.jit(init, out_shardings=everywhere)(models.init(config), key)
-  shapes = jax.eval_shape(init, models.shapes(config), key)
-  wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
-  return checkpoints.restore(newest, wanted)[0]
+  if newest is not None:
+    return checkpoints.restore(newest, config, everywhere)[0]
+  init = functools.partial(train_step.init_state, recipe)
+  return jax.jit(init, out_shardings=everywhere)(models.init(config), jax.random.key(config.seed))
 
 
 def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:

@@ -86,6 +86,12 @@ def init_state(recipe: Recipe, params: tuple[Tree, Tree], key: jax.Array) -> Tra
   return TrainState(jnp.int32(0), gen, disc, ema_params=gen.params)
 
 
+def state_shapes(config: Any) -> TrainState:
+  """The TrainState of a config, of ShapeDtypeStructs."""
+  init = functools.partial(init_state, make_recipe(config, unroll=False))
+  return jax.eval_shape(init, models.shapes(config), jax.random.key(0))
+
+
 def to_float(video: jax.Array) -> jax.Array:
   """uint8 [0, 255] -> f32 [-1, 1]."""
   return video.astype(jnp.float32) / 127.5 - 1

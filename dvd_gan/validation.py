@@ -74,6 +74,9 @@ def validate(config: Any) -> None:
   _require(
     set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
   )
+  _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
+  _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')
+  _require(data.file_seconds > 0, f'data.file_seconds={data.file_seconds} is not above 0')
   _require(not sample.video, 'sample.video: prediction is not here yet')
   for name in AT_LEAST_ONE + NOT_NEGATIVE:
     group, field = name.split('.')

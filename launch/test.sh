@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-environment "[test]"
+environment "[test,beam]"
 
 ruff check .
 ruff format --check .

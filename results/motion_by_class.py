@@ -1,24 +1,24 @@
 """How the shape moves in samples of each motion class, beside real held-out clips.
 
-python results/motion_by_class.py CONFIG WORKDIR [STEP]    e.g. smoke ~/dvd_gan_runs/smoke
+python results/motion_by_class.py WORKDIR [STEP]    e.g. ~/dvd_gan_runs/smoke
 
 Prints, over 600 samples from EMA weights with standing statistics and 600 real clips, the median range over a clip's
 frames of the shape's centre (x and y, as a share of the picture's side) and of its area (as a share of its mean). What
 differs from the background, the median of the border, counts as the shape.
 """
 
-import functools
-import importlib
+import json
 import pathlib
 import sys
 
 import jax
+import ml_collections
 import numpy as np
 from etils import epath
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dvd_gan import models, sample, train_step  # noqa: E402
+from dvd_gan import sample  # noqa: E402
 from dvd_gan.checkpoint import Checkpoints  # noqa: E402
 from dvd_gan.datasets import shapes  # noqa: E402
 
@@ -39,19 +39,13 @@ def ranges(video: np.ndarray) -> np.ndarray:
   return np.stack([np.ptp(x, 1) / side, np.ptp(y, 1) / side, np.ptp(area, 1) / area.mean(1)], 1)
 
 
-def main(name: str, workdir: str, step: int = 0) -> None:
-  config = importlib.import_module(f'configs.{name}').get_config()
+def main(workdir: str, step: int = 0) -> None:
+  folder = epath.Path(workdir).expanduser().absolute()
+  config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
   config.sample.num, config.sample.batch_size = COUNT, 30
-  checkpoints = Checkpoints(epath.Path(workdir).expanduser().absolute() / 'checkpoints')
-  recipe = train_step.make_recipe(config, unroll=False)
-  key = jax.random.key(0)
-  state = jax.eval_shape(functools.partial(train_step.init_state, recipe), models.shapes(config), key)
+  checkpoints = Checkpoints(folder / 'checkpoints')
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  form = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-    (state, sample.abstract_standing(config)),
-  )
-  state, standing = checkpoints.restore(step or checkpoints.newest(), *form)
+  state, standing = checkpoints.restore(step or checkpoints.newest(), config, device)
   sampler = sample.make_sampler(config, state.ema_params, state.gen.spectral)
   labels = sample.labels_for(config)
   videos = sampler.videos(standing or sampler.standing(), labels, truncation=1.0, seed=1)
@@ -66,4 +60,4 @@ def main(name: str, workdir: str, step: int = 0) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+  main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -63,7 +63,7 @@ def test_standing_statistics_are_the_moments_of_all_batches_together(sampler, co
   np.testing.assert_allclose(first(standing)['mean'], first(whole)['mean'], atol=1e-5)
   np.testing.assert_allclose(first(standing)['var'], first(whole)['var'], rtol=1e-3, atol=1e-6)
   assert first(standing)['mean'].shape == (5, 8)  # one for each frame and channel
-  shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), sample.abstract_standing(config))
+  shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), models.standing_shapes(config))
   assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), standing)
 
 

@@ -13,7 +13,7 @@ from etils import epath
 from dvd_gan import checkpoint, sharding, train
 from dvd_gan.errors import UsageError
 from dvd_gan.writer import Progress
-from tests.conftest import ROOT
+from tests.conftest import FAST_COMPILE, ROOT
 
 
 @pytest.fixture
@@ -41,17 +41,8 @@ def lines(workdir):
 
 def saved(config, workdir, step):
   """All arrays of a checkpoint."""
-  from dvd_gan import sample, train_step
-
-  recipe = train_step.make_recipe(config, unroll=False)
-  mesh = sharding.make_mesh(1)
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints')
-  state = train.initial_state(config, recipe, mesh, checkpoints)
-  everywhere = sharding.replicated(mesh)
-  form = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), sample.abstract_standing(config)
-  )
-  state, standing = checkpoints.restore(step, state, form)
+  state, standing = checkpoints.restore(step, config, sharding.replicated(sharding.make_mesh(1)))
   assert int(state.step) == step
   checkpoints.close()
   return jax.tree.map(np.asarray, (state, standing))
@@ -194,7 +185,7 @@ def test_the_program_without_tensorflow_trains_stops_resumes_and_samples(run):
   program = [sys.executable, '-c', missing + 'from dvd_gan import main; main.run()']
   workdir = run.folder / 'process'
   command = [*program, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
-  env = {**os.environ, 'XLA_FLAGS': ''}
+  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE}
 
   process = subprocess.Popen([*command, '--mode=train'], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
   deadline = time.monotonic() + 300

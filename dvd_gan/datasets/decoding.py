@@ -1,5 +1,9 @@
 """A video file of any kind -> frames at a fixed rate and size, or a reason why not. PyAV."""
 
+import io
+import math
+import os
+import time as clock
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,14 +17,24 @@ class RejectedError(Exception):
   """The file cannot be used; the message is the reason."""
 
 
-def decode(path: Any, *, short_side: int, fps: float, min_frames: int = 1) -> np.ndarray:
+def decode(
+  source: str | os.PathLike | bytes,
+  *,
+  short_side: int,
+  fps: float,
+  min_frames: int = 1,
+  seconds: float = math.inf,
+  threads: int = 0,
+) -> np.ndarray:
   """Decodes a video at a fixed rate, upright, its short side resized bilinearly.
 
   Args:
-    path: of the file, local.
+    source: path of a local file, or a file's bytes.
     short_side: pixels; the other side follows the aspect ratio.
     fps: frames a second of the result: at each instant the last frame shown by then.
     min_frames: fewer than these, after resampling, is a rejection.
+    seconds: of wall clock; taking longer is a rejection. Looked at between frames.
+    threads: of the decoder; 0 for one per core.
 
   Returns:
     uint8 [T, H, W, 3] RGB.
@@ -30,19 +44,26 @@ def decode(path: Any, *, short_side: int, fps: float, min_frames: int = 1) -> np
   """
   import av
 
+  deadline = clock.monotonic() + seconds
+  size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+  if not size:
+    raise RejectedError('empty file')
+  packets = decoded = hidden = 0
   try:
-    with av.open(str(path)) as container:
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as container:
       if not container.streams.video:
         raise RejectedError('no video stream')
       stream = container.streams.video[0]
       stream.thread_type = 'AUTO'
+      stream.thread_count = threads
       rate = float(stream.average_rate or stream.guessed_rate or fps)
       pictures, repeats = [], []
-      packets = decoded = hidden = 0
       shown = None
       for packet, frame in _frames(container, stream):
         packets += packet is not None
         hidden += packet is not None and packet.is_discard
+        if clock.monotonic() > deadline:
+          raise RejectedError(f'takes longer than {seconds:g} s')
         if frame is None:
           continue
         time = frame.time if frame.time is not None else decoded / rate
@@ -60,7 +81,8 @@ def decode(path: Any, *, short_side: int, fps: float, min_frames: int = 1) -> np
       clip = np.repeat(np.stack(pictures), repeats, axis=0) if pictures else np.empty(0)
       announced = stream.frames
   except (av.FFmpegError, OSError, ValueError) as error:
-    raise RejectedError(f'cannot be decoded: {" ".join(str(error).split())}') from None
+    how = f'damaged after {decoded} frames' if decoded else 'cannot be decoded'
+    raise RejectedError(f'{how}: {" ".join((getattr(error, "strerror", None) or str(error)).split())}') from None
   # An edit list hides frames that the file announces: its packets are there all the same.
   if packets < COMPLETE * announced or decoded < COMPLETE * (packets - hidden):
     raise RejectedError(f'truncated: {min(packets, decoded)} of {announced or packets} frames')

@@ -1,13 +1,10 @@
 """TFDS builder of the embedded data set; the drawing is in shapes.py."""
 
 import dataclasses
-import io
 
-import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from dvd_gan.datasets import shapes
+from dvd_gan.datasets import pictures, shapes
 
 SEEDS = {'train': 0, 'validation': 1}
 
@@ -50,17 +47,4 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     for i in range(clips):
       video, label = shapes.draw(SEEDS[split], i, frames=config.frames, size=config.size)
-      yield i, {'video': jpegs(video, config.quality), 'label': label}
-
-
-def jpegs(video: np.ndarray, quality: int) -> list[bytes]:
-  """uint8 [T, H, W, 3] as one JPEG a frame, colour at full resolution.
-
-  TFDS stores bytes as they are; its own encoder would go through ffmpeg, which keeps 29 dB after the first frame.
-  """
-  encoded = []
-  for frame in video:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, 'JPEG', quality=quality, subsampling=0)
-    encoded.append(buffer.getvalue())
-  return encoded
+      yield i, {'video': pictures.encode(video, config.quality), 'label': label}

@@ -11,11 +11,11 @@ import jax
 from dvd_gan import sharding
 from dvd_gan.errors import UsageError
 
-TFDS_SOURCES = ('moving_shapes', 'video_folder')
+TFDS_SOURCES = ('moving_shapes', 'video_folder', 'ucf101', 'kinetics600', 'bair')
 
 
-def open_source(config: Any) -> Any:
-  """The data set of a config, built on first use where it can build itself.
+def open_source(config: Any, *, build: bool = False) -> Any:
+  """The data set of a config; moving_shapes and video_folder are prepared on first use, the others if `build`.
 
   Returns:
     An object with `host_batches(first_step, rows)` and `describe()`.
@@ -29,10 +29,10 @@ def open_source(config: Any) -> Any:
 
     return array_file.ArrayFile(config)
   if name in TFDS_SOURCES:
-    from dvd_gan.datasets import records
+    from dvd_gan.datasets import prepare
 
-    return records.open_records(config)
-  raise UsageError(f'data.name={name} is not here yet; there are array_file, {", ".join(TFDS_SOURCES)}')
+    return prepare.open_records(config, build=build)
+  raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 
 class Batches:

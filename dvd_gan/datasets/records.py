@@ -1,162 +1,193 @@
-"""Batches from prepared TFDS record files, by tf.data: only the bytes of a window are read and decoded."""
+"""Batches from prepared record files: only the bytes of a window are read, only its frames are decoded."""
 
-import contextlib
-import io
-import json
+import collections
+import concurrent.futures
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import index, moving_shapes, video_folder, window
+from dvd_gan.datasets import index, pictures, window
 from dvd_gan.errors import UsageError
-
-# TensorFlow feeds data here and nothing else.
-tf.config.set_visible_devices([], 'GPU')
-
-SPARE_FRAMES = 8  # of a moving_shapes clip beyond the window: it may start anywhere among them
-
-
-def make_builder(config: Any) -> Any:
-  """The TFDS builder of a config's data set.
-
-  Raises:
-    UsageError: see video_folder.make_config.
-  """
-  data = config.data
-  data_dir = os.path.expanduser(data.dir) or None
-  if data.name == 'video_folder':
-    return video_folder.VideoFolder(config=video_folder.make_config(config), data_dir=data_dir)
-  frames = window.span(data.frames, data.stride) + SPARE_FRAMES
-  builder_config = moving_shapes.MovingShapesConfig(
-    name=f'{data.resolution}px_{frames}f_{data.clips}_q{data.jpeg_quality}',
-    size=data.resolution,
-    frames=frames,
-    clips=data.clips,
-    quality=data.jpeg_quality,
-  )
-  return moving_shapes.MovingShapes(config=builder_config, data_dir=data_dir)
-
-
-def open_records(config: Any) -> 'Records':
-  """The prepared data set of a config, prepared first where that has not been done.
-
-  Raises:
-    UsageError: if the data cannot be prepared or no clip is long enough.
-  """
-  builder = make_builder(config)
-  folder = epath.Path(builder.data_dir)
-  if not folder.exists():
-    print(f'preparing {config.data.name} in {folder}', file=sys.stderr, flush=True)
-    if not sys.stderr.isatty():
-      tfds.disable_progress_bar()
-    try:
-      # TFDS says on stdout that it downloads, which it does not here.
-      with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
-    except OSError as error:
-      raise UsageError(f'cannot prepare {config.data.name} in {folder}: {error}') from None
-    rejects = getattr(builder, 'rejects', [])
-    (folder / 'rejects.jsonl').write_text(''.join(json.dumps(reject) + '\n' for reject in rejects))
-    if rejects:
-      print(f'{len(rejects)} files could not be used, see {folder / "rejects.jsonl"}', file=sys.stderr, flush=True)
-  if config.data.split not in builder.info.splits:
-    raise UsageError(f'{config.data.name} has no split {config.data.split}, only {", ".join(builder.info.splits)}')
-  return Records(config, folder, [epath.Path(path) for path in builder.info.splits[config.data.split].filepaths])
 
 
 class Records:
-  """The clips of one split that are at least as long as the window."""
+  """The clips of one split, as the config's windows.
 
-  def __init__(self, config: Any, folder: epath.Path, files: list[epath.Path]):
-    self._config, self._folder, self._files = config, folder, files
-    self._index = index.load(folder, files, config.data.split)
-    need = window.span(config.data.frames, config.data.stride)
-    self._clips = np.flatnonzero(self._index.frames >= need)
-    self._shards = [_Shard(file) for file in files]
+  Every batch is a pure function of (seed, step): the clips' number and order are those of the index, whatever the number
+  of hosts, threads or files.
+  """
+
+  def __init__(
+    self,
+    config: Any,
+    folder: epath.Path,
+    clips: index.Index,
+    files: list[epath.Path],
+    labels: np.ndarray,
+    keep: np.ndarray | None = None,
+  ):
+    """Decides which clips are used.
+
+    Args:
+      config: reads data, train and seed.
+      folder: of the data set, for messages.
+      clips: where they lie.
+      files: that `clips.shard` counts.
+      labels: int [N], -1 where a clip has none.
+      keep: bool [N], the clips that count; all if None.
+
+    Raises:
+      UsageError: if no clip is long enough, or labels do not fit `data.num_classes`.
+    """
+    data = config.data
+    self._config, self._folder, self._index = config, folder, clips
+    self._files = [_File(file) for file in files]
+    self._labels = labels.astype(np.int32)
+    need = window.span(data.frames, data.stride)
+    keep = np.ones(len(labels), bool) if keep is None else keep
+    short = keep & (clips.frames < need)
+    self._clips = np.flatnonzero(keep & ~short if data.short_clips == 'skip' else keep & (clips.frames > 0))
+    self._told = f'{short.sum()} shorter than the window of {need}: ' + (
+      'skipped' if data.short_clips == 'skip' else 'their last frame is repeated'
+    )
     if not len(self._clips):
-      raise UsageError(f'{folder}: none of {len(self._index.label)} clips has the {need} frames of a window')
-    if self._index.label.max() >= config.data.num_classes:
-      raise UsageError(
-        f'{folder}: labels go up to {self._index.label.max()}, data.num_classes is {config.data.num_classes}'
-      )
+      raise UsageError(f'{folder}: none of {keep.sum()} clips has the {need} frames of a window')
+    labels = labels[self._clips]
+    if labels.min() < 0:
+      raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
+    if labels.max() >= data.num_classes:
+      raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
+    self._damaged: set[int] = set()
+    self._scratch = _Scratch(data.resolution)
 
   def describe(self) -> str:
     """One line for `--mode=prepare`."""
     rejects = self._folder / 'rejects.jsonl'
     rejected = len(rejects.read_text().splitlines()) if rejects.exists() else 0
     return (
-      f'{self._folder}: {len(self._clips)} clips of split {self._config.data.split} '
-      f'({len(self._index.label) - len(self._clips)} shorter than the window), {rejected} files rejected'
+      f'{self._folder}: {len(self._clips)} clips of split {self._config.data.split} ({self._told}), '
+      f'{rejected} files rejected' + (f', see {rejects}' if rejected else '')
     )
 
-  def host_batches(self, first_step: int, rows: np.ndarray):
+  def host_batches(self, first_step: int, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""
     data, d_steps = self._config.data, self._config.train.d_steps
-    count = d_steps * len(rows)
+    count, size = d_steps * len(rows), data.resolution
+    shape = (count, data.frames, size, size, 3)
+    threads = data.threads or os.cpu_count() or 1
+    ahead = max(1, min(data.prefetch, int(data.ram_gib * 2**30 / np.prod(shape, dtype=float))))
+    parts = [part for part in np.array_split(np.arange(count), 4 * threads) if len(part)]
     lengths = self._index.frames[self._clips]
 
-    def read(step):
-      batch = window.plan(self._config, int(step), rows, lengths)
-      jpegs = np.empty((count, data.frames), object)
-      for i, (clip, start) in enumerate(zip(self._clips[batch.clip], batch.start, strict=True)):
-        jpegs[i] = self._window(clip, start)
-      return jpegs, self._index.label[self._clips[batch.clip]], batch.crop, batch.flip
+    def start(step):
+      plan = window.plan(self._config, step, rows, lengths)
+      video = np.empty(shape, np.uint8)
 
-    def read_in_graph(step):
-      types = (tf.string, tf.int32, tf.float64, tf.bool)
-      jpegs, label, crop, flip = tf.numpy_function(read, [step], types, stateful=False)
-      shapes = ((count, data.frames), (count,), (count, 2), (count,))
-      return tuple(tf.ensure_shape(t, s) for t, s in zip((jpegs, label, crop, flip), shapes, strict=True))
+      def read(part):
+        for i in part:
+          self._read(video[i], self._clips[plan.clip[i]], plan.start[i], plan.crop[i], plan.flip[i])
 
-    def decode(jpegs, label, crop, flip):
-      size = tf.cast(tf.io.extract_jpeg_shape(jpegs[0])[:2], tf.float64)
-      corner = tf.cast(crop * (size - data.resolution + 1), tf.int32)
-      square = tf.concat([corner, [data.resolution, data.resolution]], 0)
-      frames = [tf.io.decode_and_crop_jpeg(jpegs[t], square, channels=3) for t in range(data.frames)]
-      video = tf.stack(frames)
-      return tf.cond(flip, lambda: video[:, :, ::-1], lambda: video), label
+      label = self._labels[self._clips[plan.clip]]
+      return video, label, [pool.submit(read, part) for part in parts]
 
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = data.threads or os.cpu_count()
-    options.deterministic = True
-    dataset = (
-      tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-      .map(read_in_graph, num_parallel_calls=2)
-      .unbatch()
-      .map(decode, num_parallel_calls=data.threads or tf.data.AUTOTUNE)
-      .batch(count, drop_remainder=True)
-      .prefetch(1)
-      .with_options(options)
-    )
-    for video, label in dataset.as_numpy_iterator():
-      yield {
-        'video': video.reshape(d_steps, len(rows), *video.shape[1:]),
-        'label': label.reshape(d_steps, len(rows)),
-      }
+    with concurrent.futures.ThreadPoolExecutor(threads, 'decode') as pool:
+      pending: collections.deque = collections.deque()
+      step = first_step
+      try:
+        while True:
+          while len(pending) < ahead:
+            pending.append(start(step))
+            step += 1
+          video, label, futures = pending.popleft()
+          for future in futures:
+            future.result()
+          yield {'video': video.reshape(d_steps, len(rows), *shape[1:]), 'label': label.reshape(d_steps, len(rows))}
+      finally:
+        for *_, futures in pending:
+          for future in futures:
+            future.cancel()
 
-  def _window(self, clip: int, start: int) -> list[bytes]:
-    """The encoded frames of a window, by one read: frames of a clip lie side by side."""
-    data, where = self._config.data, self._index
-    frames = where.first[clip] + start + data.stride * np.arange(data.frames)
-    begin, end = where.offset[frames[0]], where.offset[frames[-1]] + where.length[frames[-1]]
-    content = self._shards[where.shard[clip]].read(int(begin), int(end - begin))
-    return [content[where.offset[f] - begin : where.offset[f] - begin + where.length[f]] for f in frames]
+  def encoded(self, step: int, rows: np.ndarray) -> list[list[bytes]]:
+    """The encoded frames behind a host batch, for each of its [d_steps * B_host] clips."""
+    plan = window.plan(self._config, step, rows, self._index.frames[self._clips])
+    clips = zip(self._clips[plan.clip], plan.start, strict=True)
+    return [[bytes(frame) for frame in self._fetch(clip, start)[0]] for clip, start in clips]
+
+  def _fetch(self, clip: int, start: int) -> tuple[list[memoryview], np.ndarray]:
+    """The encoded frames of a window, by one read, and where each lies in its file; good until this thread's next."""
+    data = self._config.data
+    # Beyond a short clip's end its last frame is repeated.
+    frames = np.minimum(start + data.stride * np.arange(data.frames), self._index.frames[clip] - 1)
+    begin, end = self._index.place(clip, frames)
+    base = int(begin[0])
+    content = self._files[self._index.shard[clip]].read(base, int(end[-1]) - base, self._scratch)
+    return [content[a:b] for a, b in zip((begin - base).tolist(), (end - base).tolist(), strict=True)], begin
+
+  def _read(self, out: np.ndarray, clip: int, start: int, crop: np.ndarray, flip: bool) -> None:
+    """Decodes a window into `out`, uint8 [T, H, W, 3]."""
+    size = self._config.data.resolution
+    missing = []
+    encoded, places = self._fetch(clip, start)
+    for t, data in enumerate(encoded):
+      try:
+        picture = pictures.decode(data, self._scratch.picture)
+      except ValueError as error:
+        missing.append(t)
+        self._tell_damage(clip, int(places[t]), error)
+        continue
+      if min(picture.shape[:2]) != size:
+        picture = pictures.resize(picture, size)
+      height, width = picture.shape[:2]
+      top, left = int(crop[0] * (height - size + 1)), int(crop[1] * (width - size + 1))
+      picture = picture[top : top + size, left : left + size]
+      out[t] = picture[:, ::-1] if flip else picture
+    for t in missing:
+      # One bad sector must not end a run of days: the nearest frame stands in.
+      good = min(set(range(len(out))) - set(missing), key=lambda other: abs(other - t), default=None)
+      if good is None:
+        raise OSError(f'{self._files[self._index.shard[clip]].path}: no frame of clip {clip} can be decoded')
+      out[t] = out[good]
+
+  def _tell_damage(self, clip: int, place: int, error: Exception) -> None:
+    if clip not in self._damaged:
+      self._damaged.add(clip)
+      path = self._files[self._index.shard[clip]].path
+      print(
+        f'warning: {path}: the frame at byte {place} is damaged ({error}); its neighbour stands in', file=sys.stderr
+      )
 
 
-class _Shard:
+class _Scratch(threading.local):
+  """Memory that each thread uses again and again: fresh pages cost as much as a fifth of the decoding."""
+
+  def __init__(self, size: int):
+    self.picture = np.empty(4 * size * size * 3, np.uint8)  # of an aspect ratio up to 4
+    self.content = bytearray()
+
+
+class _File:
   """Reads anywhere in a file, from any thread. No file stays open: a data set may have more than a process may open."""
 
   def __init__(self, path: epath.Path):
-    self._path = path
+    self.path = path
+    self._local = None if '://' in str(path) else str(path)
 
-  def read(self, offset: int, length: int) -> bytes:
-    # Locally without a buffer, which would read beyond the window.
-    remote = '://' in str(self._path)
-    with self._path.open('rb') if remote else open(self._path, 'rb', buffering=0) as file:
-      file.seek(offset)
-      return file.read(length)
+  def read(self, offset: int, length: int, scratch: _Scratch) -> memoryview:
+    """The bytes there, fewer at the file's end; they last until `scratch` is used again."""
+    if self._local is None:
+      with self.path.open('rb') as file:
+        file.seek(offset)
+        return memoryview(file.read(length))
+    if len(scratch.content) < length:
+      scratch.content = bytearray(length)
+    view = memoryview(scratch.content)[:length]
+    descriptor = os.open(self._local, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+      return view[: os.preadv(descriptor, [view], offset)]
+    finally:
+      os.close(descriptor)

@@ -29,17 +29,19 @@ def plan(config: Any, step: int, rows: np.ndarray, lengths: np.ndarray) -> Plan:
     config: reads seed, data and train.
     step: of the train step.
     rows: the rows of the global batch wanted, int [B_host].
-    lengths: frames in each clip, int [N], none shorter than the window.
+    lengths: frames in each clip, int [N]; of one shorter than the window the start is 0.
   """
   data, train = config.data, config.train
   d_step = np.arange(train.d_steps)[:, None]
-  samples = ((step * train.d_steps + d_step) * train.batch_size + rows).ravel()
-  epochs, places = np.divmod(samples, len(lengths))
-  clip = np.array(
-    [_order(config.seed, epoch, len(lengths))[place] for epoch, place in zip(epochs, places, strict=True)]
-  )
-  draws = np.stack([np.random.default_rng((config.seed, 1, sample)).random(4) for sample in samples])
-  room = lengths[clip] - span(data.frames, data.stride) + 1
+  places = (d_step * train.batch_size + rows).ravel()  # in the step's samples
+  epochs, within = np.divmod(step * train.d_steps * train.batch_size + places, len(lengths))
+  clip = np.empty(len(places), np.int64)
+  for epoch in np.unique(epochs):
+    of = epochs == epoch
+    clip[of] = _order(config.seed, int(epoch), len(lengths))[within[of]]
+  # Drawn for the whole step, then taken by row: cheaper than a generator for each sample.
+  draws = np.random.default_rng((config.seed, 1, step)).random((train.d_steps * train.batch_size, 4))[places]
+  room = np.maximum(lengths[clip] - span(data.frames, data.stride) + 1, 1)
   return Plan(clip, (draws[:, 0] * room).astype(int), draws[:, 1:3], (draws[:, 3] < 0.5) & data.flip)
 
 

@@ -74,6 +74,17 @@ def shapes(config: Any) -> tuple[Any, Any]:
   return jax.eval_shape(init_both)
 
 
+def standing_shapes(config: Any) -> Any:
+  """ShapeDtypeStructs of the generator's standing statistics of a config."""
+  gen, _ = build(config)
+
+  def collect(params):
+    z, label = jnp.zeros((2, config.gen.z_dim)), jnp.zeros((2,), jnp.int32)
+    return gen.apply({'params': params}, z, label, train=True, mutable=['standing'])[1]['standing']
+
+  return jax.eval_shape(collect, shapes(config)[0])
+
+
 def init(config: Any) -> tuple[Any, Any]:
   """Fresh parameters (generator, discriminators) of a config, f32 numpy, a pure function of `config.seed`."""
   return tuple(initialisation.orthogonal((config.seed, net), tree) for net, tree in enumerate(shapes(config)))

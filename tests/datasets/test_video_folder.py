@@ -7,34 +7,11 @@ import numpy as np
 import pytest
 
 from dvd_gan import video as video_files
-from dvd_gan.datasets import decoding, records
+from dvd_gan.datasets import decoding, prepare
 from dvd_gan.errors import UsageError
+from tests.datasets.clips import encode, encode_audio, quarter_turn
 
 SIZE = 16
-
-
-def encode(path, frames=30, width=48, height=32, fps=25, container_options=None):
-  """A clip whose green channel grows with time and whose red one grows from left to right."""
-  with av.open(str(path), 'w', options=container_options or {}) as container:
-    stream = container.add_stream('libx264' if path.suffix != '.gif' else 'gif', rate=fps)
-    stream.width, stream.height = width, height
-    stream.pix_fmt = 'yuv420p' if path.suffix != '.gif' else 'rgb8'
-    for t in range(frames):
-      picture = np.zeros((height, width, 3), np.uint8)
-      picture[..., 0] = np.linspace(0, 250, width)
-      picture[..., 1] = min(round(8 * 25 * t / fps), 255)
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
-    container.mux(stream.encode())
-
-
-def encode_audio(path):
-  with av.open(str(path), 'w') as container:
-    stream = container.add_stream('aac', rate=16000, layout='mono')
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
-    frame.sample_rate = 16000
-    for _ in range(10):
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
 
 
 @pytest.fixture(scope='module')
@@ -69,21 +46,21 @@ def folder_config(config, folder, tmp_path):
 
 
 def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, capsys):
-  source = records.open_records(folder_config)
+  source = prepare.open_records(folder_config)
   prepared = pathlib.Path(source._folder)
   rejects = {r['file']: r['reason'] for r in map(json.loads, (prepared / 'rejects.jsonl').read_text().splitlines())}
   reasons = {
-    'cats/empty.mp4': 'cannot be decoded',
+    'cats/empty.mp4': 'empty file',
     'cats/letter.mp4': 'cannot be decoded',
-    'cats/truncated.mp4': 'truncated',
+    'cats/truncated.mp4': 'damaged after',
     'dogs/short.mp4': 'too short: 3 frames',
     'dogs/sound.mp4': 'no video stream',
   }
   assert rejects.keys() == reasons.keys()
   for file, reason in reasons.items():
     assert reason in rejects[file], rejects[file]
-  assert '5 files could not be used' in capsys.readouterr().err
-  assert sorted(source._index.label) == [0, 0, 1, 1]  # cats, dogs; the class without videos is none
+  assert '5 rejected' in capsys.readouterr().err
+  assert sorted(source._index.numbers['label']) == [0, 0, 1, 1]  # cats, dogs; the class without videos is none
   assert sorted(source._index.frames) == [30, 30, 30, 30]
   assert '5 files rejected' in source.describe()
   batch = next(source.host_batches(0, np.arange(8)))
@@ -96,10 +73,10 @@ def test_a_changed_folder_is_prepared_anew(folder_config, folder, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
   folder_config.data.source = str(copy)
-  before = records.make_builder(folder_config).data_dir
-  assert records.make_builder(folder_config).data_dir == before
+  before = prepare.make_builder(folder_config).data_dir
+  assert prepare.make_builder(folder_config).data_dir == before
   encode(copy / 'cats' / 'new.mp4')
-  assert records.make_builder(folder_config).data_dir != before
+  assert prepare.make_builder(folder_config).data_dir != before
 
 
 @pytest.mark.parametrize(
@@ -115,14 +92,14 @@ def test_a_folder_without_videos_is_one_line(folder_config, tmp_path, make, mess
   make(root)
   folder_config.data.source = str(root)
   with pytest.raises(UsageError, match=message) as error:
-    records.open_records(folder_config)
+    prepare.open_records(folder_config)
   assert '\n' not in str(error.value)
 
 
 def test_more_classes_than_the_model_has_is_told(folder_config):
   folder_config.data.num_classes = 1
   with pytest.raises(UsageError, match='num_classes=2'):
-    records.open_records(folder_config)
+    prepare.open_records(folder_config)
 
 
 def test_decoding_keeps_the_aspect_ratio_and_the_clock(folder):
@@ -141,15 +118,8 @@ def test_decoding_keeps_the_aspect_ratio_and_the_clock(folder):
 
 def test_rotation_is_applied(folder, tmp_path):
   upright = decoding.decode(folder / 'cats' / 'a.mp4', short_side=SIZE, fps=25)
-  content = bytearray((folder / 'cats' / 'a.mp4').read_bytes())
-  # The track header's display matrix, identity in 16.16 and 2.30 fixed point, becomes a quarter turn.
-  at = content.index(b'tkhd') + 4 + 40
-  matrix = np.frombuffer(bytes(content[at : at + 36]), '>i4')
-  assert matrix.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
-  quarter = np.array([0, 65536, 0, -65536, 0, 0, 32 << 16, 0, 1 << 30], '>i4')
-  content[at : at + 36] = quarter.tobytes()
   path = tmp_path / 'turned.mp4'
-  path.write_bytes(content)
+  path.write_bytes(quarter_turn((folder / 'cats' / 'a.mp4').read_bytes()))
   turned = decoding.decode(path, short_side=SIZE, fps=25)
   assert turned.shape == (30, 24, 16, 3)
   # The matrix turns clockwise: what was left, the dark side, is on top.

@@ -1,0 +1,90 @@
+"""How fast a prepared data set can be read, beside what bare libjpeg-turbo makes of the same bytes.
+
+python -m dvd_gan.datasets.benchmark --config=configs/FILE.py [--config.field=value ...] [--seconds=10] [--threads=1]
+
+Reads as training does, on `threads` cores (the process is bound to as many, where the system can), and in turns with that
+decodes the very JPEGs of the windows in a bare loop of libjpeg-turbo (through simplejpeg, into one buffer): no index, no
+reading, no crop. Prints one JSON object last.
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from absl import flags
+
+from dvd_gan import main
+from dvd_gan.datasets import pipeline, window
+from dvd_gan.errors import UsageError
+
+_SECONDS = flags.DEFINE_float('seconds', 10.0, 'Of measuring, in all.')
+_THREADS = flags.DEFINE_integer('threads', 1, 'Decoder threads.')
+ROWS = 64  # clips in a batch
+BATCHES = 2  # read again and again: both decode the same bytes
+
+
+def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
+  """Times reading and bare decoding; clips a second and core.
+
+  Args:
+    config: of a prepared data set of JPEGs; its batch becomes `ROWS` clips.
+    seconds: of measuring, in all.
+    threads: decoder threads.
+
+  Raises:
+    UsageError: if the data set is not there or holds no JPEGs.
+  """
+  config.data.threads, config.train.batch_size, config.train.d_steps = threads, ROWS, 1
+  config.data.prefetch = 1  # nothing is read while the bare loop runs
+  if hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+  source = pipeline.open_source(config)
+  if not hasattr(source, 'encoded'):
+    raise UsageError(f'data.name={config.data.name} holds no JPEGs')
+  rows = np.arange(ROWS)
+  start = time.perf_counter()
+  next(source.host_batches(0, rows))
+  first = time.perf_counter() - start
+  jpegs = [jpeg for step in range(BATCHES) for clip in source.encoded(step, rows) for jpeg in clip]
+  if any(jpeg[:2] != b'\xff\xd8' for jpeg in jpegs):
+    raise UsageError(f'data.name={config.data.name} holds no JPEGs')
+  largest = max(np.prod(simplejpeg.decode_jpeg_header(jpeg)[:2]) for jpeg in jpegs)
+  buffer = np.empty(int(largest) * 3, np.uint8)
+  read, bare = [], []
+  until = time.perf_counter() + seconds
+  while time.perf_counter() < until or len(read) < 3:
+    start = time.perf_counter()
+    for _ in zip(range(BATCHES), source.host_batches(0, rows), strict=False):
+      pass
+    between = time.perf_counter()
+    for jpeg in jpegs:
+      simplejpeg.decode_jpeg(jpeg, buffer=buffer)
+    read.append(between - start)
+    bare.append(time.perf_counter() - between)
+  clips = ROWS * BATCHES
+  return {
+    'data': config.data.name,
+    'resolution': config.data.resolution,
+    'frames': config.data.frames,
+    'stride': config.data.stride,
+    'span': window.span(config.data.frames, config.data.stride),
+    'jpeg_bytes': round(float(np.mean([len(jpeg) for jpeg in jpegs]))),
+    'threads': threads,
+    'clips_per_s_core': round(clips / float(np.median(read)) / threads, 1),
+    'libjpeg_turbo_clips_per_s_core': round(clips / float(np.median(bare)), 1),
+    'share_of_libjpeg_turbo': round(float(np.median(np.array(bare) / read)) / threads, 3),
+    'rounds': len(read),
+    'first_batch_s': round(first, 3),
+  }
+
+
+def _main(argv: list[str]) -> None:
+  del argv
+  print(json.dumps(measure(flags.FLAGS.config, seconds=_SECONDS.value, threads=_THREADS.value)))
+
+
+if __name__ == '__main__':
+  main.run(_main)

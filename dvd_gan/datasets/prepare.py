@@ -1,0 +1,224 @@
+"""From a config to a prepared data set on disk: which builder, where, how it is built, which clips of it count."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
+
+from dvd_gan.datasets import index, ingest, kinetics600, moving_shapes, records, ucf101, video_folder, window
+from dvd_gan.datasets.video_builder import VideoBuilder
+from dvd_gan.errors import UsageError
+
+# TensorFlow feeds data here and nothing else.
+tf.config.set_visible_devices([], 'GPU')
+
+SPARE_FRAMES = 8  # of a moving_shapes clip beyond the window: it may start anywhere among them
+BAIR = 'bair_robot_pushing_small'
+WHAT = {
+  'kinetics600': 'put Kinetics-600 (class folders, or a flat folder with its annotation CSV or JSON, or the class tars)',
+  'ucf101': 'put UCF-101 (the extracted UCF-101/CLASS/v_*.avi, the flat files or their .zip, and ucfTrainTestlist)',
+}
+
+
+class Prepared(NamedTuple):
+  """Record files to train on, whoever wrote them."""
+
+  folder: epath.Path
+  files: list[epath.Path]
+  video: str = 'video'  # the feature with the frames
+  numbers: tuple[str, ...] = ('label',)  # features to index
+  keep: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None  # of the numbers, which clips; None for all
+
+
+def open_records(config: Any, *, build: bool = False) -> records.Records:
+  """The prepared clips of a config's split.
+
+  Args:
+    config: reads data and what records.Records does.
+    build: prepare what is missing; moving_shapes and video_folder are prepared in any case.
+
+  Raises:
+    UsageError: if the data are missing and not built, or cannot be.
+  """
+  prepared = _bair(config, build) if config.data.name == 'bair' else _built(config, build)
+  split = config.data.split
+  try:
+    clips = index.load(prepared.folder, prepared.files, split, video=prepared.video, numbers=prepared.numbers)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+  labels = clips.numbers.get('label', np.zeros(len(clips.shard), np.int64))
+  keep = None if prepared.keep is None else prepared.keep(clips.numbers)
+  if keep is not None and not keep.any():
+    raise UsageError(f'{prepared.folder} was prepared without the official lists that split {split} needs')
+  return records.Records(config, prepared.folder, clips, prepared.files, labels, keep)
+
+
+def make_builder(config: Any) -> Any:
+  """The TFDS builder of a config's data set.
+
+  Raises:
+    UsageError: see video_folder.make_config.
+  """
+  data = config.data
+  data_dir = os.path.expanduser(data.dir) or None
+  if data.name == 'video_folder':
+    return video_folder.VideoFolder(config=video_folder.make_config(config), source=data.source, data_dir=data_dir)
+  if data.name in ('kinetics600', 'ucf101'):
+    kind = kinetics600.Kinetics600 if data.name == 'kinetics600' else ucf101.Ucf101Clips
+    size = str(data.resolution)
+    known = {one.name: one for one in kind.BUILDER_CONFIGS}
+    return kind(
+      config=known.get(size) or type(kind.BUILDER_CONFIGS[0])(name=size, size=data.resolution),
+      source=data.source,
+      data_dir=data_dir,
+    )
+  frames = window.span(data.frames, data.stride) + SPARE_FRAMES
+  builder_config = moving_shapes.MovingShapesConfig(
+    name=f'{data.resolution}px_{frames}f_{data.clips}_q{data.jpeg_quality}',
+    size=data.resolution,
+    frames=frames,
+    clips=data.clips,
+    quality=data.jpeg_quality,
+  )
+  return moving_shapes.MovingShapes(config=builder_config, data_dir=data_dir)
+
+
+def _built(config: Any, build: bool) -> Prepared:
+  """A data set of ours."""
+  data = config.data
+  builder = make_builder(config)
+  folder = epath.Path(builder.data_dir)
+  if not folder.exists():
+    if data.name == 'ucf101' and (of_tfds := _ucf101_of_tfds(config)):
+      return of_tfds
+    if data.name in WHAT and not (build and data.source):
+      raise UsageError(
+        f'{data.name} is not prepared in {folder}: {WHAT[data.name]} in a folder, then run --mode=prepare '
+        '--config.data.source=FOLDER once'
+      )
+    _build(builder, config, folder)
+  if data.name == 'ucf101':
+    files = _files(builder, 'train', data.name)
+    if part := ucf101.part_of(data.split):
+      feature, value = part
+      return Prepared(folder, files, numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
+    return Prepared(folder, files)
+  return Prepared(folder, _files(builder, data.split, data.name))
+
+
+def _files(builder: Any, split: str, name: str) -> list[epath.Path]:
+  if split not in builder.info.splits:
+    raise UsageError(f'{name} has no split {split}, only {", ".join(builder.info.splits)}')
+  return [epath.Path(path) for path in builder.info.splits[split].filepaths]
+
+
+def _ucf101_of_tfds(config: Any) -> Prepared | None:
+  """TFDS's own ucf101, where it is prepared in data.dir or data.source names its folder; its size is 320x240."""
+  data = config.data
+  part, _, number = data.split.partition('_')
+  number = number or '1'  # the three configs hold the same clips in different parts
+  home = epath.Path(os.path.expanduser(data.dir) or tfds.core.constants.DATA_DIR)
+  places = [epath.Path(data.source).expanduser()] if data.source else []
+  for folder in (*places, home / 'ucf101' / f'ucf101_{number}' / '2.0.0'):
+    if (folder / 'dataset_info.json').exists():
+      builder = tfds.builder_from_directory(folder)
+      if builder.name != 'ucf101':
+        continue
+      splits = ('train', 'test') if part == 'all' else (part,)
+      return Prepared(folder, [file for split in splits for file in _files(builder, split, 'ucf101')])
+  return None
+
+
+def _bair(config: Any, build: bool) -> Prepared:
+  """TFDS's bair_robot_pushing_small as it is: 30 PNG frames, no labels."""
+  data = config.data
+  data_dir = os.path.expanduser(data.dir) or None
+  folder = epath.Path(os.path.expanduser(data.source) or tfds.builder(BAIR, data_dir=data_dir).data_dir)
+  if not (folder / 'dataset_info.json').exists():
+    if not build or data.source:
+      raise UsageError(
+        f'bair is not prepared in {folder}: run --mode=prepare (TFDS downloads 30 GB), or give the folder of a prepared '
+        f'{BAIR} as --config.data.source'
+      )
+    tfds.builder(BAIR, data_dir=data_dir).download_and_prepare()
+  builder = tfds.builder_from_directory(folder)
+  return Prepared(folder, _files(builder, data.split, 'bair'), video='image_main', numbers=())
+
+
+def _build(builder: Any, config: Any, folder: epath.Path) -> None:
+  """Prepares a data set; what an earlier, interrupted run has decoded is used."""
+  data = config.data
+  print(f'preparing {data.name} in {folder}', file=sys.stderr, flush=True)
+  # Beside the data, so that it is on a disk that is large enough; no version by TFDS's rules.
+  cache = epath.Path(os.path.expanduser(data.cache) or folder.parent) / f'{builder.name}-{folder.name}.cache'
+  download_config = None
+  try:
+    with _alone(folder):
+      for stale in folder.parent.glob(f'incomplete.*_{folder.name}'):
+        stale.rmtree()  # left by a run that was killed
+      if isinstance(builder, VideoBuilder):
+        if data.runner:
+          download_config = _beam(data)
+          builder.decode_on_beam(cache / 'rejects', seconds=data.file_seconds)
+        else:
+          builder.decode_here(cache, workers=data.threads, seconds=data.file_seconds)
+        print('writing the records', file=sys.stderr, flush=True)
+      if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+      # TFDS says on stdout that it downloads, which it does not here.
+      with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=download_config)
+      rejects = _rejects(builder, cache)
+      (folder / 'rejects.jsonl').write_text(''.join(json.dumps(one._asdict()) + '\n' for one in rejects))
+      if cache.exists():
+        cache.rmtree()
+  except OSError as error:
+    raise UsageError(f'cannot prepare {data.name} in {folder}: {error}') from None
+
+
+def _rejects(builder: Any, cache: epath.Path) -> list[ingest.Rejected]:
+  """Of either way to build, in the same order."""
+  rejects = list(getattr(builder, 'rejects', []))
+  if cache.exists():
+    for file in sorted(cache.glob('rejects-*.jsonl')):
+      rejects += [ingest.Rejected(**json.loads(line)) for line in file.read_text().splitlines()]
+  return sorted(rejects, key=lambda rejected: rejected.file)
+
+
+def _beam(data: Any) -> Any:
+  """TFDS's download config for a Beam runner."""
+  try:
+    from apache_beam.options.pipeline_options import PipelineOptions
+  except ImportError:
+    raise UsageError(f"data.runner={data.runner} needs Apache Beam: pip install -e '.[beam]'") from None
+  options = PipelineOptions([f'--runner={data.runner}', *data.beam_options])
+  return tfds.download.DownloadConfig(beam_runner=data.runner, beam_options=options)
+
+
+@contextlib.contextmanager
+def _alone(folder: epath.Path) -> Iterator[None]:
+  """UsageError if another process on this machine prepares the same data set."""
+  if '://' in str(folder):
+    yield
+    return
+  import fcntl
+
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  path = folder.parent / f'{folder.name}.lock'
+  with open(path, 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UsageError(f'another process is preparing {folder}') from None
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""Video files for tests, good ones and broken ones."""
+
+import av
+import numpy as np
+
+
+def encode(path, frames=30, width=48, height=32, fps=25, container_options=None):
+  """A clip whose green channel grows with time and whose red one grows from left to right."""
+  with av.open(str(path), 'w', options=container_options or {}) as container:
+    stream = container.add_stream('libx264' if path.suffix != '.gif' else 'gif', rate=fps)
+    stream.width, stream.height = width, height
+    stream.pix_fmt = 'yuv420p' if path.suffix != '.gif' else 'rgb8'
+    for t in range(frames):
+      picture = np.zeros((height, width, 3), np.uint8)
+      picture[..., 0] = np.linspace(0, 250, width)
+      picture[..., 1] = min(round(8 * 25 * t / fps), 255)
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+    container.mux(stream.encode())
+
+
+def encode_audio(path):
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('aac', rate=16000, layout='mono')
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
+    frame.sample_rate = 16000
+    for _ in range(10):
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def quarter_turn(content):
+  """The bytes of an mp4 of 48x32 pixels, with a display matrix that turns it clockwise."""
+  content = bytearray(content)
+  # The track header's display matrix, identity in 16.16 and 2.30 fixed point, becomes a quarter turn.
+  at = content.index(b'tkhd') + 4 + 40
+  matrix = np.frombuffer(bytes(content[at : at + 36]), '>i4')
+  assert matrix.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
+  content[at : at + 36] = np.array([0, 65536, 0, -65536, 0, 0, 32 << 16, 0, 1 << 30], '>i4').tobytes()
+  return bytes(content)
+
+
+def variable_rate(source, target):
+  """Copies a clip, its second half shown at half the rate."""
+  with av.open(str(source)) as container, av.open(str(target), 'w') as out:
+    stream = container.streams.video[0]
+    copy = out.add_stream_from_template(stream)
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    tick = packets[1].dts - packets[0].dts
+    middle = len(packets) // 2 * tick
+    for packet in packets:
+      packet.pts, packet.dts = (time + max(time - middle, 0) for time in (packet.pts, packet.dts))
+      packet.stream = copy
+      out.mux(packet)

@@ -1,0 +1,142 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from etils import epath
+
+from dvd_gan.datasets import decoding, ingest, pictures, prepare
+from dvd_gan.errors import UsageError
+from tests.conftest import ROOT
+from tests.datasets.clips import encode
+
+FORM = ingest.Form(short_side=16, fps=25, min_frames=5, quality=95, seconds=60)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  root = tmp_path_factory.mktemp('files')
+  encode(root / 'good.mp4')
+  (root / 'bad.mp4').write_bytes(b'not a video')
+  return root
+
+
+def clips(*paths):
+  return [ingest.Clip(f'{i}', path.name, str(path), features={'label': i}) for i, path in enumerate(paths)]
+
+
+def test_clips_come_out_as_they_went_in(files, tmp_path):
+  accepted, rejected = ingest.fill(
+    epath.Path(tmp_path), clips(files / 'good.mp4', files / 'bad.mp4', files / 'good.mp4'), FORM, workers=2
+  )
+  assert [(one.key, one.features) for one in accepted] == [('0', {'label': 0}), ('2', {'label': 2})]
+  assert [one.file for one in rejected] == ['bad.mp4'] and 'cannot be decoded' in rejected[0].reason
+  expected = decoding.decode(files / 'good.mp4', short_side=16, fps=25)
+  frames = np.stack([pictures.decode(frame) for frame in accepted[0].frames()])
+  assert frames.shape == expected.shape and abs(frames.astype(int) - expected).mean() < 3
+
+
+def crash(source, file, form):
+  os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang(source, file, form):
+  while True:
+    time.sleep(1)
+
+
+@pytest.mark.parametrize(('fault', 'reason'), [(crash, 'the decoder crashed'), (hang, 'the decoder hangs')])
+def test_a_decoder_that_crashes_or_hangs_costs_its_file_alone(files, tmp_path, monkeypatch, fault, reason):
+  store = ingest._store
+  monkeypatch.setattr(ingest, 'GRACE', 1.0)
+  with monkeypatch.context() as patch:
+    patch.setattr(ingest, '_store', fault)
+    form = FORM._replace(seconds=2.0)
+    _, rejected = ingest.fill(epath.Path(tmp_path), clips(files / 'bad.mp4'), form, workers=1)
+  assert reason in rejected[0].reason
+  assert ingest._store is store
+  # What crashed once is not tried again; the rest is decoded.
+  both = clips(files / 'bad.mp4', files / 'good.mp4')
+  accepted, rejected = ingest.fill(epath.Path(tmp_path), both, FORM, workers=1)
+  assert len(accepted) == 1 and reason in rejected[0].reason
+
+
+def test_a_file_that_takes_too_long_is_rejected(files):
+  with pytest.raises(decoding.RejectedError, match='takes longer than 0 s'):
+    decoding.decode(files / 'good.mp4', short_side=16, fps=25, seconds=0)
+
+
+def test_what_cannot_be_written_is_one_line(files, tmp_path):
+  (tmp_path / 'cache').write_text('a file where the folder should be')
+  with pytest.raises(UsageError, match='cannot write decoded clips') as error:
+    ingest.fill(epath.Path(tmp_path / 'cache' / 'train'), clips(files / 'good.mp4'), FORM, workers=1)
+  assert '\n' not in str(error.value)
+
+
+def test_a_damaged_cache_is_told_and_mended(files, tmp_path):
+  def fill():
+    return ingest.fill(epath.Path(tmp_path), clips(files / 'good.mp4'), FORM, workers=1)[0][0]
+
+  clip = fill()
+  content = clip.file.read_bytes()
+  clip.file.write_bytes(content[: len(content) // 2])
+  with pytest.raises(UsageError, match='run the same command again'):
+    clip.frames()
+  assert len(fill().frames()) == 30
+
+
+def test_prepare_killed_half_way_goes_on_and_ends_with_the_same_files(tmp_path, config):
+  """A real process, killed with SIGKILL while it decodes."""
+  source = tmp_path / 'source' / 'class'
+  source.mkdir(parents=True)
+  encode(source / '00.mp4', frames=250, width=320, height=240)
+  for i in range(1, 24):
+    (source / f'{i:02d}.mp4').write_bytes((source / '00.mp4').read_bytes())
+  (source / 'bad.mp4').write_bytes(b'not a video')
+  command = [sys.executable, '-m', 'dvd_gan.main', '--mode=prepare', '--config=configs/video_folder.py']
+  command += [f'--config.data.source={source.parent}', '--config.train.batch_size=8', '--config.data.resolution=32']
+  command += ['--config.gen.attention=()', '--config.data.threads=1']
+
+  def run(name):
+    return subprocess.Popen(
+      [*command, f'--config.data.dir={tmp_path / name}'], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+
+  whole, broken = run('whole'), run('broken')
+  deadline = time.monotonic() + 120
+  while len(list((tmp_path / 'broken').rglob('*.npz'))) < 5:
+    assert broken.poll() is None and time.monotonic() < deadline, broken.communicate()
+    time.sleep(0.01)
+  broken.send_signal(signal.SIGKILL)
+  broken.communicate()
+  kept = len(list((tmp_path / 'broken').rglob('*.cache/*/*/*.npz')))
+  assert 5 <= kept < 24
+  again = run('broken')
+  told, errors = again.communicate(timeout=300)
+  assert again.returncode == 0, errors
+  assert f'{kept} of 25 clips were decoded by an earlier run' in told
+  assert '24 clips of split train' in told and '1 files rejected' in told
+  assert whole.communicate(timeout=300)[0] and whole.returncode == 0
+
+  def records(name):
+    paths = (tmp_path / name).rglob('*.tfrecord*')
+    return {path.name: path.read_bytes() for path in paths} | {
+      'rejects': [json.loads(line) for path in (tmp_path / name).rglob('rejects.jsonl') for line in path.open()]
+    }
+
+  assert records('broken') == records('whole')
+  left = [path for path in (tmp_path / 'broken').rglob('*') if 'cache' in path.name or 'incomplete' in path.name]
+  assert not left, left
+
+
+def test_two_processes_do_not_prepare_the_same_set(tmp_path):
+  folder = epath.Path(tmp_path) / 'set' / '1.0.0'
+  with prepare._alone(folder):
+    with pytest.raises(UsageError, match='another process is preparing'), prepare._alone(folder):
+      pass
+  with prepare._alone(folder):
+    pass

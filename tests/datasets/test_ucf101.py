@@ -1,0 +1,134 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from dvd_gan.datasets import pictures, prepare, ucf101
+from dvd_gan.errors import UsageError
+from tests.datasets.clips import encode
+
+SIZE = 16
+NAMES = {  # file -> class folder
+  'v_ApplyEyeMakeup_g01_c01.avi': 'ApplyEyeMakeup',
+  'v_HandStandPushups_g01_c02.avi': 'HandstandPushups',
+  'v_YoYo_g25_c03.avi': 'YoYo',
+}
+LISTS = {
+  'trainlist01.txt': 'ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi 1\r\nYoYo/v_YoYo_g25_c03.avi 101\r\n',
+  'testlist01.txt': 'HandstandPushups/v_HandStandPushups_g01_c02.avi\r\n',
+  'trainlist02.txt': 'HandstandPushups/v_HandstandPushups_g01_c02.avi 37\n',
+}
+
+
+@pytest.fixture(scope='module')
+def clip(tmp_path_factory):
+  path = tmp_path_factory.mktemp('clip') / 'clip.avi'
+  encode(path)
+  return path.read_bytes()
+
+
+def official(root, clip):
+  for name, folder in NAMES.items():
+    (root / 'UCF-101' / folder).mkdir(parents=True, exist_ok=True)
+    (root / 'UCF-101' / folder / name).write_bytes(clip)
+  (root / 'ucfTrainTestlist').mkdir()
+  for name, text in LISTS.items():
+    (root / 'ucfTrainTestlist' / name).write_text(text, newline='')
+
+
+def flat_zip(root, clip):
+  with zipfile.ZipFile(root / 'UCF101.zip', 'w') as archive:
+    for name in reversed(NAMES):
+      archive.writestr(f'UCF101/{name}', clip)
+  with zipfile.ZipFile(root / 'UCF101TrainTestSplits-RecognitionTask.zip', 'w') as archive:
+    for name, text in LISTS.items():
+      archive.writestr(f'ucfTrainTestlist/{name}', text)
+
+
+def flat_files(root, clip):
+  (root / 'UCF101').mkdir()
+  for name in NAMES:
+    (root / 'UCF101' / name).write_bytes(clip)
+  for name, text in LISTS.items():
+    (root / name).write_text(text)
+
+
+def use(config, root, split='all'):
+  config.data.name, config.data.num_classes, config.data.split = 'ucf101', 101, split
+  config.data.source, config.data.dir = str(root / 'source'), str(root / 'tfds')
+  return config
+
+
+def labels(source):
+  return sorted(set(np.concatenate([next(source.host_batches(0, np.arange(8)))['label'].ravel()])))
+
+
+@pytest.mark.parametrize('lay', [official, flat_zip, flat_files])
+def test_every_layout_gives_all_clips_and_the_official_parts(config, tmp_path, clip, lay):
+  (tmp_path / 'source').mkdir()
+  lay(tmp_path / 'source', clip)
+  source = prepare.open_records(use(config, tmp_path), build=True)
+  assert '3 clips of split all' in source.describe()
+  apply, hand, yoyo = (ucf101.IDS[name.lower()] for name in NAMES.values())
+  assert labels(source) == sorted([apply, hand, yoyo])
+  for split, expected in (('train_1', {apply, yoyo}), ('test_1', {hand}), ('train_2', {hand})):
+    assert labels(prepare.open_records(use(config, tmp_path, split))) == sorted(expected)
+  with pytest.raises(UsageError, match='without the official lists that split test_3 needs'):
+    prepare.open_records(use(config, tmp_path, 'test_3'))
+  with pytest.raises(UsageError, match='no split nights'):
+    prepare.open_records(use(config, tmp_path, 'nights'))
+
+
+def test_other_files_are_rejected_by_name(config, tmp_path, clip):
+  (tmp_path / 'source').mkdir()
+  flat_files(tmp_path / 'source', clip)
+  (tmp_path / 'source' / 'holiday.avi').write_bytes(clip)
+  source = prepare.open_records(use(config, tmp_path), build=True)
+  (reject,) = map(json.loads, (source._folder / 'rejects.jsonl').open())
+  assert reject['file'] == 'holiday.avi' and 'not called v_CLASS' in reject['reason']
+
+
+def test_a_rar_is_told(config, tmp_path):
+  (tmp_path / 'source').mkdir()
+  (tmp_path / 'source' / 'UCF101.rar').write_bytes(b'Rar!')
+  with pytest.raises(UsageError, match='extract the .rar first'):
+    prepare.open_records(use(config, tmp_path), build=True)
+
+
+def test_there_are_101_classes():
+  assert len(ucf101.CLASSES) == len(ucf101.IDS) == 101
+
+
+class Ucf101(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Writes what TFDS's builder of that name does: larger JPEG frames, splits train and test."""
+
+  VERSION = tfds.core.Version('2.0.0')
+  name = 'ucf101'
+
+  def _info(self):
+    video = tfds.features.Video((None, None, None, 3), encoding_format='jpeg')
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict({'video': video, 'label': tfds.features.ClassLabel(num_classes=101)}),
+    )
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples([5, 6]), 'test': self._generate_examples([7])}
+
+  def _generate_examples(self, classes):
+    for label in classes:
+      yield label, {'video': pictures.encode(np.full((6, 24, 32, 3), 10 * label, np.uint8), 95), 'label': label}
+
+
+def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
+  builder = Ucf101(data_dir=str(tmp_path / 'theirs'))
+  builder.download_and_prepare()
+  use(config, tmp_path)
+  for split, expected in (('all', [5, 6, 7]), ('train', [5, 6]), ('test', [7])):
+    config.data.source, config.data.split = str(builder.data_dir), split
+    source = prepare.open_records(config)
+    assert labels(source) == expected
+  batch = next(source.host_batches(0, np.arange(8)))
+  assert batch['video'].shape == (2, 8, 5, SIZE, SIZE, 3) and abs(batch['video'].astype(int) - 70).max() < 3
