@@ -1,27 +1,14 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
-from dvd_gan.datasets import index, prepare
+from dvd_gan.datasets import prepare
 from dvd_gan.errors import UsageError
-from tests.datasets.clips import encode
+from tests.datasets.clips import encode, examples
 from tests.datasets.test_kinetics600 import LAYOUTS, build, clips  # noqa: F401
 
 TWO_PROCESSES = ('--direct_num_workers=2', '--direct_running_mode=multi_processing')
-
-
-def examples(folder, split):
-  """[(label, bytes of its frames)] in the order of our index."""
-  files = sorted(folder.glob(f'*-{split}.tfrecord*'))
-  found = index.build(files, 'video', ('label',))
-  read = []
-  for clip, shard in enumerate(found.shard):
-    begin, end = found.place(clip, np.arange(found.frames[clip]))
-    content = files[shard].read_bytes()
-    read.append((found.numbers['label'][clip], [content[a:b] for a, b in zip(begin, end, strict=True)]))
-  return read
 
 
 def rejects(folder):

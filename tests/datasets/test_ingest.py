@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from etils import epath
 from dvd_gan.datasets import decoding, ingest, pictures, prepare
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT
-from tests.datasets.clips import encode
+from tests.datasets.clips import encode, examples
 
 FORM = ingest.Form(short_side=16, fps=25, min_frames=5, quality=95, seconds=60)
 
@@ -122,13 +121,12 @@ def test_prepare_killed_half_way_goes_on_and_ends_with_the_same_files(tmp_path, 
   assert '24 clips of split train' in told and '1 files rejected' in told
   assert whole.communicate(timeout=300)[0] and whole.returncode == 0
 
-  def records(name):
-    paths = (tmp_path / name).rglob('*.tfrecord*')
-    return {path.name: path.read_bytes() for path in paths} | {
-      'rejects': [json.loads(line) for path in (tmp_path / name).rglob('rejects.jsonl') for line in path.open()]
-    }
+  def written(name):
+    (rejects,) = (tmp_path / name).rglob('rejects.jsonl')
+    return examples(rejects.parent, 'train'), rejects.read_text()
 
-  assert records('broken') == records('whole')
+  assert written('broken') == written('whole')
+  assert len(written('whole')[0]) == 24
   left = [path for path in (tmp_path / 'broken').rglob('*') if 'cache' in path.name or 'incomplete' in path.name]
   assert not left, left
 
