@@ -75,15 +75,98 @@ def test_an_index_cut_short_is_made_anew(prepared, size):
   assert path.stat().length > 100
 
 
+def test_an_index_of_a_read_only_set_is_kept_elsewhere(prepared, tmp_path, monkeypatch):
+  _, source = prepared
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  files = [file.path for file in source._files]
+  folder = epath.Path('/proc/1')  # nobody can write there
+  index.load(folder, files, 'train')
+  monkeypatch.setattr(index, 'build', None)  # what follows must not need it
+  again = index.load(folder, files, 'train')
+  jax.tree.map(np.testing.assert_array_equal, again._asdict(), source._index._asdict())
+
+
+def test_many_files_are_scanned_by_many_processes(prepared, monkeypatch):
+  _, source = prepared
+  files = [file.path for file in source._files] * 3
+  alone = index.build(files, 'video', ('label',))
+  monkeypatch.setattr(index, 'PARALLEL_BYTES', 0)
+  monkeypatch.setattr(index, '_records', None)  # this process must not need it
+  together = index.build(files, 'video', ('label',))
+  jax.tree.map(np.testing.assert_array_equal, alone._asdict(), together._asdict())
+  assert len(together.shard) == 90 and together.shard.max() == 2
+
+
+@pytest.mark.parametrize('size', [3, 500, 5000])
+def test_a_file_cut_short_is_told(prepared, tmp_path, size):
+  path = tmp_path / 'short.tfrecord'
+  path.write_bytes(prepared[1]._files[0].path.read_bytes()[:size])
+  with pytest.raises(ValueError, match='truncated'):
+    index.build([epath.Path(path)], 'video', ('label',))
+
+
+def test_a_file_of_something_else_is_told(tmp_path):
+  path = tmp_path / 'other.tfrecord'
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    writer.write(tf.train.Example().SerializeToString())
+    writer.write(b'no Example at all')
+  with pytest.raises(ValueError, match='the record at byte 12 has no'):
+    index.build([epath.Path(path)], 'video', ('label',))
+
+
+def test_a_damaged_frame_is_replaced_by_its_neighbour_and_told(prepared, tmp_path, capsys):
+  config, source = prepared
+  begin, end = source._index.place(0, np.arange(source._index.frames[0]))
+  content = bytearray(source._files[0].path.read_bytes())
+  content[begin[6] : end[6]] = bytes(end[6] - begin[6])
+  path = tmp_path / 'damaged.tfrecord'
+  path.write_bytes(content)
+  damaged = open_files(config, tmp_path, [path])
+  out = np.zeros((5, 16, 16, 3), np.uint8)
+  damaged._read(out, 0, 4, np.zeros(2), False)
+  np.testing.assert_array_equal(out[2], out[1])
+  assert (out[3] != out[2]).any()
+  damaged._read(out, 0, 5, np.zeros(2), False)
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 1 and f'{path}: the frame at byte {begin[6]} is damaged' in told[0]
+  for a, b in zip(begin, end, strict=True):
+    content[a:b] = bytes(b - a)
+  path.write_bytes(content)
+  with pytest.raises(OSError, match='no frame of clip 0 can be decoded'):
+    open_files(config, tmp_path, [path])._read(out, 0, 0, np.zeros(2), False)
+
+
+def test_short_clips_repeat_their_last_frame_where_asked(prepared, tmp_path):
+  config, source = prepared
+  config = config.copy_and_resolve_references()
+  config.data.frames, config.data.short_clips = 16, 'repeat'  # the clips have 13
+  repeated = open_files(config, tmp_path, [file.path for file in source._files])
+  assert '30 shorter than the window of 16: their last frame is repeated' in repeated.describe()
+  video = next(repeated.host_batches(0, ROWS))['video']
+  np.testing.assert_array_equal(video[:, :, 13:], np.repeat(video[:, :, 12:13], 3, axis=2))
+
+
+def test_less_memory_reads_less_far_ahead(prepared):
+  config, source = prepared
+  config = config.copy_and_resolve_references()
+  expected = next(source.host_batches(0, ROWS))
+  config.data.ram_gib, config.data.prefetch = 1e-9, 50
+  frugal = open_files(config, source._folder, [file.path for file in source._files])
+  batches = frugal.host_batches(0, ROWS)
+  np.testing.assert_array_equal(next(batches)['video'], expected['video'])
+
+
 def test_hosts_and_resume_give_the_same_bytes(prepared):
   _, source = prepared
   run = source.host_batches(0, ROWS)
   batches = [next(run) for _ in range(3)]
   resumed = next(source.host_batches(2, ROWS))
-  halves = [next(source.host_batches(2, ROWS[half])) for half in (slice(0, 4), slice(4, 8))]
   for name, value in batches[2].items():
     np.testing.assert_array_equal(value, resumed[name])
-    np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves], axis=1))
+  for hosts in (2, 4):
+    parts = [next(source.host_batches(2, rows)) for rows in np.split(ROWS, hosts)]
+    for name, value in batches[2].items():
+      np.testing.assert_array_equal(value, np.concatenate([part[name] for part in parts], axis=1))
 
 
 def test_only_the_window_is_decoded_cropped_and_flipped(tmp_path, config):

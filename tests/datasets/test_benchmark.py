@@ -1,0 +1,34 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+from tests.conftest import ROOT
+
+COMMAND = [sys.executable, '-m', 'dvd_gan.datasets.benchmark', '--config=configs/default.py', '--seconds=0.2']
+
+
+def run(*arguments):
+  return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_it_prints_one_json_object_last(tmp_path):
+  sizes = [
+    '--config.data.resolution=16',
+    '--config.data.frames=5',
+    '--config.data.clips=30',
+    '--config.gen.attention=()',
+  ]
+  result = run(f'--config.data.dir={tmp_path}', *sizes)
+  told = json.loads(result.stdout.splitlines()[-1])
+  assert told['resolution'] == 16 and told['frames'] == 5 and told['threads'] == 1
+  # Reading is decoding and more; what it takes beyond that is no multiple.
+  assert 0.01 < told['share_of_libjpeg_turbo'] < 1.5
+  assert told['clips_per_s_core'] > 0 and told['libjpeg_turbo_clips_per_s_core'] > 0
+
+
+def test_arrays_have_nothing_to_decode(tmp_path):
+  np.savez(tmp_path / 'a.npz', video=np.zeros((2, 12, 64, 64, 3), np.uint8), label=np.zeros(2, int))
+  result = run('--config.data.name=array_file', f'--config.data.source={tmp_path}/a.npz')
+  assert result.returncode == 2 and result.stderr.strip() == 'error: data.name=array_file holds no JPEGs'
