@@ -11,10 +11,26 @@ import numpy as np
 
 MAX_STILL = 30.0  # seconds that one frame may be shown: more is a broken clock
 COMPLETE = 0.95  # share of the announced frames that must come out: less is a truncated file
+SLACK = 0.2  # seconds by which sound may outlast the pictures
 
 
 class RejectedError(Exception):
-  """The file cannot be used; the message is the reason."""
+  """The file cannot be used; the message is the reason.
+
+  Attributes:
+    lasting: whether it will be so another time: not where time ran out or the disk failed.
+  """
+
+  def __init__(self, reason: str, *, lasting: bool = True):
+    super().__init__(reason)
+    self.lasting = lasting
+
+  def __reduce__(self):
+    return _rejected, (str(self), self.lasting)
+
+
+def _rejected(reason: str, lasting: bool) -> RejectedError:
+  return RejectedError(reason, lasting=lasting)
 
 
 def decode(
@@ -45,9 +61,16 @@ def decode(
   import av
 
   deadline = clock.monotonic() + seconds
-  size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+  if not isinstance(source, bytes):
+    with open(source, 'rb') as file:  # what fails here is the disk, not the file
+      size = os.fstat(file.fileno()).st_size
+      file.seek(max(size - 2, 0))
+      last_bytes = file.read()
+  else:
+    size, last_bytes = len(source), source[-2:]
   if not size:
     raise RejectedError('empty file')
+  clip = _Resampler(short_side, fps)
   packets = decoded = hidden = 0
   try:
     with av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as container:
@@ -57,38 +80,35 @@ def decode(
       stream.thread_type = 'AUTO'
       stream.thread_count = threads
       rate = float(stream.average_rate or stream.guessed_rate or fps)
-      pictures, repeats = [], []
-      shown = None
       for packet, frame in _frames(container, stream):
         packets += packet is not None
         hidden += packet is not None and packet.is_discard
         if clock.monotonic() > deadline:
-          raise RejectedError(f'takes longer than {seconds:g} s')
-        if frame is None:
-          continue
-        time = frame.time if frame.time is not None else decoded / rate
-        decoded += 1
-        if shown is None:
-          begin = time
-        else:
-          _show(pictures, repeats, shown, _tick(time - begin, fps), short_side, MAX_STILL * fps)
-        shown = frame
-      if shown is None:
+          raise RejectedError(f'takes longer than {seconds:g} s', lasting=False)
+        if frame is not None:
+          clip.add(frame, frame.time if frame.time is not None else decoded / rate)
+          decoded += 1
+      if not decoded:
         raise RejectedError('no frames')
-      # The last frame stays for as long as it says, or as one does at this rate.
-      last = float(shown.duration * shown.time_base) if shown.duration else 1 / rate
-      _show(pictures, repeats, shown, _tick(time - begin + last, fps), short_side, MAX_STILL * fps)
-      clip = np.repeat(np.stack(pictures), repeats, axis=0) if pictures else np.empty(0)
-      announced = stream.frames
+      end = clip.finish(1 / rate)
+      announced, duration = stream.frames, _duration(container, stream)
+      gif = container.format.name == 'gif'
   except (av.FFmpegError, OSError, ValueError) as error:
     how = f'damaged after {decoded} frames' if decoded else 'cannot be decoded'
-    raise RejectedError(f'{how}: {" ".join((getattr(error, "strerror", None) or str(error)).split())}') from None
+    reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())
+    disk = isinstance(error, OSError) and 0 < (error.errno or 0) < 1000  # FFmpeg's own numbers are letters
+    raise RejectedError(f'{how}: {reason}', lasting=not disk) from None
   # An edit list hides frames that the file announces: its packets are there all the same.
   if packets < COMPLETE * announced or decoded < COMPLETE * (packets - hidden):
     raise RejectedError(f'truncated: {min(packets, decoded)} of {announced or packets} frames')
-  if len(clip) < min_frames:
-    raise RejectedError(f'too short: {len(clip)} frames at {fps:g} fps, {min_frames} needed')
-  return clip
+  # Matroska announces a duration instead of frames, and of a GIF FFmpeg announces what it found.
+  if not announced and end < COMPLETE * duration - SLACK:
+    raise RejectedError(f'truncated: {end:.1f} of {duration:.1f} s')
+  if gif and last_bytes != b'\0;':
+    raise RejectedError('truncated: a GIF without its end')
+  if clip.count < min_frames:
+    raise RejectedError(f'too short: {clip.count} frames at {fps:g} fps, {min_frames} needed')
+  return np.repeat(np.stack(clip.pictures), clip.repeats, axis=0)
 
 
 def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, Any]]:
@@ -100,21 +120,50 @@ def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, Any]]:
       yield None, frame
 
 
-def _tick(seconds: float, fps: float) -> int:
-  """How many instants of the fixed rate lie before that time."""
-  return max(int(np.ceil(seconds * fps - 1e-3)), 0)
+def _duration(container: Any, stream: Any) -> float:
+  """Seconds that a file says the stream lasts; 0 if it does not say."""
+  if 'DURATION' in stream.metadata:  # Matroska, 00:00:10.010000000: the stream's own
+    hours, minutes, seconds = stream.metadata['DURATION'].split(':')
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+  return (container.duration or 0) / 1e6
 
 
-def _show(
-  pictures: list[np.ndarray], repeats: list[int], frame: Any, until: int, short_side: int, max_still: float
-) -> None:
-  """Adds the frame shown up to instant `until`, where there is an instant left for it: only such are converted."""
-  count = until - sum(repeats)
-  if count > max_still:
-    raise RejectedError(f'a gap in time: one frame shown {count} times')
-  if count > 0:
-    pictures.append(_picture(frame, short_side))
-    repeats.append(count)
+class _Resampler:
+  """Frames at their times -> pictures at a fixed rate, each kept once with how often it is shown."""
+
+  def __init__(self, short_side: int, fps: float):
+    self.pictures: list[np.ndarray] = []
+    self.repeats: list[int] = []
+    self.count = 0  # instants filled so far
+    self._short_side, self._fps = short_side, fps
+    self._shown: Any = None
+    self._begin = self._time = 0.0
+
+  def add(self, frame: Any, time: float) -> None:
+    """The next frame, shown from `time`, in seconds, on."""
+    if self._shown is None:
+      self._begin = time
+    else:
+      self._show_until(time - self._begin)
+    self._shown, self._time = frame, time
+
+  def finish(self, default: float) -> float:
+    """Shows the last frame for as long as it says, or `default` seconds; returns when it ends in the file's time."""
+    last = float(self._shown.duration * self._shown.time_base) if self._shown.duration else default
+    self._show_until(self._time - self._begin + last)
+    return self._time + last
+
+  def _show_until(self, seconds: float) -> None:
+    """Fills the instants before that time, where there are any left for it: only such frames are converted."""
+    count = int(np.ceil(seconds * self._fps - 1e-3)) - self.count
+    if count > MAX_STILL * self._fps:
+      raise RejectedError(f'a gap in time: one frame shown {count} times')
+    if count > 0:
+      self.pictures.append(_picture(self._shown, self._short_side))
+      if self.pictures[-1].shape != self.pictures[0].shape:
+        raise RejectedError('its size changes on the way')
+      self.repeats.append(count)
+      self.count += count
 
 
 def _picture(frame: Any, short_side: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
+import io
 import mmap
 import multiprocessing
 import os
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+
+from dvd_gan.datasets.files import errors, is_remote, size_and_time, write
 
 PARALLEL_BYTES = 1 << 28  # less than this is scanned before other processes would have started
 
@@ -66,18 +69,17 @@ def load(
   Raises:
     ValueError: if a file is no such TFRecord.
   """
-  sizes = np.array([file.stat().length for file in files])
+  sizes = np.array([size_and_time(file)[0] for file in files])
   numbers = tuple(numbers)
   home = epath.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   elsewhere = home / 'dvd_gan' / 'index' / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
   for place in (folder, elsewhere):
     # What cannot be read, a file cut short by a crash say, is as good as missing.
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    with contextlib.suppress(*errors(), ValueError, KeyError, EOFError, zipfile.BadZipFile):
       return _read(place, name, sizes, video, numbers)
   index = build(files, video, numbers)
   for place in (folder, elsewhere):
-    with contextlib.suppress(OSError):
-      place.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(*errors()):
       _write(index, place, name, sizes, video)
       break
   return index
@@ -89,7 +91,7 @@ def _read(folder: epath.Path, name: str, sizes: np.ndarray, video: str, numbers:
   if not np.array_equal(stored['sizes'], sizes) or stored['video'] != video:
     raise ValueError('of other files')
   path = folder / f'index-{name}.npy'
-  if '://' in str(folder):
+  if is_remote(folder):
     with path.open('rb') as opened:
       offset = np.load(opened)
   else:
@@ -104,14 +106,14 @@ def _write(index: Index, folder: epath.Path, name: str, sizes: np.ndarray, video
   values = {f'number-{number}': value for number, value in index.numbers.items()}
   about = {'sizes': sizes, 'video': video, 'digest': _digest(index.offset)}
   arrays = {'shard': index.shard, 'begin': index.begin, 'first': index.first, **values, **about}
-  for path, save in (
-    (folder / f'index-{name}.npy', lambda file: np.save(file, index.offset)),
-    (folder / f'index-{name}.npz', lambda file: np.savez(file, **arrays)),
+  # By way of memory: a bucket's files cannot seek, as numpy's zip files do.
+  for suffix, save in (
+    ('npy', lambda file: np.save(file, index.offset)),
+    ('npz', lambda file: np.savez(file, **arrays)),
   ):
-    partial = folder / f'{path.name}.{os.getpid()}'
-    with partial.open('wb') as opened:
-      save(opened)
-    partial.replace(path)
+    buffer = io.BytesIO()
+    save(buffer)
+    write(folder / f'index-{name}.{suffix}', buffer.getvalue())
 
 
 def _digest(offset: np.ndarray) -> int:
@@ -123,7 +125,7 @@ def build(files: list[epath.Path], video: str, numbers: tuple[str, ...]) -> Inde
   """Scans record files, large sets of them in as many processes as there are cores."""
   scan = functools.partial(_scan, video=video, numbers=numbers)
   workers = min(os.cpu_count() or 1, len(files))
-  if workers > 1 and sum(file.stat().length for file in files) > PARALLEL_BYTES:
+  if workers > 1 and sum(size_and_time(file)[0] for file in files) > PARALLEL_BYTES:
     context = multiprocessing.get_context('spawn')  # threads of this process may hold locks
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
       parts = list(pool.map(scan, map(str, files)))
@@ -162,7 +164,7 @@ def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, 
 @contextlib.contextmanager
 def _content(file: str) -> Iterator[Any]:
   """The bytes of a file: mapped where it is local."""
-  if '://' in file:
+  if is_remote(file):
     yield epath.Path(file).read_bytes()
   elif not os.path.getsize(file):
     yield b''

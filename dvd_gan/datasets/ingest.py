@@ -22,19 +22,19 @@ import pebble
 import tqdm
 from etils import epath
 
-from dvd_gan.datasets import decoding, pictures
+from dvd_gan.datasets import decoding, files, pictures
 from dvd_gan.errors import UsageError
 
 AHEAD = 4  # clips waiting for each worker
-DUPLICATE = 'another file of the same clip comes before it'
 GRACE = 10.0  # seconds after which a decoder that does not look at the clock is killed
+DUPLICATE = 'another file of the same clip comes before it'
 
 
 class Clip(NamedTuple):
   """A clip where the user has it."""
 
   key: str  # of the example in the data set, unique in its split
-  name: str  # for people: its path below the source, `tar:member` in an archive
+  name: str  # for people: its path below the source, `archive:member` in an archive
   path: str = ''  # of the file, or
   content: bytes = b''  # its bytes, from an archive
   features: dict[str, Any] = {}  # of the example, beside the video
@@ -79,9 +79,18 @@ class Accepted(NamedTuple):
     return [data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
+class Outcome(NamedTuple):
+  """Why a clip cannot be used, '' if it can; and whether it will be the same another time."""
+
+  reason: str
+  lasting: bool = True
+
+
 def jpegs(source: str | bytes, form: Form) -> list[bytes]:
   """The frames of a video file or of its bytes; RejectedError for whatever reason it cannot be used."""
   try:
+    if isinstance(source, str) and files.is_remote(source):
+      source = epath.Path(source).read_bytes()
     clip = decoding.decode(
       source,
       short_side=form.short_side,
@@ -92,9 +101,31 @@ def jpegs(source: str | bytes, form: Form) -> list[bytes]:
     )
   except decoding.RejectedError:
     raise
+  except files.errors() as error:
+    raise decoding.RejectedError(f'cannot be read: {error}', lasting=False) from None
   except Exception as error:  # a file must not end a run of days, whatever it does to the decoder
-    raise decoding.RejectedError(f'cannot be decoded: {type(error).__name__} {error}') from None
+    raise decoding.RejectedError(f'cannot be decoded: {type(error).__name__} {error}', lasting=False) from None
   return pictures.encode(clip, form.quality)
+
+
+def make_pool(workers: int) -> pebble.ProcessPool:
+  """Decoder processes: one that crashes or hangs is ended and replaced. For use as a context.
+
+  Spawned, because threads of this process may hold locks.
+  """
+  return pebble.ProcessPool(workers, context=multiprocessing.get_context('spawn'))
+
+
+def verdict(done: concurrent.futures.Future) -> Any:
+  """The result of a pool's call that decodes; an Outcome where it came to none."""
+  try:
+    return done.result()
+  except concurrent.futures.TimeoutError:
+    return Outcome('the decoder hangs', lasting=False)
+  except pebble.ProcessExpired as error:
+    return Outcome(f'the decoder crashed (exit code {error.exitcode})', lasting=False)
+  except decoding.RejectedError as error:
+    return Outcome(str(error), error.lasting)
 
 
 def fill(
@@ -104,7 +135,7 @@ def fill(
 
   Args:
     cache: folder, of this form alone.
-    clips: in a fixed order; where two have one key the first counts.
+    clips: in a fixed order; where two have one key the first that can be used counts.
     form: what they become.
     workers: processes; one per core if 0.
     title: of the progress line.
@@ -116,150 +147,141 @@ def fill(
     UsageError: if the cache cannot be written.
   """
   workers = workers or os.cpu_count() or 1
-  limit = form.seconds + GRACE
-  outcomes: dict[int, Accepted | Rejected] = {}
-  keys: set[str] = set()
-  reused = 0
-  bar = _Progress(title)
-  slots = threading.Semaphore(AHEAD * workers)
-  finished: queue.SimpleQueue = queue.SimpleQueue()
-  # Processes, because a decoder may crash or hang: pebble ends such a one and goes on. Spawned, because threads of
-  # this process may hold locks.
-  context = multiprocessing.get_context('spawn')
-  with pebble.ProcessPool(workers, context=context) as pool:
+  job = _Job(cache, form, workers, title)
+  with make_pool(workers) as pool:
     try:
+      owners: dict[str, int] = {}  # of each key: the clip that has it
       count = 0
       for number, clip in enumerate(clips):
         count += 1
-        if clip.key in keys:
-          clip = clip._replace(reject=DUPLICATE)
-        if clip.reject:
-          finished.put((number, clip, clip.reject))
-          _settle(finished, outcomes, bar, cache)
-          continue
-        keys.add(clip.key)
-        file, refusal = _places(cache, clip)
-        if file.exists() or refusal.exists():
-          reused += 1
-          finished.put((number, clip._replace(content=b''), '' if file.exists() else refusal.read_text()))
-        else:
-          slots.acquire()
-          future = pool.schedule(_store, args=(clip.content or clip.path, str(file), form), timeout=limit)
-          future.add_done_callback(functools.partial(_report, finished, slots, number, clip._replace(content=b'')))
-        _settle(finished, outcomes, bar, cache)
-      while len(outcomes) < count:
-        _settle(finished, outcomes, bar, cache, wait=True)
+        if not clip.reject and clip.key in owners:
+          owner = owners[clip.key]
+          while owner not in job.outcomes:
+            job.settle(wait=True)
+          if isinstance(job.outcomes[owner], Accepted):
+            clip = clip._replace(reject=DUPLICATE)
+        if not clip.reject:
+          owners[clip.key] = number
+        job.start(pool, number, clip)
+      while len(job.outcomes) < count:
+        job.settle(wait=True)
     except BaseException:
       pool.stop()
       raise
-  bar.close()
-  ordered = [outcomes[number] for number in range(count)]
-  if reused:
-    print(f'{reused} of {count} clips were decoded by an earlier run')
+  job.bar.close()
+  ordered = [job.outcomes[number] for number in range(count)]
+  if job.reused:
+    print(f'{job.reused} of {count} clips were decoded by an earlier run')
   return (
     [outcome for outcome in ordered if isinstance(outcome, Accepted)],
     [outcome for outcome in ordered if isinstance(outcome, Rejected)],
   )
 
 
-def _report(
-  finished: queue.SimpleQueue, slots: threading.Semaphore, number: int, clip: Clip, done: concurrent.futures.Future
-) -> None:
-  """Called by the pool when a clip is done."""
-  finished.put((number, clip, done))
-  slots.release()
+class _Job:
+  """One call of `fill`: what is there, what is under way, what has come out."""
 
+  def __init__(self, cache: epath.Path, form: Form, workers: int, title: str):
+    self.outcomes: dict[int, Accepted | Rejected] = {}
+    self.reused = 0
+    self.bar = _Progress(title)
+    self._cache, self._form = cache, form
+    self._there = _listing(cache)
+    self._slots = threading.Semaphore(AHEAD * workers)
+    self._finished: queue.SimpleQueue = queue.SimpleQueue()
 
-def _settle(
-  finished: queue.SimpleQueue,
-  outcomes: dict[int, Accepted | Rejected],
-  bar: '_Progress',
-  cache: epath.Path,
-  wait: bool = False,
-) -> None:
-  """Takes in what has been finished so far; at least one if `wait`."""
-  while wait or not finished.empty():
-    number, clip, result = finished.get()
-    wait = False
-    file, refusal = _places(cache, clip)
-    reason = result if isinstance(result, str) else _reason(result)
-    if reason:
-      if not isinstance(result, str):
-        _write(refusal, reason.encode())
-      outcomes[number] = Rejected(clip.key, clip.name, reason)
+  def start(self, pool: pebble.ProcessPool, number: int, clip: Clip) -> None:
+    """Has a clip decoded, waiting while too many are under way; or finds it rejected or in the cache."""
+    file, refusal = self._places(clip)
+    source = clip.content or clip.path
+    clip = clip._replace(content=b'')
+    if clip.reject:
+      self._settled(number, clip, Outcome(clip.reject, lasting=False))
+    elif file.name in self._there or refusal.name in self._there:
+      self.reused += 1
+      reason = '' if file.name in self._there else refusal.read_text()
+      self._settled(number, clip, Outcome(reason, lasting=False))
     else:
-      outcomes[number] = Accepted(clip.key, clip.features, file)
-    bar.show(clip.share, bool(reason))
+      self._slots.acquire()
+      limit = self._form.seconds + GRACE
+      future = pool.schedule(_store, args=(source, str(file), self._form), timeout=limit)
+      future.add_done_callback(functools.partial(self._report, number, clip))
+    self.settle()
+
+  def _report(self, number: int, clip: Clip, done: concurrent.futures.Future) -> None:
+    self._finished.put((number, clip, done))
+    self._slots.release()
+
+  def settle(self, wait: bool = False) -> None:
+    """Takes in what has been finished so far; at least one if `wait`."""
+    while wait or not self._finished.empty():
+      number, clip, done = self._finished.get()
+      wait = False
+      try:
+        outcome = verdict(done)
+      except files.errors() as error:
+        raise UsageError(f'cannot write decoded clips: {error}') from None
+      self._settled(number, clip, outcome)
+
+  def _settled(self, number: int, clip: Clip, outcome: Outcome) -> None:
+    file, refusal = self._places(clip)
+    if outcome.reason:
+      if outcome.lasting:  # what may go well another time is tried again then
+        files.write(refusal, outcome.reason.encode())
+      self.outcomes[number] = Rejected(clip.key, clip.name, outcome.reason)
+    else:
+      self.outcomes[number] = Accepted(clip.key, clip.features, file)
+    self.bar.show(clip.share, bool(outcome.reason))
+
+  def _places(self, clip: Clip) -> tuple[epath.Path, epath.Path]:
+    """Where a clip's frames, or the reason against them, are kept."""
+    digest = hashlib.sha256(json.dumps([clip.key, clip.name, clip.stamp]).encode()).hexdigest()[:32]
+    folder = self._cache / digest[:2]
+    return folder / f'{digest}.npz', folder / f'{digest}.reject'
 
 
-def _reason(done: concurrent.futures.Future) -> str:
+def _listing(cache: epath.Path) -> set[str]:
+  """Names of the files in a cache; empty ones, as a power cut leaves them, do not count."""
+  if not cache.exists():
+    return set()
+  if files.is_remote(cache):
+    return {path.rpartition('/')[2] for path in files.walk(cache)}
+  return {entry.name for folder in os.scandir(cache) for entry in os.scandir(folder.path) if entry.stat().st_size}
+
+
+def _store(source: str | bytes, file: str, form: Form) -> Outcome:
+  """In a worker: decodes one clip into a cache file."""
   try:
-    return done.result()
-  except concurrent.futures.TimeoutError:
-    return 'the decoder hangs'
-  except pebble.ProcessExpired as error:
-    return f'the decoder crashed (exit code {error.exitcode})'
-  except OSError as error:
-    raise UsageError(f'cannot write decoded clips: {error}') from None
-
-
-def _store(source: str | bytes, file: str, form: Form) -> str:
-  """In a worker: decodes one clip into a cache file; returns the reason why not, or ''."""
-  try:
-    if isinstance(source, str) and '://' in source:
-      source = epath.Path(source).read_bytes()
     frames = jpegs(source, form)
   except decoding.RejectedError as error:
-    return str(error)
-  except OSError as error:
-    return f'cannot be read: {error}'
+    return Outcome(str(error), error.lasting)
   buffer = io.BytesIO()
   sizes = np.array([len(frame) for frame in frames], np.int64)
   np.savez(buffer, sizes=sizes, data=np.frombuffer(b''.join(frames), np.uint8))
-  _write(epath.Path(file), buffer.getvalue())
-  return ''
-
-
-def _write(file: epath.Path, content: bytes) -> None:
-  """All or nothing, also where the process is killed."""
-  try:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.parent / f'{file.name}.{os.getpid()}'
-    partial.write_bytes(content)
-    partial.replace(file)
-  except OSError as error:
-    raise OSError(f'{file}: {error.strerror or error}') from None
-
-
-def _places(cache: epath.Path, clip: Clip) -> tuple[epath.Path, epath.Path]:
-  """Where the frames, or the reason against them, are kept."""
-  digest = hashlib.sha256(json.dumps([clip.key, clip.name, clip.stamp]).encode()).hexdigest()[:32]
-  folder = cache / digest[:2]
-  return folder / f'{digest}.npz', folder / f'{digest}.reject'
+  files.write(epath.Path(file), buffer.getvalue())
+  return Outcome('')
 
 
 class _Progress:
   """A line with the share done, the rate, the time left and the rejects."""
 
   def __init__(self, title: str):
-    self._rejects = 0
-    tty = os.isatty(2)
+    self._rejects = self._clips = 0
     # In a log every line stays: one in half a minute is enough.
     self._bar = tqdm.tqdm(
       total=1.0,
       desc=title,
-      mininterval=0.5 if tty else 30.0,
+      mininterval=0.5 if os.isatty(2) else 30.0,
       bar_format='{desc}: {percentage:3.0f}% {postfix} [{elapsed}, {remaining} left]',
     )
-    self._files = 0
     self._start = time.monotonic()
 
   def show(self, share: float, rejected: bool) -> None:
     """One more clip is settled."""
-    self._files += 1
+    self._clips += 1
     self._rejects += rejected
-    rate = self._files / max(time.monotonic() - self._start, 1e-9)
-    self._bar.set_postfix_str(f'{self._files} files, {rate:.1f} a second, {self._rejects} rejected', refresh=False)
+    rate = self._clips / max(time.monotonic() - self._start, 1e-9)
+    self._bar.set_postfix_str(f'{self._clips} files, {rate:.1f} a second, {self._rejects} rejected', refresh=False)
     self._bar.update(max(share - self._bar.n, 0.0))
 
   def close(self) -> None:

@@ -2,22 +2,24 @@
 
 import csv
 import functools
+import io
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import ingest
-from dvd_gan.datasets.video_builder import SUFFIXES, Archive, Source, VideoBuilder, VideoConfig, features, walk
+from dvd_gan.datasets import files, ingest
+from dvd_gan.datasets.archives import SUFFIXES, TARS, Archive
+from dvd_gan.datasets.video_builder import Source, VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError
 
 # The ids are the places in this list, sorted by ASCII: data/label_map_600.txt of google-deepmind/kinetics-i3d.
 CLASSES = tuple(pathlib.Path(__file__).with_name('kinetics600.txt').read_text().splitlines())
-TARS = ('.tar', '.tar.gz', '.tgz')
 SPLITS = {
   **dict.fromkeys(('train', 'training'), 'train'),
   **dict.fromkeys(('val', 'valid', 'validate', 'validation'), 'validation'),
@@ -56,53 +58,81 @@ class Kinetics600(VideoBuilder):
     root = epath.Path(self.source).expanduser()
     if not root.is_dir():
       raise UsageError(f'data.source={self.source} is not a folder')
-    paths = walk(root)
+    paths = files.walk(root)
     notes = _annotations(root, paths)
-    found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}
-    for path in paths:
-      *folders, file = path.split('/')
-      split = next((SPLITS[folder.lower()] for folder in folders if folder.lower() in SPLITS), '')
-      # The class is what the innermost folder is called, if it is not the split itself.
-      folder = folders[-1] if folders and folders[-1].lower() not in SPLITS else ''
-      if file.lower().endswith(SUFFIXES):
-        clip = _clip(file, split=split, folder=folder, notes=notes)
-        split = split or _noted(file, notes).split or 'train'
-        found[split].append(clip._replace(name=path, path=str(root / path)))
-      elif file.lower().endswith(TARS):
-        name = re.sub(r'\.(tar|tar\.gz|tgz)$', '', file, flags=re.IGNORECASE)
-        label = functools.partial(_clip, split=split, folder=name, notes={} if _plain(name) in IDS else notes)
-        found[split or 'train'].append(Archive(str(root / path), path, label, (root / path).stat().length))
-    if not any(found.values()):
+    videos = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    tars = [path for path in paths if path.lower().endswith(TARS)]
+    if not videos and not tars:
       raise UsageError(f'{root} has neither videos ({", ".join(SUFFIXES)}) nor tars of them')
+    # Where nothing tells a split, all is for training.
+    told = any(note.split for note in notes.values()) or any(_split_of(path) for path in videos + tars)
+    found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}
+    for path in videos:
+      clip, split = _clip(path, notes, told)
+      found[split].append(clip._replace(name=path, path=str(root / path)))
+    for path in tars:
+      # A tar of one class or one split says so; one of all splits is read once for each.
+      place = re.sub(r'\.(tar|tar\.gz|tgz)$', '', path, flags=re.IGNORECASE)
+      split = _split_of(place) or ('' if told else 'train')
+      for one in (split,) if split else found:
+        take = functools.partial(_member, place=place, notes=notes, told=told, split=one)
+        found[one].append(Archive(str(root / path), path, take))
     return {split: sources for split, sources in found.items() if sources}
 
 
-def _stem(file: str) -> str:
-  """ID_000001_000011, or what else stands before the suffix."""
-  return file.rpartition('/')[2].rpartition('.')[0]
+def _split_of(path: str) -> str:
+  """The split that a folder on a path, or the last part of it, is called after; '' if none is."""
+  for part in path.split('/'):
+    if _plain(part) not in IDS:  # "training dog" is a class
+      for word in re.split('[^a-z]+', part.lower()):
+        if word in SPLITS:
+          return SPLITS[word]
+  return ''
 
 
-def _noted(file: str, notes: dict[str, Note]) -> Note:
-  """What the annotations say of a file, by its whole name or by the YouTube id alone."""
-  stem = _stem(file)
+def _stem(path: str) -> str:
+  """ID_000001_000011, or what else stands before the suffix, or suffixes: ID.mp4.mkv."""
+  name = path.rpartition('/')[2]
+  while name.lower().endswith(SUFFIXES):
+    name = name.rpartition('.')[0]
+  return name
+
+
+def _noted(stem: str, notes: dict[str, Note]) -> Note:
+  """What the annotations say of a clip, by its whole name or by the YouTube id alone."""
   return notes.get(stem) or notes.get(re.sub(r'_\d{6}_\d{6}$', '', stem)) or Note('', '')
 
 
-def _clip(file: str, *, split: str, folder: str, notes: dict[str, Note]) -> ingest.Clip:
-  """A clip's key and label, or the reason why it has none: its folder's name counts, then the annotations."""
-  clip = ingest.Clip(_stem(file), file, features={'label': UNLABELLED})
-  note = _noted(file, notes)
-  name = folder if _plain(folder) in IDS else note.name or folder
-  if _plain(name) in IDS:
-    return clip._replace(features={'label': IDS[_plain(name)]})
-  if (split or note.split) == 'test' and not note.name:  # the test set was published without labels
-    return clip
-  if name and (note.name or folder):
-    return clip._replace(reject=f'unknown class: {name.replace("_", " ")}')
-  return clip._replace(reject='not in the annotations' if notes else 'neither in a class folder nor annotated')
+def _member(name: str, *, place: str, notes: dict[str, Note], told: bool, split: str) -> ingest.Clip | None:
+  """The clip of a tar's member, None where it is of another split; `place` is the tar's path without its suffix."""
+  clip, its = _clip(f'{place}/{name}', notes, told)
+  return clip if its == split else None
 
 
-def _annotations(root: epath.Path, paths: Iterable[str]) -> dict[str, Note]:
+def _clip(path: str, notes: dict[str, Note], told: bool) -> tuple[ingest.Clip, str]:
+  """A clip's key and label, or the reason why it has none, and its split: folders count, then the annotations."""
+  stem, (*folders, _) = _stem(path), path.split('/')
+  note = _noted(stem, notes)
+  split = _split_of('/'.join(folders)) or note.split
+  clip = ingest.Clip(stem, path, features={'label': UNLABELLED})
+  classes = [IDS[_plain(folder)] for folder in folders if _plain(folder) in IDS]
+  if told and not split:
+    lost = notes and not classes and not note.name
+    reason = 'not in the annotations' if lost else 'of no split: neither a folder nor the annotations tell it'
+    return clip._replace(reject=reason), 'train'
+  split = split or 'train'
+  if classes or _plain(note.name) in IDS:
+    label = classes[-1] if classes else IDS[_plain(note.name)]
+    return clip._replace(features={'label': label}), split
+  if split == 'test' and not note.name:  # the test set was published without labels
+    return clip, split
+  folder = next((folder for folder in reversed(folders) if not _split_of(folder)), '')
+  if note.name or folder:
+    return clip._replace(reject=f'unknown class: {(note.name or folder).replace("_", " ")}'), split
+  return clip._replace(reject='not in the annotations' if notes else 'neither in a class folder nor annotated'), split
+
+
+def _annotations(root: epath.Path, paths: list[str]) -> dict[str, Note]:
   """All annotations, CSV or JSON, by ID_START_END and by ID where that is one clip's alone."""
   exact: dict[str, Note] = {}
   by_id: dict[str, set[Note]] = {}
@@ -110,23 +140,31 @@ def _annotations(root: epath.Path, paths: Iterable[str]) -> dict[str, Note]:
     if not path.lower().endswith(('.csv', '.json')):
       continue
     try:
-      rows = list(_rows((root / path).read_text(), path))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise UsageError(f'{root / path}: annotations that cannot be read ({type(error).__name__}: {error})') from None
-    of_file = next((SPLITS[word] for word in re.split('[^a-z]', path.lower()) if word in SPLITS), '')
+      rows = list(_rows((root / path).read_bytes().decode('utf-8-sig'), path))
+    except (ValueError, KeyError, TypeError, AttributeError):
+      print(f'{root / path} is ignored: no annotations of Kinetics', file=sys.stderr)
+      continue
+    of_file = _split_of(path)
     for video, start, end, split, name in rows:
       note = Note(SPLITS.get(split.lower(), of_file), name)
-      exact[f'{video}_{int(float(start)):06d}_{int(float(end)):06d}'] = note
       by_id.setdefault(video, set()).add(note)
-  return {video: notes.pop() for video, notes in by_id.items() if len(notes) == 1} | exact
+      try:
+        stem = f'{video}_{int(float(start)):06d}_{int(float(end)):06d}'
+      except (ValueError, TypeError):
+        continue  # a row without its times can be found by id
+      if name or stem not in exact:  # the test set is listed twice, without and with labels
+        exact[stem] = note
+  labelled = {video: {note for note in notes if note.name} or notes for video, notes in by_id.items()}
+  return {video: next(iter(notes)) for video, notes in labelled.items() if len(notes) == 1} | exact
 
 
-def _rows(text: str, path: str) -> Iterator[tuple[Any, ...]]:
+def _rows(text: str, path: str) -> Iterator[tuple[str, Any, Any, str, str]]:
   """(YouTube id, start, end, split, class) of each row, '' for what is not said."""
   if path.lower().endswith('.json'):
     for video, entry in json.loads(text).items():
-      start, end = entry['annotations']['segment']
-      yield video, start, end, entry.get('subset') or '', entry['annotations'].get('label') or ''
+      about = entry['annotations']
+      start, end = about.get('segment') or ('', '')
+      yield video, start, end, entry.get('subset') or '', about.get('label') or ''
     return
-  for row in csv.DictReader(text.splitlines()):
-    yield row['youtube_id'], row['time_start'], row['time_end'], row.get('split') or '', row.get('label') or ''
+  for row in csv.DictReader(io.StringIO(text)):
+    yield row['youtube_id'], row.get('time_start'), row.get('time_end'), row.get('split') or '', row.get('label') or ''

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import index, ingest, kinetics600, moving_shapes, records, ucf101, video_folder, window
+from dvd_gan.datasets import files, index, kinetics600, moving_shapes, records, ucf101, video_folder, window
 from dvd_gan.datasets.video_builder import VideoBuilder
 from dvd_gan.errors import UsageError
 
@@ -105,12 +105,14 @@ def _built(config: Any, build: bool) -> Prepared:
         '--config.data.source=FOLDER once'
       )
     _build(builder, config, folder)
+  elif build and isinstance(builder, VideoBuilder):
+    _finish(folder, _cache(builder, data, folder))  # of a build that was killed at the very end
   if data.name == 'ucf101':
-    files = _files(builder, 'train', data.name)
+    record_files = _files(builder, 'train', data.name)
     if part := ucf101.part_of(data.split):
       feature, value = part
-      return Prepared(folder, files, numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
-    return Prepared(folder, files)
+      return Prepared(folder, record_files, numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
+    return Prepared(folder, record_files)
   return Prepared(folder, _files(builder, data.split, data.name))
 
 
@@ -121,19 +123,23 @@ def _files(builder: Any, split: str, name: str) -> list[epath.Path]:
 
 
 def _ucf101_of_tfds(config: Any) -> Prepared | None:
-  """TFDS's own ucf101, where it is prepared in data.dir or data.source names its folder; its size is 320x240."""
+  """TFDS's own ucf101, where it is prepared in data.dir or data.source names its folder."""
   data = config.data
-  part, _, number = data.split.partition('_')
-  number = number or '1'  # the three configs hold the same clips in different parts
+  part = ucf101.part_of(data.split)
+  number = part[0][-1] if part else '1'  # its three configs hold the same clips in different parts
   home = epath.Path(os.path.expanduser(data.dir) or tfds.core.constants.DATA_DIR)
   places = [epath.Path(data.source).expanduser()] if data.source else []
   for folder in (*places, home / 'ucf101' / f'ucf101_{number}' / '2.0.0'):
-    if (folder / 'dataset_info.json').exists():
-      builder = tfds.builder_from_directory(folder)
-      if builder.name != 'ucf101':
-        continue
-      splits = ('train', 'test') if part == 'all' else (part,)
-      return Prepared(folder, [file for split in splits for file in _files(builder, split, 'ucf101')])
+    if not (folder / 'dataset_info.json').exists():
+      continue
+    builder = tfds.builder_from_directory(folder)
+    if builder.name != 'ucf101':
+      continue
+    name = builder.info.config_name or ''
+    if part and name not in (f'ucf101_{number}', f'ucf101_{number}_256'):
+      raise UsageError(f'{folder} is {name or "another config"}: split {data.split} needs ucf101_{number}')
+    splits = [ucf101.PARTS[part[1]]] if part else ['train', 'test']
+    return Prepared(folder, [file for split in splits for file in _files(builder, split, 'ucf101')])
   return None
 
 
@@ -157,40 +163,50 @@ def _build(builder: Any, config: Any, folder: epath.Path) -> None:
   """Prepares a data set; what an earlier, interrupted run has decoded is used."""
   data = config.data
   print(f'preparing {data.name} in {folder}', file=sys.stderr, flush=True)
-  # Beside the data, so that it is on a disk that is large enough; no version by TFDS's rules.
-  cache = epath.Path(os.path.expanduser(data.cache) or folder.parent) / f'{builder.name}-{folder.name}.cache'
+  cache = _cache(builder, data, folder)
   download_config = None
   try:
-    with _alone(folder):
+    with _alone(folder), _alone(cache):
       for stale in folder.parent.glob(f'incomplete.*_{folder.name}'):
         stale.rmtree()  # left by a run that was killed
       if isinstance(builder, VideoBuilder):
         if data.runner:
           download_config = _beam(data)
-          builder.decode_on_beam(cache / 'rejects', seconds=data.file_seconds)
+          builder.decode_on_beam(cache, seconds=data.file_seconds)
         else:
           builder.decode_here(cache, workers=data.threads, seconds=data.file_seconds)
+          lines = ''.join(json.dumps(one._asdict()) + '\n' for one in builder.rejects)
+          files.write(cache / 'rejects-all.jsonl', lines.encode())
         print('writing the records', file=sys.stderr, flush=True)
       if not sys.stderr.isatty():
         tfds.disable_progress_bar()
       # TFDS says on stdout that it downloads, which it does not here.
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download_config)
-      rejects = _rejects(builder, cache)
-      (folder / 'rejects.jsonl').write_text(''.join(json.dumps(one._asdict()) + '\n' for one in rejects))
-      if cache.exists():
-        cache.rmtree()
-  except OSError as error:
-    raise UsageError(f'cannot prepare {data.name} in {folder}: {error}') from None
+      _finish(folder, cache)
+  except (*files.errors(), RuntimeError, ValueError) as error:  # TFDS's writer and Beam have no better ones
+    raise UsageError(f'cannot prepare {data.name} in {folder}: {" ".join(str(error).split())}') from error
 
 
-def _rejects(builder: Any, cache: epath.Path) -> list[ingest.Rejected]:
-  """Of either way to build, in the same order."""
-  rejects = list(getattr(builder, 'rejects', []))
-  if cache.exists():
-    for file in sorted(cache.glob('rejects-*.jsonl')):
-      rejects += [ingest.Rejected(**json.loads(line)) for line in file.read_text().splitlines()]
-  return sorted(rejects, key=lambda rejected: rejected.file)
+def _cache(builder: Any, data: Any, folder: epath.Path) -> epath.Path:
+  """Where decoded clips, and a Beam build's lists, are while a data set is being built."""
+  name = builder.cache_name() if isinstance(builder, VideoBuilder) else f'{builder.name}.cache'
+  if data.cache:
+    return epath.Path(os.path.expanduser(data.cache)) / name
+  if files.is_remote(folder) and not data.runner:  # a file for each clip is slow in a bucket
+    return epath.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'dvd_gan' / 'prepare' / name
+  # Beside the data, on a disk that is large enough; no version by TFDS's rules.
+  return folder.parent / name
+
+
+def _finish(folder: epath.Path, cache: epath.Path) -> None:
+  """Lists the rejects of a build that is done beside its data, by file, and deletes the cache."""
+  if not cache.exists():
+    return
+  lines = [line for file in cache.glob('rejects-*.jsonl') for line in file.read_text().splitlines()]
+  lines.sort(key=lambda line: json.loads(line)['file'])
+  files.write(folder / 'rejects.jsonl', ''.join(line + '\n' for line in lines).encode())
+  cache.rmtree()
 
 
 def _beam(data: Any) -> Any:
@@ -206,7 +222,7 @@ def _beam(data: Any) -> Any:
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[None]:
   """UsageError if another process on this machine prepares the same data set."""
-  if '://' in str(folder):
+  if files.is_remote(folder):
     yield
     return
   import fcntl

@@ -5,14 +5,18 @@ import concurrent.futures
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets import index, pictures, window
+from dvd_gan.datasets import files, index, pictures, window
 from dvd_gan.errors import UsageError
+
+WAITS = (0.1, 1.0, 5.0)  # seconds, between attempts to read
+MAX_LOST = 5  # clips in a row that cannot be read: then it is the disk
 
 
 class Records:
@@ -27,7 +31,7 @@ class Records:
     config: Any,
     folder: epath.Path,
     clips: index.Index,
-    files: list[epath.Path],
+    paths: list[epath.Path],
     labels: np.ndarray,
     keep: np.ndarray | None = None,
   ):
@@ -37,7 +41,7 @@ class Records:
       config: reads data, train and seed.
       folder: of the data set, for messages.
       clips: where they lie.
-      files: that `clips.shard` counts.
+      paths: of the record files, that `clips.shard` counts.
       labels: int [N], -1 where a clip has none.
       keep: bool [N], the clips that count; all if None.
 
@@ -46,7 +50,7 @@ class Records:
     """
     data = config.data
     self._config, self._folder, self._index = config, folder, clips
-    self._files = [_File(file) for file in files]
+    self._files = [_File(path) for path in paths]
     self._labels = labels.astype(np.int32)
     need = window.span(data.frames, data.stride)
     keep = np.ones(len(labels), bool) if keep is None else keep
@@ -62,7 +66,7 @@ class Records:
       raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
     if labels.max() >= data.num_classes:
       raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
-    self._damaged: set[int] = set()
+    self._told_of: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
     self._scratch = _Scratch(data.resolution)
 
   def describe(self) -> str:
@@ -86,13 +90,12 @@ class Records:
 
     def start(step):
       plan = window.plan(self._config, step, rows, lengths)
-      video = np.empty(shape, np.uint8)
+      video, label = np.empty(shape, np.uint8), np.empty(count, np.int32)
 
       def read(part):
         for i in part:
-          self._read(video[i], self._clips[plan.clip[i]], plan.start[i], plan.crop[i], plan.flip[i])
+          label[i] = self._read_or_next(video[i], plan.clip[i], plan.start[i], plan.crop[i], plan.flip[i])
 
-      label = self._labels[self._clips[plan.clip]]
       return video, label, [pool.submit(read, part) for part in parts]
 
     with concurrent.futures.ThreadPoolExecutor(threads, 'decode') as pool:
@@ -125,8 +128,22 @@ class Records:
     frames = np.minimum(start + data.stride * np.arange(data.frames), self._index.frames[clip] - 1)
     begin, end = self._index.place(clip, frames)
     base = int(begin[0])
-    content = self._files[self._index.shard[clip]].read(base, int(end[-1]) - base, self._scratch)
+    content = _patiently(self._files[self._index.shard[clip]].read, base, int(end[-1]) - base, self._scratch)
     return [content[a:b] for a, b in zip((begin - base).tolist(), (end - base).tolist(), strict=True)], begin
+
+  def _read_or_next(self, out: np.ndarray, number: int, start: int, crop: np.ndarray, flip: bool) -> int:
+    """Reads a window into `out` and returns its label; where a clip is lost, the next that is not stands in."""
+    for i in range(MAX_LOST):
+      clip = self._clips[(number + i) % len(self._clips)]
+      frames = self._index.frames[clip]
+      start = min(start, max(frames - window.span(self._config.data.frames, self._config.data.stride), 0))
+      try:
+        self._read(out, clip, start, crop, flip)
+        return self._labels[clip]
+      except files.errors() as error:
+        self._tell_once(('lost', clip), clip, f'{error}; the next clip stands in')
+        lost = error
+    raise lost
 
   def _read(self, out: np.ndarray, clip: int, start: int, crop: np.ndarray, flip: bool) -> None:
     """Decodes a window into `out`, uint8 [T, H, W, 3]."""
@@ -138,7 +155,9 @@ class Records:
         picture = pictures.decode(data, self._scratch.picture)
       except ValueError as error:
         missing.append(t)
-        self._tell_damage(clip, int(places[t]), error)
+        self._tell_once(
+          ('frame', clip), clip, f'the frame at byte {places[t]} is damaged ({error}); its neighbour stands in'
+        )
         continue
       if min(picture.shape[:2]) != size:
         picture = pictures.resize(picture, size)
@@ -150,16 +169,23 @@ class Records:
       # One bad sector must not end a run of days: the nearest frame stands in.
       good = min(set(range(len(out))) - set(missing), key=lambda other: abs(other - t), default=None)
       if good is None:
-        raise OSError(f'{self._files[self._index.shard[clip]].path}: no frame of clip {clip} can be decoded')
+        raise OSError(f'no frame of clip {clip} can be decoded')
       out[t] = out[good]
 
-  def _tell_damage(self, clip: int, place: int, error: Exception) -> None:
-    if clip not in self._damaged:
-      self._damaged.add(clip)
-      path = self._files[self._index.shard[clip]].path
-      print(
-        f'warning: {path}: the frame at byte {place} is damaged ({error}); its neighbour stands in', file=sys.stderr
-      )
+  def _tell_once(self, key: tuple[str, int], clip: int, what: str) -> None:
+    if key not in self._told_of:
+      self._told_of.add(key)
+      print(f'warning: {self._files[self._index.shard[clip]].path}: {what}', file=sys.stderr)
+
+
+def _patiently(read: Any, *arguments: Any) -> Any:
+  """Calls again where a disk or a bucket fails for a moment."""
+  for wait in WAITS:
+    try:
+      return read(*arguments)
+    except files.errors():
+      time.sleep(wait)
+  return read(*arguments)
 
 
 class _Scratch(threading.local):
@@ -175,7 +201,7 @@ class _File:
 
   def __init__(self, path: epath.Path):
     self.path = path
-    self._local = None if '://' in str(path) else str(path)
+    self._local = None if files.is_remote(path) else str(path)
 
   def read(self, offset: int, length: int, scratch: _Scratch) -> memoryview:
     """The bytes there, fewer at the file's end; they last until `scratch` is used again."""

@@ -7,14 +7,13 @@ TFDS's own `ucf101` can be read as it is (prepare.py), but its frames went throu
 import functools
 import pathlib
 import re
-import zipfile
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import ingest
-from dvd_gan.datasets.video_builder import Archive, Source, VideoBuilder, VideoConfig, features, walk
+from dvd_gan.datasets import archives, files, ingest
+from dvd_gan.datasets.video_builder import Source, VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError
 
 # In the order of the official classInd.txt, from 0.
@@ -45,7 +44,7 @@ class Ucf101Clips(VideoBuilder):
     if root.suffix.lower() == '.zip' and root.exists():
       root, paths = root.parent, [root]
     elif root.is_dir():
-      paths = [root / path for path in walk(root)]
+      paths = [root / path for path in files.walk(root)]
     else:
       raise UsageError(f'data.source={self.source} is neither a folder nor a .zip')
     lists = _lists(paths)
@@ -54,8 +53,8 @@ class Ucf101Clips(VideoBuilder):
       name = str(path.relative_to(root))
       if path.suffix.lower() == '.avi':
         found.append(_clip(path.name, lists=lists)._replace(name=name, path=str(path)))
-      elif path.suffix.lower() == '.zip' and _holds_clips(path):
-        found.append(Archive(str(path), name, functools.partial(_clip, lists=lists)))
+      elif path.suffix.lower() == '.zip' and not _holds_lists(path):
+        found.append(archives.Archive(str(path), name, functools.partial(_clip, lists=lists)))
     if not found:
       rar = ': extract the .rar first' if any(path.suffix.lower() == '.rar' for path in paths) else ''
       raise UsageError(f'{root} has neither v_*.avi files nor a .zip of them{rar}')
@@ -91,12 +90,12 @@ def _clip(file: str, *, lists: dict[str, dict[str, int]]) -> ingest.Clip:
 
 def _lists(paths: list[epath.Path]) -> dict[str, dict[str, int]]:
   """Of each file named in trainlist01.txt to testlist03.txt, wherever these lie: split -> its part."""
-  texts = [(path.name, path.read_text()) for path in paths if LIST.fullmatch(path.name)]
+  texts = [(path.name, path.read_bytes().decode('utf-8-sig')) for path in paths if LIST.fullmatch(path.name)]
   for path in paths:
     if path.suffix.lower() == '.zip':
-      with path.open('rb') as file, zipfile.ZipFile(file) as opened:
-        names = [name for name in opened.namelist() if LIST.fullmatch(name.rpartition('/')[2])]
-        texts += [(name.rpartition('/')[2], opened.read(name).decode()) for name in names]
+      for name in archives.zip_names(path):
+        if LIST.fullmatch(name.rpartition('/')[2]):
+          texts.append((name.rpartition('/')[2], archives.zip_text(path, name)))
   found: dict[str, dict[str, int]] = {}
   for name, text in texts:
     part, number = LIST.fullmatch(name).groups()
@@ -107,6 +106,6 @@ def _lists(paths: list[epath.Path]) -> dict[str, dict[str, int]]:
   return found
 
 
-def _holds_clips(path: epath.Path) -> bool:
-  with path.open('rb') as file, zipfile.ZipFile(file) as opened:
-    return any(name.lower().endswith('.avi') for name in opened.namelist())
+def _holds_lists(path: epath.Path) -> bool:
+  """Whether a zip is that of the official lists; a damaged one may have been the clips'."""
+  return any(LIST.fullmatch(name.rpartition('/')[2]) for name in archives.zip_names(path))

@@ -4,13 +4,15 @@ import collections
 import dataclasses
 import hashlib
 import json
-import pathlib
+import os
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
-from dvd_gan.datasets import ingest, window
-from dvd_gan.datasets.video_builder import SUFFIXES, VideoBuilder, VideoConfig, features, is_junk
+from dvd_gan.datasets import files, ingest, window
+from dvd_gan.datasets.archives import SUFFIXES
+from dvd_gan.datasets.video_builder import VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError
 
 
@@ -31,28 +33,26 @@ def make_config(config: Any) -> VideoFolderConfig:
   data = config.data
   if not data.source:
     raise UsageError('data.name=video_folder needs data.source=FOLDER, with one subfolder of videos per class')
-  root = pathlib.Path(data.source).expanduser().resolve()
+  root = _root(data.source)
   if not root.is_dir():
     raise UsageError(f'data.source={data.source} is not a folder')
   found = collections.defaultdict(list)
-  for path in sorted(root.glob('*/**/*')):
-    parts = path.relative_to(root).parts
-    if path.suffix.lower() in SUFFIXES and path.is_file() and not is_junk(parts):
-      found[parts[0]].append(path)
+  for path in files.walk(root):
+    if path.lower().endswith(SUFFIXES) and '/' in path:
+      found[path.split('/')[0]].append(path)
   if not found:
     raise UsageError(f'{root} has no subfolder with videos ({", ".join(SUFFIXES)}); one subfolder is one class')
   classes = tuple(sorted(found))
   if len(classes) > data.num_classes:
     raise UsageError(f'{root} has {len(classes)} classes: say --config.data.num_classes={len(classes)}')
-  files = [(str(path.relative_to(root)), label) for label, name in enumerate(classes) for path in found[name]]
+  labelled = [(path, label) for label, name in enumerate(classes) for path in found[name]]
   min_frames = window.span(data.frames, data.stride) if data.short_clips == 'skip' else 1
-  stats = [(root / name).stat() for name, _ in files]
-  listing = [(name, label, s.st_size, s.st_mtime_ns) for (name, label), s in zip(files, stats, strict=True)]
+  listing = [(path, label, *_stamp(root / path)) for path, label in labelled]
   key = json.dumps([str(root), data.fps, data.jpeg_quality, min_frames, listing])
   return VideoFolderConfig(
     name=f'{root.name}_{data.resolution}px_{hashlib.sha256(key.encode()).hexdigest()[:12]}',
     classes=classes,
-    files=tuple(files),
+    files=tuple(labelled),
     size=data.resolution,
     fps=data.fps,
     min_frames=min_frames,
@@ -69,10 +69,22 @@ class VideoFolder(VideoBuilder):
     return self.dataset_info_from_configs(features=features(self.builder_config.classes))
 
   def sources(self):
-    root = pathlib.Path(self.source).expanduser().resolve()
+    root = _root(self.source)
     return {
       'train': [
         ingest.Clip(name, name, str(root / name), features={'label': label})
         for name, label in self.builder_config.files
       ]
     }
+
+
+def _root(source: str) -> epath.Path:
+  """The folder, by its absolute path: part of what the data set is known by."""
+  return epath.Path(source if files.is_remote(source) else os.path.realpath(os.path.expanduser(source)))
+
+
+def _stamp(path: epath.Path) -> tuple[int, float]:
+  try:
+    return files.size_and_time(path)
+  except files.errors():
+    return 0, 0.0  # it will be among the rejects, with the reason

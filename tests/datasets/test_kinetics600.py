@@ -215,6 +215,71 @@ def test_a_truncated_tar_gives_what_it_holds(clips, config, tmp_path):
   assert [label for label, _ in read(folder, 'train')] == [kinetics600.CLASSES.index('zumba')] * count
 
 
+@pytest.mark.parametrize('fault', ['a flipped bit in a header', 'zeros from there on', 'cut between two members'])
+def test_a_plain_tar_never_ends_silently_before_its_end(clips, config, tmp_path, fault):
+  (tmp_path / 'source').mkdir()
+  tars(tmp_path / 'source', [('train', f'clip{i}', 'zumba', clips[0][3]) for i in range(4)])
+  (packed,) = (tmp_path / 'source' / 'train').iterdir()
+  content = bytearray(gzip.decompress(packed.read_bytes()))
+  packed.unlink()
+  at = content.index(b'./clip2.mp4')
+  if fault.startswith('a flipped'):
+    content[at + 3] ^= 1
+  elif fault.startswith('zeros'):
+    content[at:] = bytes(len(content) - at)
+  else:
+    content = content[:at]
+  (tmp_path / 'source' / 'train' / 'zumba.tar').write_bytes(content)
+  source = build(config, tmp_path)
+  rejects = [json.loads(line) for line in (source / 'rejects.jsonl').open()]
+  assert len(read(source, 'train')) == 2
+  if not fault.startswith('zeros'):  # zeros to the end are what an end looks like
+    assert 'the archive is damaged after 2 clips' in rejects[0]['reason']
+
+
+def test_annotations_as_people_have_them(clips, config, tmp_path):
+  """A byte order mark, other tables and lists beside them, a row without times, a test set listed twice."""
+  (tmp_path / 'source' / 'test').mkdir(parents=True)
+  _, stem, _, content = clips[0]
+  for i in range(2):
+    (tmp_path / 'source' / 'test' / f'{i}{stem[1:]}.mp4').write_bytes(content)
+  ids = [f'{i}{stem[1:11]}' for i in range(2)]
+  table = f'label,youtube_id,time_start,time_end,split\r\nzumba,{ids[0]},0,10,test\r\nyoga,{ids[1]},,,test\r\n'
+  (tmp_path / 'source' / 'kinetics600_test.csv').write_text(table, encoding='utf-8-sig', newline='')
+  (tmp_path / 'source' / 'test.csv').write_text(f'youtube_id,time_start,time_end\n{ids[0]},0,10\n')
+  (tmp_path / 'source' / 'sizes.csv').write_text('file,bytes\na,1\n')
+  (tmp_path / 'source' / 'label_map.json').write_text('["zumba"]')
+  config.data.split = 'test'
+  folder = build(config, tmp_path)
+  assert sorted(label for label, _ in read(folder, 'test')) == sorted(map(kinetics600.CLASSES.index, ['zumba', 'yoga']))
+
+
+@pytest.mark.parametrize(
+  'names', [('videos_train', 'videos_val'), ('train_256', 'val_256'), ('k600/Train', 'k600/valid')]
+)
+def test_splits_by_the_names_that_people_give_their_folders(clips, config, tmp_path, names):
+  for name, label in zip(names, ('training dog', 'validating nothing'), strict=True):
+    folder = tmp_path / 'source' / name / label
+    folder.mkdir(parents=True)
+    (folder / f'{clips[0][1]}.mp4').write_bytes(clips[0][3])
+  folder = build(config, tmp_path)
+  assert [label for label, _ in read(folder, 'train')] == [kinetics600.CLASSES.index('training dog')]
+  (reject,) = map(json.loads, (folder / 'rejects.jsonl').open())
+  assert reject['reason'] == 'unknown class: validating nothing'
+
+
+def test_a_tar_of_a_whole_split_with_class_folders(clips, config, tmp_path):
+  (tmp_path / 'source').mkdir()
+  for split, label in (('train', 'yoga'), ('val', 'zumba')):
+    with tarfile.open(tmp_path / 'source' / f'{split}.tar.gz', 'w:gz') as archive:
+      member = tarfile.TarInfo(f'{split}/{label}/{clips[0][1]}.mp4')
+      member.size = len(clips[0][3])
+      archive.addfile(member, io.BytesIO(clips[0][3]))
+  folder = build(config, tmp_path)
+  for split, label in (('train', 'yoga'), ('validation', 'zumba')):
+    assert [of for of, _ in read(folder, split)] == [kinetics600.CLASSES.index(label)]
+
+
 def test_a_second_file_of_a_clip_is_rejected(clips, config, tmp_path):
   (tmp_path / 'source').mkdir()
   class_folders(tmp_path / 'source', [clips[0], (*clips[0][:2], 'zumba', clips[0][3])])
@@ -228,7 +293,8 @@ def test_a_second_file_of_a_clip_is_rejected(clips, config, tmp_path):
   [
     (lambda source: None, 'is not a folder'),
     (lambda source: source.mkdir(), 'neither videos'),
-    (lambda source: (source.mkdir(), (source / 'a.csv').write_text('a,b\n1,2\n')), 'annotations that cannot be read'),
+    (lambda source: (source.mkdir(), (source / 'a.csv').write_text('a,b\n1,2\n')), 'neither videos'),
+    (lambda source: (source.mkdir(), (source / 'a.tar').write_bytes(bytes(10240))), 'hold no videos|can be used'),
     (lambda source: (source.mkdir(), (source / 'a.mp4').write_text('')), 'none of the 1 videos'),
   ],
 )

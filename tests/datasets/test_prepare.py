@@ -1,13 +1,17 @@
+import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import default
-from dvd_gan.datasets import pipeline
+from dvd_gan.datasets import files, pipeline, prepare
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT, tiny_config
+from tests.datasets.clips import encode
 from tests.test_configs import NAMES, load
 
 DATA = {name: load(name).data.name for name in NAMES}
@@ -45,27 +49,22 @@ def test_every_config_names_a_data_set_that_there_is():
 
 
 HOST = """
-import hashlib, sys
-import jax
+import json, sys
+import jax, ml_collections
+import numpy as np
 host, hosts, port = map(int, sys.argv[1:4])
 jax.distributed.initialize(f'localhost:{port}', num_processes=hosts, process_id=host)
 from dvd_gan import sharding
 from dvd_gan.datasets import pipeline
-from tests.conftest import tiny_config
-config = tiny_config()
-config.data.num_classes, config.data.dir = 30, sys.argv[4]
-mesh = sharding.make_mesh()
-rows = sharding.host_rows(mesh, config.train.batch_size)
+config = ml_collections.ConfigDict(json.loads(sys.argv[4]))
+rows = sharding.host_rows(sharding.make_mesh(), config.train.batch_size)
 batches = pipeline.open_source(config).host_batches(int(sys.argv[5]), rows)
-import numpy as np
 np.savez(f'{sys.argv[6]}_{host}', rows=rows, **next(batches))
 """
 
 
 def test_processes_together_read_what_one_reads(tmp_path):
   """Two real processes in one jax.distributed run; each reads its rows of step 10^6."""
-  import socket
-
   config = tiny_config()
   config.data.num_classes, config.data.dir = 30, str(tmp_path / 'tfds')
   step = 10**6
@@ -73,14 +72,59 @@ def test_processes_together_read_what_one_reads(tmp_path):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  hosts = [
-    subprocess.Popen(
-      [sys.executable, '-c', HOST, str(i), '2', str(port), config.data.dir, str(step), str(tmp_path / 'host')], cwd=ROOT
-    )
-    for i in range(2)
-  ]
+  env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+  arguments = [str(port), config.to_json_best_effort(), str(step), str(tmp_path / 'host')]
+  hosts = [subprocess.Popen([sys.executable, '-c', HOST, str(i), '2', *arguments], cwd=ROOT, env=env) for i in range(2)]
   assert [host.wait(timeout=120) for host in hosts] == [0, 0]
   parts = [np.load(tmp_path / f'host_{i}.npz') for i in range(2)]
   assert np.concatenate([part['rows'] for part in parts]).tolist() == list(range(8))
   for name, value in whole.items():
     np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis=1), value)
+
+
+def test_a_build_killed_at_the_very_end_is_finished(config, tmp_path):
+  (tmp_path / 'source' / 'cats').mkdir(parents=True)
+  encode(tmp_path / 'source' / 'cats' / 'a.mp4')
+  (tmp_path / 'source' / 'cats' / 'b.mp4').write_bytes(b'not a video')
+  config.data.name, config.data.source, config.data.dir = (
+    'video_folder',
+    str(tmp_path / 'source'),
+    str(tmp_path / 'tfds'),
+  )
+  folder = prepare.open_records(config)._folder
+  rejects = (folder / 'rejects.jsonl').read_text()
+  assert 'b.mp4' in rejects
+  # As it was before the last two acts: the rejects not beside the data yet, the cache not deleted.
+  (folder / 'rejects.jsonl').unlink()
+  cache = prepare._cache(prepare.make_builder(config), config.data, folder)
+  (cache / 'train').mkdir(parents=True)
+  (cache / 'rejects-all.jsonl').write_text(rejects)
+  assert '1 files rejected' in prepare.open_records(config, build=True).describe()
+  assert not cache.exists()
+
+
+def test_sets_of_different_form_do_not_share_a_cache(config):
+  config.data.cache = '/somewhere'
+  places = set()
+  for size in (64, 128):
+    config.data.name, config.data.resolution = 'kinetics600', size
+    places.add(prepare._cache(prepare.make_builder(config), config.data, epath.Path('/data/1.0.0')))
+  assert len(places) == 2 and all(str(place).startswith('/somewhere/kinetics600-') for place in places)
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(config, tmp_path):
+  (tmp_path / 'file').write_text('')
+  config.data.num_classes, config.data.dir = 30, str(tmp_path / 'file' / 'tfds')
+  with pytest.raises(UsageError, match='cannot prepare moving_shapes') as error:
+    prepare.open_records(config)
+  assert '\n' not in str(error.value)
+
+
+def test_files_of_an_owner_that_nobody_knows_are_files(tmp_path):
+  """As in a container with a mounted folder."""
+  path = tmp_path / 'file'
+  path.write_bytes(b'abc')
+  if os.getuid():
+    pytest.skip('only root gives files away')
+  os.chown(path, 54321, 54321)
+  assert files.size_and_time(epath.Path(path))[0] == 3

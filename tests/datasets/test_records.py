@@ -132,8 +132,36 @@ def test_a_damaged_frame_is_replaced_by_its_neighbour_and_told(prepared, tmp_pat
   for a, b in zip(begin, end, strict=True):
     content[a:b] = bytes(b - a)
   path.write_bytes(content)
-  with pytest.raises(OSError, match='no frame of clip 0 can be decoded'):
-    open_files(config, tmp_path, [path])._read(out, 0, 0, np.zeros(2), False)
+  # A clip that is lost altogether: the next one stands in, with its label.
+  lost = open_files(config, tmp_path, [path])
+  assert lost._read_or_next(out, 0, 0, np.zeros(2), False) == source._index.numbers['label'][1]
+  expected = np.zeros_like(out)
+  source._read(expected, 1, 0, np.zeros(2), False)
+  np.testing.assert_array_equal(out, expected)
+  assert 'no frame of clip 0 can be decoded; the next clip stands in' in capsys.readouterr().err
+
+
+def test_a_disk_that_fails_for_a_moment_is_asked_again_and_one_that_is_gone_ends_the_run(prepared, monkeypatch):
+  config, source = prepared
+  config = config.copy_and_resolve_references()
+  config.data.threads = 1  # so that the failures alternate
+  expected = next(source.host_batches(0, ROWS))
+  fresh = open_files(config, source._folder, [file.path for file in source._files])
+  monkeypatch.setattr(records, 'WAITS', (0.0, 0.0))
+  read, failures = records._File.read, iter([True, False] * 40)
+
+  def flaky(self, *arguments):
+    if next(failures, False):
+      raise OSError(5, 'Input/output error')
+    return read(self, *arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(records._File, 'read', flaky)
+    np.testing.assert_array_equal(next(fresh.host_batches(0, ROWS))['video'], expected['video'])
+  failures = iter([True] * 10**6)
+  monkeypatch.setattr(records._File, 'read', flaky)
+  with pytest.raises(OSError, match='Input/output error'):
+    next(fresh.host_batches(0, ROWS))
 
 
 def test_short_clips_repeat_their_last_frame_where_asked(prepared, tmp_path):

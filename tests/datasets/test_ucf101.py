@@ -90,6 +90,23 @@ def test_other_files_are_rejected_by_name(config, tmp_path, clip):
   assert reject['file'] == 'holiday.avi' and 'not called v_CLASS' in reject['reason']
 
 
+def test_a_zip_with_a_damaged_member_or_half_of_it_missing(config, tmp_path, clip):
+  (tmp_path / 'source').mkdir()
+  flat_zip(tmp_path / 'source', clip)
+  path = tmp_path / 'source' / 'UCF101.zip'
+  content = bytearray(path.read_bytes())
+  content[len(clip) // 2] ^= 255
+  path.unlink()
+  path.with_suffix('.ZIP').write_bytes(content)
+  (tmp_path / 'source' / 'other.zip').write_bytes(b'PK, half of it')
+  source = prepare.open_records(use(config, tmp_path), build=True)
+  assert '2 clips of split all' in source.describe()
+  rejects = {r['file']: r['reason'] for r in map(json.loads, (source._folder / 'rejects.jsonl').open())}
+  assert len(rejects) == 2 and 'the archive is damaged after 0 clips' in rejects['other.zip']
+  (member,) = rejects.keys() - {'other.zip'}
+  assert member.startswith('UCF101.ZIP:UCF101/v_') and 'cannot be unpacked' in rejects[member]
+
+
 def test_a_rar_is_told(config, tmp_path):
   (tmp_path / 'source').mkdir()
   (tmp_path / 'source' / 'UCF101.rar').write_bytes(b'Rar!')
@@ -105,6 +122,7 @@ class Ucf101(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Writes what TFDS's builder of that name does: larger JPEG frames, splits train and test."""
 
   VERSION = tfds.core.Version('2.0.0')
+  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='ucf101_1')]
   name = 'ucf101'
 
   def _info(self):
@@ -126,9 +144,12 @@ def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
   builder = Ucf101(data_dir=str(tmp_path / 'theirs'))
   builder.download_and_prepare()
   use(config, tmp_path)
-  for split, expected in (('all', [5, 6, 7]), ('train', [5, 6]), ('test', [7])):
+  for split, expected in (('all', [5, 6, 7]), ('train_1', [5, 6]), ('test_1', [7])):
     config.data.source, config.data.split = str(builder.data_dir), split
     source = prepare.open_records(config)
     assert labels(source) == expected
+  config.data.split = 'train_2'
+  with pytest.raises(UsageError, match='split train_2 needs ucf101_2'):
+    prepare.open_records(config)
   batch = next(source.host_batches(0, np.arange(8)))
   assert batch['video'].shape == (2, 8, 5, SIZE, SIZE, 3) and abs(batch['video'].astype(int) - 70).max() < 3

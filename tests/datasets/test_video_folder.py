@@ -158,8 +158,21 @@ def test_a_size_that_changes_in_mid_stream_is_a_rejection(tmp_path):
     encode(tmp_path / f'{name}.h264', width=width)
   both = tmp_path / 'both.h264'
   both.write_bytes((tmp_path / 'one.h264').read_bytes() + (tmp_path / 'two.h264').read_bytes())
-  with pytest.raises(decoding.RejectedError):
+  with pytest.raises(decoding.RejectedError, match='its size changes'):
     decoding.decode(both, short_side=SIZE, fps=25)
+
+
+@pytest.mark.parametrize(('suffix', 'frames'), [('.mkv', 100), ('.gif', 100), ('.avi', 99), ('.mov', 100)])
+def test_half_a_file_is_never_taken_for_a_whole_one(tmp_path, suffix, frames):
+  whole, half = tmp_path / f'whole{suffix}', tmp_path / f'half{suffix}'
+  encode(whole, frames=100)
+  assert len(decoding.decode(whole, short_side=SIZE, fps=25)) == frames
+  for share in (0.3, 0.5, 0.8):
+    half.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    with pytest.raises(decoding.RejectedError):
+      decoding.decode(half, short_side=SIZE, fps=25)
+    with pytest.raises(decoding.RejectedError):
+      decoding.decode(half.read_bytes(), short_side=SIZE, fps=25, threads=1)
 
 
 def test_frames_hidden_by_an_edit_list_are_not_missing(folder, tmp_path):
