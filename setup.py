@@ -26,7 +26,7 @@ setup(
     'etils[epath]>=1.15',
     'numpy>=2.4',
     'av>=18.1',  # reads and writes videos
-    'pillow>=13.0',  # GIFs, and pictures that are no JPEGs
+    'pillow>=12.3',  # GIFs, and pictures that are no JPEGs
     'simplejpeg>=1.9',  # JPEG frames, by libjpeg-turbo
     'pebble>=5.2',  # decoding in processes that may hang or crash
     'tqdm>=4.67',
