@@ -1,4 +1,4 @@
-"""Tar and zip files of clips, read as they are, member by member."""
+"""Where clips come from: files, and tar and zip files of them, read as they are, member by member."""
 
 import contextlib
 import gzip
@@ -24,8 +24,25 @@ class Archive(NamedTuple):
   clip: Callable[[str], ingest.Clip | None]
 
 
+Source = ingest.Clip | Archive
+
+
 class Damage(Exception):
   """An archive that does not end as one should."""
+
+
+def clips_of(source: Source) -> Iterator[ingest.Clip]:
+  """The clip of a file, with its stamp, or those of an archive, with their bytes."""
+  if isinstance(source, Archive):
+    yield from members(source)
+  elif source.reject or files.is_remote(source.path):  # asking a bucket about each of 500,000 files takes hours
+    yield source
+  else:
+    try:
+      length, changed = files.size_and_time(source.path)
+      yield source._replace(stamp=f'{length}-{changed}', reject='' if length else 'empty file')
+    except OSError as error:
+      yield source._replace(reject=f'cannot be read: {error.strerror or error}')
 
 
 def members(archive: Archive) -> Iterator[ingest.Clip]:

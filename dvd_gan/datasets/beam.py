@@ -8,12 +8,12 @@ from typing import Any
 import apache_beam as beam
 from etils import epath
 
-from dvd_gan.datasets import files, ingest, video_builder
+from dvd_gan.datasets import archives, files, ingest
 
 CHUNK = 1000  # sources in a file of them: the job itself must stay small
 
 
-def decode(sources: list[video_builder.Source], form: ingest.Form, work: epath.Path, split: str) -> beam.PTransform:
+def decode(sources: list[archives.Source], form: ingest.Form, work: epath.Path, split: str) -> beam.PTransform:
   """A transform from nothing to (key, example).
 
   Args:
@@ -54,10 +54,10 @@ class _Decode(beam.PTransform):
     return outcomes.examples
 
 
-def _clips(numbered: tuple[int, video_builder.Source]) -> Iterator[tuple[str, tuple[tuple[int, int], ingest.Clip]]]:
+def _clips(numbered: tuple[int, archives.Source]) -> Iterator[tuple[str, tuple[tuple[int, int], ingest.Clip]]]:
   """(key, (place in the order of the sources, clip)) of each clip of a source."""
   number, source = numbered
-  for i, clip in enumerate(video_builder.clips_of(source)):
+  for i, clip in enumerate(archives.clips_of(source)):
     yield clip.key, ((number, i), clip)
 
 

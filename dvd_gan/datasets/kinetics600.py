@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from dvd_gan.datasets import files, ingest
-from dvd_gan.datasets.archives import SUFFIXES, TARS, Archive
-from dvd_gan.datasets.video_builder import Source, VideoBuilder, VideoConfig, features
+from dvd_gan.datasets.archives import SUFFIXES, TARS, Archive, Source
+from dvd_gan.datasets.video_builder import VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError
 
 # The ids are the places in this list, sorted by ASCII: data/label_map_600.txt of google-deepmind/kinetics-i3d.

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from dvd_gan.datasets import archives, files, ingest
-from dvd_gan.datasets.video_builder import Source, VideoBuilder, VideoConfig, features
+from dvd_gan.datasets.video_builder import VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError
 
 # In the order of the official classInd.txt, from 0.
@@ -39,7 +39,7 @@ class Ucf101Clips(VideoBuilder):
       features=features(CLASSES, **lists), homepage='https://www.crcv.ucf.edu/data/UCF101.php'
     )
 
-  def sources(self) -> dict[str, list[Source]]:
+  def sources(self) -> dict[str, list[archives.Source]]:
     root = epath.Path(self.source).expanduser()
     if root.suffix.lower() == '.zip' and root.exists():
       root, paths = root.parent, [root]
@@ -48,7 +48,7 @@ class Ucf101Clips(VideoBuilder):
     else:
       raise UsageError(f'data.source={self.source} is neither a folder nor a .zip')
     lists = _lists(paths)
-    found: list[Source] = []
+    found: list[archives.Source] = []
     for path in paths:
       name = str(path.relative_to(root))
       if path.suffix.lower() == '.avi':

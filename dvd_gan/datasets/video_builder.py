@@ -10,10 +10,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import archives, files, ingest
+from dvd_gan.datasets import archives, ingest
 from dvd_gan.errors import UsageError
-
-Source = ingest.Clip | archives.Archive
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -42,7 +40,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._work: epath.Path | None = None  # of a Beam build
 
   @abc.abstractmethod
-  def sources(self) -> dict[str, list[Source]]:
+  def sources(self) -> dict[str, list[archives.Source]]:
     """Everything under `source`, by split, in a fixed order.
 
     Raises:
@@ -108,23 +106,9 @@ def features(classes: Iterable[str], **more: Any) -> tfds.features.FeaturesDict:
   )
 
 
-def clips_of(source: Source) -> Iterator[ingest.Clip]:
-  """The clip of a file, with its stamp, or those of an archive, with their bytes."""
-  if isinstance(source, archives.Archive):
-    yield from archives.members(source)
-  elif source.reject or files.is_remote(source.path):  # asking a bucket about each of 500,000 files takes hours
-    yield source
-  else:
-    try:
-      length, changed = files.size_and_time(source.path)
-      yield source._replace(stamp=f'{length}-{changed}', reject='' if length else 'empty file')
-    except OSError as error:
-      yield source._replace(reject=f'cannot be read: {error.strerror or error}')
-
-
-def _clips(sources: list[Source]) -> Iterator[ingest.Clip]:
+def _clips(sources: list[archives.Source]) -> Iterator[ingest.Clip]:
   """The clips of all sources, with what share of the work is done when each of them is."""
   for i, source in enumerate(sources):
     whole = not isinstance(source, archives.Archive)
-    for clip in clips_of(source):
+    for clip in archives.clips_of(source):
       yield clip._replace(share=(i + (1.0 if whole else clip.share)) / len(sources))
