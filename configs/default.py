@@ -45,6 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
   gen.upsampling = 'bilinear'  # or nearest
   gen.activation = 'relu'  # of the ConvGRU's candidate: relu (the paper) or tanh
   gen.bn_over_time = False  # ablation: pool batch statistics over time
+  gen.remat = False  # compute activations again in the backward pass: less memory, about a third more arithmetic
 
   config.disc = disc = ml_collections.ConfigDict()
   disc.ch = 128  # base width
@@ -52,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
   disc.frames_k = 8  # k, frames that D_S looks at in each video
   disc.pool = 2  # phi, side of the average pooling before D_T; 1 for the identity
   disc.attention = ()  # resolutions, at a block's output, with separable self-attention
+  disc.remat = False  # as gen.remat
 
   config.train = train = ml_collections.ConfigDict()
   train.steps = 300_000  # generator updates
@@ -88,8 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.videos = ''  # score a folder of videos instead of the model (not here yet)
 
   config.dry_run = dry_run = ml_collections.ConfigDict()
-  dry_run.topology = 'v5e:8x8'  # TPU slice to compile for (not here yet)
-  dry_run.compile = True  # or only the analytic estimate
+  dry_run.topology = 'v5e:8x8'  # TPU slice to compile for, or its type, v5litepod-64
+  dry_run.compile = True  # False, the analytic estimate alone: not here yet
 
   config.mesh = mesh = ml_collections.ConfigDict()
   mesh.shard = 1  # devices that share one copy of the optimizer state; 1 is plain data parallelism

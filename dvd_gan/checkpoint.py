@@ -6,7 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from dvd_gan import models, train_step
+from dvd_gan import models, sharding, train_step
 from dvd_gan.errors import UsageError
 
 
@@ -34,13 +34,13 @@ class Checkpoints:
         items['standing'] = ocp.args.StandardSave(standing)
       self._manager.save(step, args=ocp.args.Composite(**items))
 
-  def restore(self, step: int, config: Any, placement: jax.sharding.Sharding) -> tuple[train_step.TrainState, Any]:
+  def restore(self, step: int, config: Any, mesh: jax.sharding.Mesh) -> tuple[train_step.TrainState, Any]:
     """Reads a step.
 
     Args:
       step: one that was saved.
       config: whose gen, disc and train.b1 decide the form of the state.
-      placement: where every array goes.
+      mesh: where it goes, by `sharding.state`; the mesh that it was saved from may have been another.
 
     Returns:
       (TrainState, standing statistics); None for the latter where they were not saved.
@@ -50,10 +50,10 @@ class Checkpoints:
     """
     if step not in self._manager.all_steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {sorted(self._manager.all_steps())}')
-    state, standing = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement),
-      (train_step.state_shapes(config), models.standing_shapes(config)),
-    )
+    state = train_step.state_shapes(config)
+    state = sharding.placed(state, sharding.state(mesh, state))
+    standing = models.standing_shapes(config)
+    standing = sharding.placed(standing, jax.tree.map(lambda _: sharding.replicated(mesh), standing))
     items = {'state': ocp.args.StandardRestore(state._asdict())}
     if (self.folder / str(step) / 'standing').exists():
       items['standing'] = ocp.args.StandardRestore(standing)

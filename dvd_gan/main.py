@@ -25,19 +25,22 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   mode = _MODE.value
   validation.validate(config)
-  if mode in ('evaluate', 'dry_run'):
+  if mode == 'evaluate':
     raise UsageError(f'--mode={mode} is not here yet')
   if mode == 'prepare':
     from dvd_gan.datasets import pipeline
 
     print(pipeline.open_source(config, build=True).describe())
     return 0
+  if mode == 'dry_run':
+    from dvd_gan import dry_run
+
+    name = os.path.splitext(os.path.basename(config_flags.get_config_filename(flags.FLAGS['config'])))[0]
+    dry_run.dry_run(config, name, _workdir() if _WORKDIR.value else None)
+    return 0
   if not _WORKDIR.value:
     raise UsageError(f'--mode={mode} needs --workdir=DIR')
-  workdir = _WORKDIR.value
-  if '://' not in workdir:
-    workdir = os.path.abspath(os.path.expanduser(workdir))
-  workdir = epath.Path(workdir)
+  workdir = _workdir()
   if mode == 'sample':
     from dvd_gan import sample
 
@@ -51,6 +54,11 @@ def main(argv: list[str]) -> int:
   except train.NonFiniteError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
+
+
+def _workdir() -> epath.Path:
+  workdir = _WORKDIR.value
+  return epath.Path(workdir if '://' in workdir else os.path.abspath(os.path.expanduser(workdir)))
 
 
 def run(program: Callable[[list[str]], int | None] = main) -> None:

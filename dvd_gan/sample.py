@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import models, record, video
+from dvd_gan import models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
@@ -102,7 +102,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   if not config.train.allow_config_change:
     record.check(config, workdir)
-  state, stored = checkpoints.restore(step, config, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+  state, stored = checkpoints.restore(step, config, sharding.make_mesh(devices=jax.local_devices()[:1]))
   checkpoints.close()
   sampler = make_sampler(config, state.ema_params, state.gen.spectral)
   del state

@@ -1,6 +1,7 @@
 """The device mesh and what lies where on it. The only file that names mesh axes."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +50,51 @@ def batch(mesh: Mesh) -> NamedSharding:
 def train_batch(mesh: Mesh) -> NamedSharding:
   """[d_steps, B, ...] with B over all devices."""
   return NamedSharding(mesh, P(None, BATCH))
+
+
+def state(mesh: Mesh, tree: Any) -> Any:
+  """Where each leaf of a TrainState lies: optimizer state and EMA over `shard`, all else whole on every device.
+
+  Each device of a shard group then updates its part of the weights alone (Xu et al. 2020, weight-update sharding).
+  """
+  whole = jax.tree.map(lambda _: replicated(mesh), tree)
+  if mesh.shape[SHARD] == 1:
+    return whole
+
+  def split(part):
+    return jax.tree.map(functools.partial(_over_shard, mesh), part)
+
+  nets = {
+    name: getattr(whole, name)._replace(opt_state=split(getattr(tree, name).opt_state)) for name in ('gen', 'disc')
+  }
+  return whole._replace(ema_params=split(tree.ema_params), **nets)
+
+
+def keep_whole(mesh: Mesh) -> Callable[[Any], Any]:
+  """Constrains a tree to lie whole on every device, where there is a choice.
+
+  Gradients are all-reduced, the update is computed in parts, the weights are gathered: without this XLA would carry the
+  parts back into the convolutions.
+  """
+  if mesh.shape[SHARD] == 1:
+    return lambda tree: tree
+  return lambda tree: jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+  """ShapeDtypeStructs with their places."""
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+  )
+
+
+def _over_shard(mesh: Mesh, leaf: Any) -> NamedSharding:
+  """The longest axis that `shard` divides, over it; a leaf without one stays whole."""
+  axes = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.shape[SHARD] == 0]
+  if not axes:
+    return replicated(mesh)
+  longest = max(axes, key=lambda axis: leaf.shape[axis])
+  return NamedSharding(mesh, P(*(SHARD if axis == longest else None for axis in range(len(leaf.shape)))))
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

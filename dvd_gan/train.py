@@ -46,7 +46,7 @@ def train(config: Any, workdir: epath.Path) -> int:
   first_step = int(state.step)
   writer = Writer(workdir, first_step)
   batches = pipeline.Batches(config, source, mesh, first_step)
-  step_fn = jax.jit(functools.partial(train_step.train_step, recipe), donate_argnums=0)
+  step_fn = train_step.jitted(recipe, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
   stop = StopSignal()
@@ -104,12 +104,12 @@ def initial_state(
   config: Any, recipe: train_step.Recipe, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> train_step.TrainState:
   """The newest checkpoint's state, else a fresh one, on the mesh."""
-  everywhere = sharding.replicated(mesh)
   newest = checkpoints.newest()
   if newest is not None:
-    return checkpoints.restore(newest, config, everywhere)[0]
+    return checkpoints.restore(newest, config, mesh)[0]
   init = functools.partial(train_step.init_state, recipe)
-  return jax.jit(init, out_shardings=everywhere)(models.init(config), jax.random.key(config.seed))
+  places = sharding.state(mesh, train_step.state_shapes(config))
+  return jax.jit(init, out_shardings=places)(models.init(config), jax.random.key(config.seed))
 
 
 def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:

@@ -1,13 +1,14 @@
 """One training step as pure functions: D steps, then a G step, on a TrainState."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dvd_gan import losses, models
+from dvd_gan import losses, models, sharding
 from dvd_gan.models import spectral
 
 Tree = Any
@@ -44,6 +45,7 @@ class Recipe(NamedTuple):
   ema_decay: float
   ema_start: int
   unroll: bool
+  whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
 
 
 def make_recipe(config: Any, *, unroll: bool) -> Recipe:
@@ -144,6 +146,12 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
   return TrainState(state.step + 1, gen, disc, ema), metrics
 
 
+def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
+  """`train_step` to be compiled for a mesh, its state (or its shapes) donated and kept in its places."""
+  step = functools.partial(train_step, recipe._replace(whole=sharding.keep_whole(mesh)))
+  return jax.jit(step, donate_argnums=0, out_shardings=(sharding.state(mesh, state), None))
+
+
 def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
   """One update of both discriminators on a real batch and as many fakes with its labels and fresh z."""
   z_key, frames_key = jax.random.split(key)
@@ -162,13 +170,14 @@ def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key:
     return sum(loss.values()), (u, sigmas, loss, real, fake)
 
   grads, (u, sigmas, loss, real, fake) = jax.grad(loss_fn, has_aux=True)(disc.params)
+  grads = recipe.whole(grads)
   updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params)
   metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
   metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
   metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
   metrics['disc_grad_norm'] = optax.tree.norm(grads)
   metrics['disc_sigma_max'], metrics['disc_sigma_min'] = spectral.extremes(sigmas)
-  return NetState(optax.apply_updates(disc.params, updates), u, opt_state), metrics
+  return NetState(recipe.whole(optax.apply_updates(disc.params, updates)), u, opt_state), metrics
 
 
 def g_step(
@@ -191,11 +200,11 @@ def g_step(
     return sum(loss.values()), loss
 
   weight_grads, loss = jax.grad(loss_fn, has_aux=True)(gen_weights)
-  (grads,) = pullback(weight_grads)
+  grads = recipe.whole(pullback(weight_grads)[0])
   updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params)
   metrics = {f'gen_loss_{name}': value for name, value in loss.items()}
   metrics['gen_grad_norm'] = optax.tree.norm(grads)
-  return gen._replace(params=optax.apply_updates(gen.params, updates), opt_state=opt_state), metrics
+  return gen._replace(params=recipe.whole(optax.apply_updates(gen.params, updates)), opt_state=opt_state), metrics
 
 
 def ema_update(recipe: Recipe, step: jax.Array, ema: Tree, params: Tree) -> Tree:

@@ -67,7 +67,7 @@ def validate(config: Any) -> None:
   _require(
     config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
   )
-  _require(config.mesh.shard == 1, f'mesh.shard={config.mesh.shard}: sharding of the state is not here yet, only 1 is')
+  _require(1 <= config.mesh.shard <= 32, f'mesh.shard={config.mesh.shard} is not within 1 and 32')
   places = [4 << i for i in range(units)]
   _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units at {places} alone')
   places = [res >> i for i in range(1, blocks)]
@@ -93,8 +93,9 @@ def validate(config: Any) -> None:
 
 
 def validate_batch(config: Any) -> None:
-  """Raises UsageError if the batch of a train step cannot be split over this machine's devices."""
-  size, devices = config.train.batch_size, jax.device_count()
+  """Raises UsageError if a train step's batch, or its state, cannot be split over this machine's devices."""
+  size, shard, devices = config.train.batch_size, config.mesh.shard, jax.device_count()
+  _require(devices % shard == 0, f'mesh.shard={shard} does not divide the {devices} devices')
   _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices')
 
 

@@ -18,7 +18,7 @@ from etils import epath
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dvd_gan import sample  # noqa: E402
+from dvd_gan import sample, sharding  # noqa: E402
 from dvd_gan.checkpoint import Checkpoints  # noqa: E402
 from dvd_gan.datasets import shapes  # noqa: E402
 
@@ -44,8 +44,8 @@ def main(workdir: str, step: int = 0) -> None:
   config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
   config.sample.num, config.sample.batch_size = COUNT, 30
   checkpoints = Checkpoints(folder / 'checkpoints')
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  state, standing = checkpoints.restore(step or checkpoints.newest(), config, device)
+  mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+  state, standing = checkpoints.restore(step or checkpoints.newest(), config, mesh)
   sampler = sample.make_sampler(config, state.ema_params, state.gen.spectral)
   labels = sample.labels_for(config)
   videos = sampler.videos(standing or sampler.standing(), labels, truncation=1.0, seed=1)

@@ -81,7 +81,7 @@ class Step(NamedTuple):
     init = functools.partial(train_step.init_state, self.recipe)
     # No jit: every leaf is then a buffer of its own.
     state = jax.tree.map(np.array, jax.jit(init)(models.init(self.config), jax.random.key(self.config.seed)))
-    return jax.device_put(state, sharding.replicated(self.mesh))
+    return jax.device_put(state, sharding.state(self.mesh, state))
 
   def place(self, batch):
     return jax.device_put(batch, sharding.train_batch(self.mesh))
@@ -90,13 +90,13 @@ class Step(NamedTuple):
     return self.compiled(state, self.place(batch), self.key)
 
 
-def make_step(devices):
+def make_step(devices, shard=1):
   config = tiny_config()
-  mesh = sharding.make_mesh(devices=devices)
+  mesh = sharding.make_mesh(shard, devices=devices)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
   key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
   step = Step(config, recipe, mesh, None, key)
-  jitted = jax.jit(functools.partial(train_step.train_step, recipe), donate_argnums=0)
+  jitted = train_step.jitted(recipe, mesh, train_step.state_shapes(config))
   compiled = jitted.lower(step.fresh(), step.place(random_batch(config)), key).compile()
   return step._replace(compiled=compiled)
 

@@ -56,7 +56,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('dtype', 'float16', 'bfloat16'),
     ('gen.attention', (16,), 'units at'),
     ('disc.attention', (16,), 'blocks at'),
-    ('mesh.shard', 2, 'mesh.shard=2'),
+    ('mesh.shard', 64, 'mesh.shard=64'),
     ('mesh.loops', 'both', 'mesh.loops'),
     ('train.batch_size', 0, 'train.batch_size=0'),
     ('seed', -1, 'seed=-1'),

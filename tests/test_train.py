@@ -42,7 +42,7 @@ def lines(workdir):
 def saved(config, workdir, step):
   """All arrays of a checkpoint."""
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints')
-  state, standing = checkpoints.restore(step, config, sharding.replicated(sharding.make_mesh(1)))
+  state, standing = checkpoints.restore(step, config, sharding.make_mesh(1))
   assert int(state.step) == step
   checkpoints.close()
   return jax.tree.map(np.asarray, (state, standing))

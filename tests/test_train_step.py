@@ -9,7 +9,7 @@ import pytest
 
 from dvd_gan import losses, train_step
 from dvd_gan.models import spectral
-from tests.conftest import random_batch, tiny_config
+from tests.conftest import make_step, random_batch, tiny_config
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden_step.json'
 
@@ -51,10 +51,18 @@ def test_metrics_are_all_there_and_finite(run):
   assert run[1][0]['gen_sigma_min'] <= run[1][0]['gen_sigma_max']
 
 
-def test_one_device_equals_eight(run, step_eight):
-  state, metrics = step_eight.fresh(), []
+@pytest.fixture(scope='module')
+def step_sharded():
+  """The compiled step on eight devices, four of which share one optimizer state and EMA."""
+  return make_step(jax.devices(), shard=4)
+
+
+@pytest.mark.parametrize('name', ['step_eight', 'step_sharded'])
+def test_one_device_equals_eight(run, request, name):
+  step = request.getfixturevalue(name)
+  state, metrics = step.fresh(), []
   for i in range(2):
-    state, m = step_eight(state, random_batch(step_eight.config, i))
+    state, m = step(state, random_batch(step.config, i))
     metrics.append(m)
   for expected, got in zip(run[1], metrics, strict=False):
     for name in expected:
@@ -66,6 +74,22 @@ def test_one_device_equals_eight(run, step_eight):
       jax.tree.leaves(getattr(expected, net).opt_state), jax.tree.leaves(getattr(got, net).opt_state), strict=True
     ):
       np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-5 * max(abs(a).max(), 1e-3))
+
+
+def test_a_device_holds_its_part_of_the_sharded_state(step_sharded):
+  state, _ = step_sharded(step_sharded.fresh(), random_batch(step_sharded.config, 0))
+
+  def held(tree):
+    return sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(tree))
+
+  for part, share in (
+    (state.ema_params, 0.35),
+    (state.gen.opt_state, 0.35),
+    (state.disc.opt_state, 0.35),
+    (state.gen.params, 1),
+  ):
+    whole = sum(leaf.size for leaf in jax.tree.leaves(part))
+    assert held(part) <= share * whole and (share < 1 or held(part) == whole)
 
 
 def test_compiled_step_has_no_collective_but_reductions(step_eight):
@@ -208,8 +232,6 @@ def test_adam_without_momentum_is_adam_and_stores_one_moment():
 
 
 if __name__ == '__main__':
-  from tests.conftest import make_step
-
   step = make_step(jax.devices()[:1])
   state, lines = step.fresh(), []
   for i in range(2):

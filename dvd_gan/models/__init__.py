@@ -46,6 +46,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     activation=config.gen.activation,
     upsampling=config.gen.upsampling,
     over_time=config.gen.bn_over_time,
+    remat=config.gen.remat,
     dtype=jnp.dtype(config.dtype),
   )
   disc = DualDiscriminator(
@@ -54,6 +55,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     num_classes=config.data.num_classes,
     pool=config.disc.pool,
     attention=tuple(config.disc.attention),
+    remat=config.disc.remat,
     dtype=jnp.dtype(config.dtype),
   )
   return gen, disc

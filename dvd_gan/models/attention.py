@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dvd_gan.models import layers
+
 AXES = {'height': 2, 'width': 3, 'time': 1}
 
 
@@ -26,7 +28,7 @@ class AxisAttention(nn.Module):
 
     def project(features, name):
       # On [..., C] a Dense is the 1x1 convolution.
-      return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)(
+      return layers.Dense(features, use_bias=False, dtype=self.dtype, name=name)(
         jnp.moveaxis(x, self.axis, 3)
       )  # [..., L, features], L the attended axis
 
@@ -37,7 +39,7 @@ class AxisAttention(nn.Module):
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     attended = jnp.moveaxis(jnp.einsum('...qk,...kc->...qc', weights, value), 3, self.axis)
     gain = self.param('gain', nn.initializers.zeros_init(), ())
-    return x + gain.astype(x.dtype) * attended
+    return x + layers.scale(attended, gain)
 
 
 class SeparableAttention(nn.Module):

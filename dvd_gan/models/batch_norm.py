@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dvd_gan.models import layers
+
 EPS = 1e-4  # BigGAN's
 
 
@@ -52,7 +54,7 @@ class ConditionalBatchNorm(nn.Module):
     """x [B, T, H, W, C], cond [B, D]; every frame of a video gets the gain and bias of that video."""
 
     def affine(name):
-      linear = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name=name)
+      linear = layers.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name=name)
       return linear(cond)[:, None, None, None, :]  # [B, 1, 1, 1, C]
 
     normalised = FrameBatchNorm(self.over_time, name='norm')(x, train=train)

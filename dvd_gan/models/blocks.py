@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dvd_gan.models import batch_norm
-
-Conv = functools.partial(nn.Conv, padding='SAME')
+from dvd_gan.models.layers import Conv, add_bias, conv2d
 
 
 class VolumetricConv(nn.Module):
@@ -31,14 +30,7 @@ class VolumetricConv(nn.Module):
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     x = jnp.concatenate([padded[:, i : i + t] for i in range(3)], axis=-1)  # [B, T, H, W, 3C]
     kernel = jnp.moveaxis(kernel, 0, 2).reshape(3, 3, 3 * c, self.features)
-    return conv2d(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
-
-
-def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """'Same' convolution of x [..., H, W, in] with kernel [h, w, in, out], leading axes folded into the batch."""
-  folded = x.reshape(-1, *x.shape[-3:])
-  out = jax.lax.conv_general_dilated(folded, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  return out.reshape(*x.shape[:-1], kernel.shape[-1])
+    return add_bias(conv2d(x.astype(self.dtype), kernel), bias)
 
 
 def upsample(x: jax.Array, method: str) -> jax.Array:
@@ -83,18 +75,18 @@ class GeneratorBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, cond: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, cond: jax.Array, train: bool) -> jax.Array:
     """x [B, T, H, W, C], cond [B, D] -> [B, T, H or 2H, W or 2W, features]."""
     norm = functools.partial(batch_norm.ConditionalBatchNorm, self.over_time, self.dtype)
     h = nn.relu(norm(name='norm1')(x, cond, train=train))
     if self.up:
       h = upsample(h, self.upsampling)
-    h = Conv(self.features, (3, 3), dtype=self.dtype, name='conv1')(h)
+    h = Conv(self.features, 3, dtype=self.dtype, name='conv1')(h)
     h = nn.relu(norm(name='norm2')(h, cond, train=train))
-    h = Conv(self.features, (3, 3), dtype=self.dtype, name='conv2')(h)
+    h = Conv(self.features, 3, dtype=self.dtype, name='conv2')(h)
     if self.up or x.shape[-1] != self.features:
       # A 1x1 convolution commutes with interpolation, and costs a quarter before it.
-      x = Conv(self.features, (1, 1), dtype=self.dtype, name='skip')(x)
+      x = Conv(self.features, 1, dtype=self.dtype, name='skip')(x)
       if self.up:
         x = upsample(x, self.upsampling)
     return x + h
@@ -119,14 +111,14 @@ class DiscriminatorBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """x [B, T, H, W, C] -> [B, T', H', W', features]."""
-    conv3 = VolumetricConv if self.volumetric else functools.partial(Conv, kernel_size=(3, 3))
+    conv3 = VolumetricConv if self.volumetric else functools.partial(Conv, size=3)
     h = nn.relu(x) if self.relu_first else x
     h = conv3(self.features, dtype=self.dtype, name='conv1')(h)
     h = conv3(self.features, dtype=self.dtype, name='conv2')(nn.relu(h))
     h = self._pool(h)
     if self.down or x.shape[-1] != self.features:
       # A 1x1 convolution commutes with the average, and costs a quarter or an eighth after it.
-      x = Conv(self.features, (1, 1), dtype=self.dtype, name='skip')(self._pool(x))
+      x = Conv(self.features, 1, dtype=self.dtype, name='skip')(self._pool(x))
     return x + h
 
   def _pool(self, x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models.blocks import conv2d
+from dvd_gan.models.layers import add_bias, conv2d, kernel_gradient, transposed
 
 # The candidate's activation, and its derivative as a function of its value.
 ACTIVATIONS = {
@@ -46,13 +46,13 @@ class ConvGRU(nn.Module):
     """
     width = self.features
     gates = [_Gate(width, x.shape[-1], name=name)() for name in ('reset', 'update', 'candidate')]
-    kernels = [kernel.astype(self.dtype) for kernel, _ in gates]
-    bias = jnp.concatenate([bias.astype(self.dtype) for _, bias in gates])
+    kernels = [kernel for kernel, _ in gates]
+    bias = jnp.concatenate([bias for _, bias in gates])
     on_input = jnp.concatenate([kernel[:, :, width:] for kernel in kernels], axis=-1)
     on_state = jnp.concatenate([kernel[:, :, :width] for kernel in kernels[:2]], axis=-1)
     on_reset_state = kernels[2][:, :, :width]
 
-    driven = conv2d(x.astype(self.dtype), on_input) + bias  # [B, T or 1, H, W, 3 * features]
+    driven = add_bias(conv2d(x.astype(self.dtype), on_input), bias)  # [B, T or 1, H, W, 3 * features]
     driven = jnp.broadcast_to(driven, (x.shape[0], self.frames, *driven.shape[2:]))
     driven = jnp.moveaxis(driven, 1, 0)  # [T, B, H, W, 3 * features]
     if state is None:
@@ -93,10 +93,11 @@ def _recur(activation, driven, state, on_state, on_reset_state):
 def _recur_forward(activation, driven, state, on_state, on_reset_state):
   act, _ = ACTIVATIONS[activation]
   width = state.shape[-1]
+  on_state_now, on_reset_state_now = (kernel.astype(state.dtype) for kernel in (on_state, on_reset_state))
 
   def step(h, from_input):
-    r, u = jnp.split(jax.nn.sigmoid(conv2d(h, on_state) + from_input[..., : 2 * width]), 2, axis=-1)
-    c = act(conv2d(r * h, on_reset_state) + from_input[..., 2 * width :])
+    r, u = jnp.split(jax.nn.sigmoid(conv2d(h, on_state_now) + from_input[..., : 2 * width]), 2, axis=-1)
+    c = act(conv2d(r * h, on_reset_state_now) + from_input[..., 2 * width :])
     new = u * h + (1 - u) * c
     return new, (new, r, u, c)
 
@@ -108,7 +109,7 @@ def _recur_backward(activation, saved, d_states):
   _, derivative = ACTIVATIONS[activation]
   state, states, r, u, c, on_state, on_reset_state = saved
   before = jnp.concatenate([state[None], states[:-1]])  # h of every step
-  back_state, back_reset_state = _transposed(on_state), _transposed(on_reset_state)
+  back_state, back_reset_state = (transposed(k).astype(state.dtype) for k in (on_state, on_reset_state))
 
   def step(d_next, at):
     d_new, h, r, u, c = at
@@ -121,22 +122,14 @@ def _recur_backward(activation, saved, d_states):
 
   d_state, (d_gates, d_candidate) = jax.lax.scan(step, jnp.zeros_like(state), (d_states, before, r, u, c), reverse=True)
   d_driven = jnp.concatenate([d_gates, d_candidate], axis=-1)
-  d_on_state = _kernel_gradient(before, d_gates, on_state)
-  d_on_reset_state = _kernel_gradient(r * before, d_candidate, on_reset_state)
+  # Batch first: folding time-major axes would gather a batch that is sharded over devices.
+  d_on_state = kernel_gradient(*_batch_first(before, d_gates), on_state.shape)
+  d_on_reset_state = kernel_gradient(*_batch_first(r * before, d_candidate), on_reset_state.shape)
   return d_driven, d_state, d_on_state, d_on_reset_state
 
 
 _recur.defvjp(_recur_forward, _recur_backward)
 
 
-def _transposed(kernel: jax.Array) -> jax.Array:
-  """The kernel whose convolution is the input gradient of a 'same' 3x3 convolution with `kernel`."""
-  return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-
-
-def _kernel_gradient(x: jax.Array, d_out: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Gradient of `kernel` in conv2d(x, kernel), x and d_out [T, B, H, W, C]."""
-  # Batch first: folding time-major axes would gather a batch that is sharded over devices.
-  x, d_out = jnp.moveaxis(x, 0, 1), jnp.moveaxis(d_out, 0, 1)
-  _, pullback = jax.vjp(functools.partial(conv2d, x), kernel)
-  return pullback(d_out)[0]
+def _batch_first(*arrays: jax.Array) -> list[jax.Array]:
+  return [jnp.moveaxis(array, 0, 1) for array in arrays]

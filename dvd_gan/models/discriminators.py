@@ -37,6 +37,7 @@ class Discriminator(nn.Module):
     volumetric: how many of the first blocks are 3-D: 0 for D_S, 2 for D_T.
     attention: resolutions, at a block's output, that get separable self-attention.
     dtype: of the computation; parameters, and the head, are f32.
+    remat: compute each block again in the backward pass instead of keeping what is inside it.
   """
 
   ch: int
@@ -45,14 +46,16 @@ class Discriminator(nn.Module):
   volumetric: int = 0
   attention: tuple[int, ...] = ()
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, video: jax.Array, label: jax.Array) -> jax.Array:
     """video [B, T, H, W, 3] in [-1, 1], label [B] -> scores [B] f32."""
     x = video.astype(self.dtype)
     last = len(self.multipliers) - 1
+    block = nn.remat(blocks.DiscriminatorBlock) if self.remat else blocks.DiscriminatorBlock
     for i, multiplier in enumerate(self.multipliers):
-      x = blocks.DiscriminatorBlock(
+      x = block(
         multiplier * self.ch,
         down=i < last,
         relu_first=i > 0,
@@ -81,6 +84,7 @@ class DualDiscriminator(nn.Module):
   pool: int = 2
   attention: tuple[int, ...] = ()
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, frames: jax.Array, video: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
@@ -94,9 +98,9 @@ class DualDiscriminator(nn.Module):
     Returns:
       {'spatial': [B], 'temporal': [B]} f32.
     """
-    shared = dict(ch=self.ch, multipliers=self.multipliers, num_classes=self.num_classes, dtype=self.dtype)
-    spatial = Discriminator(**shared, attention=self.attention, name='spatial')
-    temporal = Discriminator(**shared, attention=self.attention, volumetric=VOLUMETRIC_BLOCKS, name='temporal')
+    shared = {name: getattr(self, name) for name in ('ch', 'multipliers', 'num_classes', 'attention', 'dtype', 'remat')}
+    spatial = Discriminator(**shared, name='spatial')
+    temporal = Discriminator(**shared, volumetric=VOLUMETRIC_BLOCKS, name='temporal')
     return {
       'spatial': spatial(frames, label),
       'temporal': temporal(blocks.pool_space(video, self.pool), label),

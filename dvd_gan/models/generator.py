@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import attention, batch_norm, blocks, conv_gru
+from dvd_gan.models import attention, batch_norm, blocks, conv_gru, layers
 
 BASE = 4  # height and width of the stem
 
@@ -25,6 +25,7 @@ class Generator(nn.Module):
     upsampling: 'bilinear' or 'nearest'.
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
+    remat: compute each ConvGRU and block again in the backward pass instead of keeping what is inside it.
   """
 
   frames: int
@@ -37,6 +38,7 @@ class Generator(nn.Module):
   upsampling: str = 'bilinear'
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, z: jax.Array, label: jax.Array, *, train: bool) -> jax.Array:
@@ -53,22 +55,23 @@ class Generator(nn.Module):
     widths = [m * self.ch for m in self.multipliers]
     embed = nn.Embed(self.num_classes, self.embed_dim, name='label_embed')
     cond = jnp.concatenate([z, embed(label)], axis=-1)  # [B, z_dim + embed_dim]
-    dense = nn.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
+    dense = layers.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 
-    block = functools.partial(
-      blocks.GeneratorBlock, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype
-    )
+    recurrent, residual = conv_gru.ConvGRU, blocks.GeneratorBlock
+    if self.remat:
+      recurrent, residual = nn.remat(recurrent), nn.remat(residual, static_argnums=(3,))
+    block = functools.partial(residual, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype)
     for i, (width, out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
       resolution = BASE * 2**i
-      gru = conv_gru.ConvGRU(width, self.frames, self.activation, self.dtype, name=f'gru_{resolution}')
+      gru = recurrent(width, self.frames, self.activation, self.dtype, name=f'gru_{resolution}')
       x = gru(x)  # [B, T, H, W, width]
-      x = block(width, up=False, name=f'block_{resolution}')(x, cond, train=train)
+      x = block(width, up=False, name=f'block_{resolution}')(x, cond, train)
       if resolution in self.attention:
         x = attention.SeparableAttention(dtype=self.dtype, name=f'attention_{resolution}')(x)
-      x = block(out, up=True, name=f'up_{resolution}')(x, cond, train=train)
+      x = block(out, up=True, name=f'up_{resolution}')(x, cond, train)
 
     norm = batch_norm.ConditionalBatchNorm(self.over_time, self.dtype, name='head_norm')
     x = nn.relu(norm(x, cond, train=train))
-    x = blocks.Conv(3, (3, 3), dtype=self.dtype, name='head')(x)
+    x = layers.Conv(3, 3, dtype=self.dtype, name='head')(x)
     return jnp.tanh(x.astype(jnp.float32))

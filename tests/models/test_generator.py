@@ -92,3 +92,25 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(setup):
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
   video = gen.apply({'params': params}, z, label, train=True)
   assert video.dtype == jnp.float32
+
+
+def test_rematerialisation_changes_memory_not_values(setup):
+  """Of both networks: the same parameters, statistics and gradients, and less kept for the backward pass."""
+  config, _, params, z, label, _ = setup
+  config = config.copy_and_resolve_references()
+  kept, results = {}, {}
+  for remat in (False, True):
+    config.gen.remat = config.disc.remat = remat
+    gen, disc = models.build(config)
+    disc_params = models.init(config)[1]
+
+    def loss(params, gen=gen, disc=disc, disc_params=disc_params):
+      video, collected = gen.apply({'params': params}, z, label, train=True, mutable=['standing'])
+      scores = disc.apply({'params': disc_params}, video[:, :3], video, label)
+      return sum(score.sum() for score in scores.values()), collected
+
+    value, pullback, collected = jax.vjp(loss, params, has_aux=True)
+    kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))  # what the backward pass will need
+    results[remat] = (value, collected, pullback(jnp.ones(())))
+  assert kept[True] < 0.6 * kept[False]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *results.values())
