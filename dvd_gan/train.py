@@ -4,6 +4,8 @@ import contextlib
 import functools
 import os
 import signal
+import socket
+import threading
 import time
 from typing import Any
 
@@ -58,12 +60,14 @@ def train(config: Any, workdir: epath.Path) -> int:
   with contextlib.ExitStack() as cleanup:
     for end in (stop.restore, writer.close, checkpoints.close, batches.close):
       cleanup.callback(end)  # in reverse, each also where another fails
+    stop.idle = not last  # until the first step is compiled and done
     while not last:
       batch = next(batches)
       before = metrics
       state, metrics = step_fn(state, batch, seed_key)
       if step == first_step:
         jax.block_until_ready(metrics)
+        stop.idle = False
         progress = Progress(first_step + 1, config.train.steps)  # the rate leaves compilation out
         batches.waited = 0.0
       step += 1
@@ -150,12 +154,22 @@ def say(message: str) -> None:
 
 
 class StopSignal:
-  """True once SIGTERM or Ctrl-C has come; a second one, a second or more later, ends the process unsaved, with 1."""
+  """True once SIGTERM or Ctrl-C has come; a second one, a second or more later, ends the process unsaved, with 1.
+
+  Attributes:
+    idle: while it is set there is nothing to save, and a signal ends the process at once with 42: Python's own handlers
+      would wait until a compilation is through, minutes that a preempted machine does not have.
+  """
 
   def __init__(self):
     self.name = ''
+    self.idle = False
     self._at = 0.0
+    self._woken, self._wake = socket.socketpair()
+    self._wake.setblocking(False)
+    self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
     self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    threading.Thread(target=self._watch, daemon=True, name='signals').start()
 
   def _handle(self, number: int, _: Any) -> None:
     # A terminal and a supervisor may both pass on one stop.
@@ -165,10 +179,19 @@ class StopSignal:
       self._at = time.monotonic()
     self.name = self.name or signal.Signals(number).name
 
+  def _watch(self) -> None:
+    while number := self._woken.recv(1):  # the number of each signal, as soon as it comes; nothing when closed
+      if self.idle and number[0] in self._before:
+        print(f'stopped by {signal.Signals(number[0]).name} before the first step: nothing to save', flush=True)
+        os._exit(PREEMPTED)
+    self._woken.close()
+
   def __bool__(self) -> bool:
     return bool(self.name)
 
   def restore(self) -> None:
     """Puts the earlier handlers back."""
+    signal.set_wakeup_fd(self._wake_before)
+    self._wake.close()
     for number, handler in self._before.items():
       signal.signal(number, handler)

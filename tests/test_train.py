@@ -162,29 +162,43 @@ def test_only_the_newest_checkpoints_stay(run):
   assert sorted(int(path.name) for path in (run.folder / 'run' / 'checkpoints').iterdir()) == [3, 4]
 
 
-def test_the_program_without_tensorflow_trains_stops_resumes_and_samples(run):
-  """In processes of their own: `array_file` needs neither TensorFlow nor clu, and SIGTERM is a real one."""
+def program(run, workdir):
+  """The command that trains the tiny config in a process of its own, without TensorFlow and clu."""
   config = run.config
   fields = ['resolution', 'frames', 'num_classes', 'name', 'source']
   overrides = [f'--config.data.{field}={config.data[field]}' for field in fields]
-  overrides += [
-    '--config.gen.ch=2',
-    '--config.gen.multipliers=(4,2,2)',
-    '--config.gen.attention=(8,)',
-    '--config.disc.multipliers=(1,2,2)',
-  ]
-  overrides += ['--config.disc.ch=4', '--config.disc.frames_k=3', '--config.train.batch_size=8']
-  overrides += [
-    '--config.mesh.loops=scan',
-    '--config.train.steps=100000',
-    '--config.train.log_every=1',
-    '--config.sample.statistics_batches=2',
-  ]
+  overrides += ['--config.gen.ch=2', '--config.gen.multipliers=(4,2,2)', '--config.gen.attention=(8,)']
+  overrides += ['--config.disc.ch=4', '--config.disc.multipliers=(1,2,2)', '--config.disc.frames_k=3']
+  overrides += ['--config.train.batch_size=8', '--config.train.steps=100000', '--config.train.log_every=1']
+  overrides += ['--config.mesh.loops=scan', '--config.sample.statistics_batches=2']
   overrides += ['--config.sample.num=3', '--config.sample.batch_size=4']
   missing = 'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "clu", "tensorflow_datasets"]));'
-  program = [sys.executable, '-c', missing + 'from dvd_gan import main; main.run()']
+  start = [sys.executable, '-c', missing + 'from dvd_gan import main; main.run()']
+  return [*start, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
+
+
+def test_a_signal_during_the_first_compilation_ends_at_once_with_42(run):
   workdir = run.folder / 'process'
-  command = [*program, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
+  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE, 'JAX_COMPILATION_CACHE_DIR': str(run.folder / 'cold')}
+  process = subprocess.Popen(
+    [*program(run, workdir), '--mode=train'], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+  )
+  deadline = time.monotonic() + 300
+  while not (workdir / 'config.json').exists():  # the last thing before the loop
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.1)
+  time.sleep(2)
+  process.send_signal(signal.SIGTERM)
+  told = process.communicate(timeout=120)[0]
+  assert process.returncode == 42 and 'before the first step: nothing to save' in told
+  assert not list((workdir / 'checkpoints').iterdir())
+  assert not (workdir / 'metrics.jsonl').exists() or not lines(workdir)
+
+
+def test_the_program_without_tensorflow_trains_stops_resumes_and_samples(run):
+  """In processes of their own: `array_file` needs neither TensorFlow nor clu, and SIGTERM is a real one."""
+  workdir = run.folder / 'process'
+  command = program(run, workdir)
   env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE}
 
   process = subprocess.Popen([*command, '--mode=train'], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
