@@ -1,13 +1,26 @@
 """Checkpoints of the TrainState and its standing statistics. The only file that imports orbax."""
 
+import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from dvd_gan import models, sharding, train_step
 from dvd_gan.errors import UsageError
+
+HANDLERS = {
+  'state': ocp.StandardCheckpointHandler,
+  'standing': ocp.StandardCheckpointHandler,
+  'checksums': ocp.JsonCheckpointHandler,
+}
+
+
+class DamagedError(UsageError):
+  """A checkpoint whose files are not what was saved."""
 
 
 class Checkpoints:
@@ -18,7 +31,9 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, enable_async_checkpointing=True)
     self.folder = epath.Path(folder)
     try:
-      self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state', 'standing'))
+      self._manager = ocp.CheckpointManager(
+        self.folder, options=options, item_handlers={name: handler() for name, handler in HANDLERS.items()}
+      )
     except OSError as error:
       raise UsageError(f'cannot open checkpoints in {self.folder}: {error}') from None
 
@@ -28,11 +43,41 @@ class Checkpoints:
 
   def save(self, step: int, state: Any, standing: Any = None) -> None:
     """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is."""
-    if step not in self._manager.all_steps():
-      items = {'state': ocp.args.StandardSave(state._asdict())}
-      if standing is not None:
-        items['standing'] = ocp.args.StandardSave(standing)
-      self._manager.save(step, args=ocp.args.Composite(**items))
+    if step in self._manager.all_steps():
+      return
+    trees = {'state': state._asdict()} | ({} if standing is None else {'standing': standing})
+    checksums = {name: _checksums(tree) for name, tree in trees.items()}
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    self._manager.save(step, args=ocp.args.Composite(**items, checksums=ocp.args.JsonSave(checksums)))
+
+  def restore_newest(
+    self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool
+  ) -> tuple[int, train_step.TrainState, Any]:
+    """Reads the newest step that is not damaged, telling of those that are.
+
+    Args:
+      config, mesh: see `restore`.
+      set_aside: rename damaged steps to damaged-STEP, so that the run can save them anew.
+
+    Returns:
+      (step, TrainState, standing statistics).
+
+    Raises:
+      UsageError: if a step does not fit the config, or every one is damaged.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for i, step in enumerate(steps):
+      try:
+        state, standing = self.restore(step, config, mesh)
+      except DamagedError as error:
+        print(f'warning: {error}; taking the one before', file=sys.stderr, flush=True)
+        continue
+      if set_aside and i:
+        for damaged in steps[:i]:
+          (self.folder / str(damaged)).rename(self.folder / f'damaged-{damaged}')
+        self._manager.reload()
+      return step, state, standing
+    raise UsageError(f'every checkpoint in {self.folder} is damaged: {steps}')
 
   def restore(self, step: int, config: Any, mesh: jax.sharding.Mesh) -> tuple[train_step.TrainState, Any]:
     """Reads a step.
@@ -46,30 +91,51 @@ class Checkpoints:
       (TrainState, standing statistics); None for the latter where they were not saved.
 
     Raises:
-      UsageError: if the step is not there or its arrays have other shapes.
+      UsageError: if the step is not there or its arrays have other shapes; DamagedError if its files are not what was
+        saved: unreadable, or with other checksums.
     """
     if step not in self._manager.all_steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {sorted(self._manager.all_steps())}')
     state = train_step.state_shapes(config)
     state = sharding.placed(state, sharding.state(mesh, state))
+    self._check_fit(step, state._asdict())
     standing = models.standing_shapes(config)
     standing = sharding.placed(standing, jax.tree.map(lambda _: sharding.replicated(mesh), standing))
     items = {'state': ocp.args.StandardRestore(state._asdict())}
     if (self.folder / str(step) / 'standing').exists():
       items['standing'] = ocp.args.StandardRestore(standing)
+    if (self.folder / str(step) / 'checksums').exists():
+      items['checksums'] = ocp.args.JsonRestore()
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except ValueError as error:
-      first_line = str(error).strip().splitlines()[0]
-      raise UsageError(
-        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, train.b1 or data.num_classes '
-        f'must differ from the one it was trained with: {first_line}'
-      ) from error
+    except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
+      raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {_line(error)}') from error
+    for name, wanted in (restored.get('checksums') or {}).items():
+      found = _checksums(restored[name])
+      wrong = [path for path in found if found[path] != wanted.get(path)]
+      if wrong:
+        raise DamagedError(f'checkpoint {step} in {self.folder} is damaged: {len(wrong)} arrays, {wrong[0]} among them')
     nets = {
       name: type(net)(**value) if isinstance(value := restored['state'][name], dict) else value
       for name, net in (('gen', state.gen), ('disc', state.disc))
     }
     return type(state)(**(restored['state'] | nets)), restored.get('standing')
+
+  def _check_fit(self, step: int, state: Any) -> None:
+    """UsageError where a step's arrays have other names or shapes than `state`; unreadable metadata are left."""
+    try:
+      metadata = self._manager.item_metadata(step)['state']
+      saved = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(metadata.tree)[0]}
+    except Exception:
+      return
+    wanted = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    different = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
+    if different:
+      first = different[0]
+      raise UsageError(
+        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, train.b1 or data.num_classes '
+        f'must differ from the one it was trained with: {first} is {saved.get(first)}, not {wanted.get(first)}'
+      )
 
   def wait(self) -> None:
     """Until the save under way is on disk; its errors surface here."""
@@ -79,3 +145,37 @@ class Checkpoints:
     """Waits and closes."""
     self.wait()
     self._manager.close()
+
+
+def _path(path: tuple) -> str:
+  """a/b/0: the same for a NamedTuple's fields as for the dict that orbax makes of them."""
+  return '/'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))) for key in path)
+
+
+def _line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+  """A number for each leaf that any flipped bit changes, whatever the leaf's placement."""
+  paths = [_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+  return dict(zip(paths, np.asarray(_checksum_leaves(jax.tree.leaves(tree))).tolist(), strict=True))
+
+
+@jax.jit
+def _checksum_leaves(leaves: list[jax.Array]) -> jax.Array:
+  return jnp.stack([_checksum(leaf) for leaf in leaves])
+
+
+def _checksum(leaf: jax.Array) -> jax.Array:
+  """Sum of the elements' bits, each times its own odd number, modulo 2^32.
+
+  Exact in any order, so it needs no copy on the host and is the same on one device and on a pod. A flipped bit changes
+  it by an odd multiple of a power of two below 2^32.
+  """
+  bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
+  number, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
+  for axis in reversed(range(leaf.ndim)):
+    number += jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride)
+    stride *= leaf.shape[axis]
+  return jnp.sum(bits.astype(jnp.uint32) * (2 * number + 1), dtype=jnp.uint32)

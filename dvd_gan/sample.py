@@ -97,12 +97,15 @@ def sample(config: Any, workdir: epath.Path) -> None:
   """
   folder = workdir / 'checkpoints'
   checkpoints = Checkpoints(folder) if folder.exists() else None
-  step = checkpoints and (config.sample.step or checkpoints.newest())
-  if step is None:
+  if checkpoints is None or checkpoints.newest() is None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   if not config.train.allow_config_change:
     record.check(config, workdir)
-  state, stored = checkpoints.restore(step, config, sharding.make_mesh(devices=jax.local_devices()[:1]))
+  mesh, step = sharding.make_mesh(devices=jax.local_devices()[:1]), config.sample.step
+  if step:
+    state, stored = checkpoints.restore(step, config, mesh)
+  else:
+    step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False)
   checkpoints.close()
   sampler = make_sampler(config, state.ema_params, state.gen.spectral)
   del state

@@ -107,10 +107,9 @@ def train(config: Any, workdir: epath.Path) -> int:
 def initial_state(
   config: Any, recipe: train_step.Recipe, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> train_step.TrainState:
-  """The newest checkpoint's state, else a fresh one, on the mesh."""
-  newest = checkpoints.newest()
-  if newest is not None:
-    return checkpoints.restore(newest, config, mesh)[0]
+  """The state of the newest checkpoint that is good, else a fresh one, on the mesh."""
+  if checkpoints.newest() is not None:
+    return checkpoints.restore_newest(config, mesh, set_aside=True)[1]
   init = functools.partial(train_step.init_state, recipe)
   places = sharding.state(mesh, train_step.state_shapes(config))
   return jax.jit(init, out_shardings=places)(models.init(config), jax.random.key(config.seed))

@@ -1,0 +1,119 @@
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from dvd_gan import checkpoint, models, sharding, train_step
+from dvd_gan.errors import UsageError
+from tests.conftest import tiny_config
+
+
+@pytest.fixture(scope='module')
+def config():
+  return tiny_config()
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope='module')
+def state(config, mesh):
+  init = functools.partial(train_step.init_state, train_step.make_recipe(config, unroll=False))
+  return jax.jit(init, out_shardings=sharding.replicated(mesh))(models.init(config), jax.random.key(0))
+
+
+@pytest.fixture
+def saved(state, tmp_path):
+  """Steps 1 and 2, whose EMA differs."""
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  for step in (1, 2):
+    ema = jax.tree.map(lambda leaf, step=step: leaf + step, state.ema_params)
+    checkpoints.save(step, state._replace(step=jnp.int32(step), ema_params=ema))
+  checkpoints.wait()
+  return checkpoints
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def data_file(checkpoints, step):
+  """The largest file of arrays, not of metadata."""
+  folder = pathlib.Path(checkpoints.folder) / str(step) / 'state'
+  return max((path for path in folder.rglob('d/*') if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize('fault', [flip, truncate, lambda path: path.unlink()])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(saved, config, mesh, state, capsys, fault):
+  fault(data_file(saved, 2))
+  with pytest.raises(checkpoint.DamagedError, match='checkpoint 2'):
+    saved.restore(2, config, mesh)
+  step, restored, _ = saved.restore_newest(config, mesh, set_aside=False)
+  assert step == 1 and saved.newest() == 2
+  same(restored.ema_params, jax.tree.map(lambda leaf: leaf + 1, state.ema_params))
+  told = capsys.readouterr().err
+  assert 'warning: checkpoint 2' in told and 'taking the one before' in told
+  # A run that goes on from there saves that step anew.
+  assert saved.restore_newest(config, mesh, set_aside=True)[0] == 1
+  assert saved.newest() == 1 and (saved.folder / 'damaged-2').exists()
+  saved.save(2, state._replace(step=jnp.int32(2)))
+  saved.wait()
+  same(saved.restore(2, config, mesh)[0].ema_params, state.ema_params)
+
+
+def test_nothing_but_damage_is_one_line(saved, config, mesh):
+  for step in (1, 2):
+    flip(data_file(saved, step))
+  with pytest.raises(UsageError, match='every checkpoint in .* is damaged: \\[2, 1\\]'):
+    saved.restore_newest(config, mesh, set_aside=True)
+  assert not list(saved.folder.glob('damaged-*'))
+
+
+def test_another_model_is_not_damage(saved, mesh):
+  other = tiny_config()
+  other.gen.ch = 4
+  with pytest.raises(UsageError, match='does not fit this config') as error:
+    # Opened anew, as another process does.
+    checkpoint.Checkpoints(saved.folder).restore_newest(other, mesh, set_aside=True)
+  assert not isinstance(error.value, checkpoint.DamagedError) and saved.newest() == 2
+
+
+@pytest.mark.parametrize(('count', 'shard'), [(8, 4), (4, 1)])
+def test_any_number_of_devices_restores_what_another_saved(saved, config, state, tmp_path, count, shard):
+  mesh = sharding.make_mesh(shard, jax.devices()[:count])
+  there = saved.restore(2, config, mesh)[0]
+  same(there.ema_params, jax.tree.map(lambda leaf: leaf + 2, state.ema_params))
+  assert len(jax.tree.leaves(there)[0].sharding.device_set) == count
+  # And back again, from its parts.
+  elsewhere = checkpoint.Checkpoints(epath.Path(tmp_path) / 'elsewhere')
+  elsewhere.save(2, there)
+  elsewhere.wait()
+  same(elsewhere.restore(2, config, sharding.make_mesh(devices=jax.devices()[:1]))[0], there)
+
+
+@pytest.mark.parametrize('bit', [0, 13, 31])
+@pytest.mark.parametrize('place', [0, 5, 11])
+def test_every_bit_counts_in_a_checksum(bit, place):
+  values = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+  flipped = values.copy()
+  flipped.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
+  one, other = (checkpoint._checksums({'a': jnp.asarray(leaf)}) for leaf in (values, flipped))
+  assert one != other
+  # Two elements that change places are told, too.
+  assert checkpoint._checksums({'a': jnp.asarray(values[::-1].copy())}) != one
