@@ -45,10 +45,16 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
     UsageError: if the slice is unknown, the batch does not divide over it, or libtpu is missing.
   """
   slice_ = topology.parse(config.dry_run.topology)
-  batch = config.train.batch_size
-  if batch % slice_.devices:
-    raise UsageError(f'train.batch_size={batch} does not divide over the {slice_.devices} devices of {slice_.name}')
-  mesh = sharding.make_mesh(config.mesh.shard, devices=describe(slice_).devices)
+  batch, shard = config.train.batch_size, config.mesh.shard
+  for field, value, fits in (
+    ('train.batch_size', batch, batch % slice_.devices == 0),
+    ('mesh.shard', shard, slice_.devices % shard == 0),
+  ):
+    if not fits:
+      raise UsageError(f'{field}={value} does not divide over the {slice_.devices} devices of {slice_.name}')
+  if not config.dry_run.compile:
+    raise UsageError('dry_run.compile=False, the analytic estimate alone, is not here yet')
+  mesh = sharding.make_mesh(shard, devices=describe(slice_).devices)
   recipe = train_step.make_recipe(config, unroll=config.mesh.loops == 'unroll')
   arguments = abstract_arguments(config, mesh, batch)
   step = functools.partial(train_step.train_step, recipe)
@@ -63,7 +69,7 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
     'batch': batch,
     'batch_per_device': batch // slice_.devices,
     'dtype': config.dtype,
-    'shard': config.mesh.shard,
+    'shard': shard,
     'hbm_limit_gib': chip.hbm_gib,
     **{f'{kind}_gib': gib(tree) for kind, tree in state_parts(arguments[0]).items()},
     'tflop_per_device': _short(tflop),
@@ -161,10 +167,10 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
     'temporaries_gib': _short(memory.temp_size_in_bytes / GIB),
     'xla_tflop_per_device': _short(cost['flops'] / 1e12),  # loop bodies counted once
     'hbm_gb': _short(moved.bytes / 1e9),
-    'collectives': {
-      kind: {'count': round(row['count']), 'gb': _short(row['bytes'] / 1e9), 'dtypes': sorted(moved.dtypes[kind])}
-      for kind, row in moved.collectives.items()
-    },
+    'collectives': ' '.join(sorted(moved.collectives)),
+    **{f'{kind}_count': round(row['count']) for kind, row in moved.collectives.items()},
+    **{f'{kind}_gb': _short(row['bytes'] / 1e9) for kind, row in moved.collectives.items()},
+    **{f'{kind}_dtypes': ' '.join(sorted(dtypes)) for kind, dtypes in moved.dtypes.items()},
     **{name: _short(value) for name, value in seconds.items()},
     'roofline_s': _short(roofline),
   }
@@ -191,7 +197,9 @@ def table(result: dict[str, Any], steps: int) -> str:
   lines.append(f'fits: {used:.2f} of {limit:.2f} GiB')
   lines.append(
     f'{result["tflop_per_device"]:.1f} TFLOP and {result["hbm_gb"]:.0f} GB per device and step; '
-    + ', '.join(f'{kind} {row["gb"]:.2f} GB in {row["count"]}' for kind, row in result['collectives'].items())
+    + ', '.join(
+      f'{kind} {result[f"{kind}_gb"]:.2f} GB in {result[f"{kind}_count"]}' for kind in result['collectives'].split()
+    )
   )
   roofline = result['roofline_s']
   lines.append(
