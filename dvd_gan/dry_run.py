@@ -1,7 +1,7 @@
 """`--mode=dry_run`: compiles a config's real train step for a TPU slice, without one, and says whether it fits.
 
 XLA's TPU compiler (libtpu) runs on any machine; the step is lowered from shapes alone. Times are a roofline: what the
-chip's peaks allow at best.
+chip's peaks allow for the arithmetic (exact), the memory's traffic (an upper bound, see hlo.py) and the network's.
 """
 
 import functools
@@ -203,7 +203,7 @@ def table(result: dict[str, Any], steps: int) -> str:
   )
   roofline = result['roofline_s']
   lines.append(
-    f'a step takes at least {roofline:.3f} s (compute {result["compute_s"]:.3f}, memory {result["hbm_s"]:.3f}, '
+    f'roofline of a step: {roofline:.3f} s (compute {result["compute_s"]:.3f}, memory {result["hbm_s"]:.3f}, '
     f'network {result["ici_s"]:.3f})'
   )
   for share in (0.6, 0.4):

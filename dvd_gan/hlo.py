@@ -2,7 +2,8 @@
 
 XLA's own `cost_analysis` counts the body of a loop once. Here each instruction of the optimised program counts its
 operands and its result as bytes moved through the device's memory (a fusion is one instruction: what stays inside it
-never reaches the memory), and each collective the bytes that it is given.
+never reaches the memory), and each collective the bytes that it is given. Bytes are an upper bound: an instruction that reads
+a slice of a larger array, as each turn of a loop does, counts the whole array.
 """
 
 import collections
