@@ -1,7 +1,8 @@
 """`--mode=dry_run`: compiles a config's real train step for a TPU slice, without one, and says whether it fits.
 
 XLA's TPU compiler (libtpu) runs on any machine; the step is lowered from shapes alone. Times are a roofline: what the
-chip's peaks allow for the arithmetic (exact), the memory's traffic (an upper bound, see hlo.py) and the network's.
+chip's peaks allow for the arithmetic, the memory's traffic (what each instruction reads and writes, hlo.py) and the
+network's.
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 XLA's own `cost_analysis` counts the body of a loop once. Here each instruction of the optimised program counts its
 operands and its result as bytes moved through the device's memory (a fusion is one instruction: what stays inside it
-never reaches the memory), and each collective the bytes that it is given. Bytes are an upper bound: an instruction that reads
-a slice of a larger array, as each turn of a loop does, counts the whole array.
+never reaches the memory), of an array that it only slices the slices, and of one that it updates in part the part; and each
+collective the bytes that it is given.
 """
 
 import collections
@@ -90,8 +90,10 @@ def traffic(text: str) -> Traffic:
         continue
       if opcode in FREE or opcode.endswith('-done'):
         continue
-      operands = instruction.rest.split('), ')[0]
-      inputs = sum(size(shapes.get(operand, '')) for operand in re.findall(r'%([\w.\-]+)', operands))
+      if opcode in ('fusion', 'dynamic-slice', 'slice', 'dynamic-update-slice'):
+        total += times * _moved(computations, instruction, shapes)
+        continue
+      inputs = sum(size(shapes.get(operand, '')) for operand in _operands(instruction))
       if opcode in COLLECTIVES:
         collectives[opcode]['count'] += times
         collectives[opcode]['bytes'] += times * inputs
@@ -100,6 +102,52 @@ def traffic(text: str) -> Traffic:
 
   walk(entry, 1.0)
   return Traffic(total, {kind: dict(row) for kind, row in collectives.items()}, dict(dtypes))
+
+
+def _operands(instruction: Instruction) -> list[str]:
+  return re.findall(r'%([\w.\-]+)', instruction.rest.split('), ')[0])
+
+
+def _moved(computations: dict[str, list[Instruction]], instruction: Instruction, shapes: dict[str, str]) -> int:
+  """Bytes that a fusion, or a slice alone, reads and writes."""
+  inside = [instruction]
+  if called := re.search(r'calls=%?([\w.\-]+)', instruction.rest):
+    inside = computations[called[1]]
+  named = {one.name: one for one in inside}
+  users = collections.defaultdict(list)
+  for one in inside:
+    for operand in set(_operands(one)):
+      users[operand].append(one)
+
+  def read(name: str, shape: str) -> int:
+    total = 0
+    for user in users[name]:
+      first = _operands(user)[0] == name
+      if first and user.opcode in ('dynamic-slice', 'slice'):
+        total += size(user.shape)
+      elif first and user.opcode == 'bitcast':
+        total += read(user.name, shape)
+      elif not (first and user.opcode == 'dynamic-update-slice'):  # which overwrites it in place
+        return size(shape)
+    return min(total, size(shape))
+
+  def written(one: Instruction) -> int:
+    operands = _operands(one)
+    if one.opcode == 'dynamic-update-slice':
+      return size(named[operands[1]].shape if operands[1] in named else shapes.get(operands[1], ''))
+    if one.opcode == 'tuple':
+      return sum(written(named[operand]) for operand in operands if operand in named)
+    if one.opcode == 'bitcast' and operands and operands[0] in named:
+      return written(named[operands[0]])
+    return size(one.shape)
+
+  if called:
+    numbers = {one.name: int(re.match(r'\d+', one.rest)[0]) for one in inside if one.opcode == 'parameter'}
+    given = _operands(instruction)
+    inputs = sum(read(name, shapes.get(given[number], '')) for name, number in numbers.items() if number < len(given))
+  else:
+    inputs = sum(read(operand, shapes.get(operand, '')) for operand in set(_operands(instruction)))
+  return inputs + written(inside[-1])
 
 
 def trips(computations: dict[str, list[Instruction]], condition: str, attributes: str) -> int:

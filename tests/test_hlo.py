@@ -33,6 +33,18 @@ def test_bytes_of_a_product_are_its_operands_and_its_result():
   assert hlo.traffic(text_of(lambda a, b: a @ b, a, b)).bytes == pytest.approx(expected, rel=0.1)
 
 
+def test_of_an_array_that_a_loop_slices_the_slices_count():
+  """Turn by turn a loop reads its part of `xs` and writes its part of `ys`: in all each once."""
+  xs = jnp.ones((100, 64, 128))
+
+  def step(total, x):
+    return total + x.sum(), jnp.tanh(x)
+
+  found = hlo.traffic(text_of(lambda xs: jax.lax.scan(step, jnp.zeros(()), xs), xs))
+  once = 4 * xs.size
+  assert 2 * once < found.bytes < 8 * once  # with what passes between instructions; not a hundred times as much
+
+
 def test_collectives_are_told_with_bytes_and_dtypes_also_in_loops():
   mesh = sharding.make_mesh()
   x = jax.device_put(jnp.ones((8, 1000)), jax.sharding.NamedSharding(mesh, P(('replica', 'shard'))))

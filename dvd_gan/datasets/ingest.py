@@ -13,16 +13,15 @@ import multiprocessing
 import os
 import queue
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pebble
-import tqdm
 from etils import epath
 
 from dvd_gan.datasets import decoding, files, pictures
+from dvd_gan.datasets.progress import Progress
 from dvd_gan.errors import UsageError
 
 AHEAD = 4  # clips waiting for each worker
@@ -184,7 +183,7 @@ class _Job:
   def __init__(self, cache: epath.Path, form: Form, workers: int, title: str):
     self.outcomes: dict[int, Accepted | Rejected] = {}
     self.reused = 0
-    self.bar = _Progress(title)
+    self.bar = Progress(title)
     self._cache, self._form = cache, form
     self._there = _listing(cache)
     self._slots = threading.Semaphore(AHEAD * workers)
@@ -260,30 +259,3 @@ def _store(source: str | bytes, file: str, form: Form) -> Outcome:
   np.savez(buffer, sizes=sizes, data=np.frombuffer(b''.join(frames), np.uint8))
   files.write(epath.Path(file), buffer.getvalue())
   return Outcome('')
-
-
-class _Progress:
-  """A line with the share done, the rate, the time left and the rejects."""
-
-  def __init__(self, title: str):
-    self._rejects = self._clips = 0
-    # In a log every line stays: one in half a minute is enough.
-    self._bar = tqdm.tqdm(
-      total=1.0,
-      desc=title,
-      mininterval=0.5 if os.isatty(2) else 30.0,
-      bar_format='{desc}: {percentage:3.0f}% {postfix} [{elapsed}, {remaining} left]',
-    )
-    self._start = time.monotonic()
-
-  def show(self, share: float, rejected: bool) -> None:
-    """One more clip is settled."""
-    self._clips += 1
-    self._rejects += rejected
-    rate = self._clips / max(time.monotonic() - self._start, 1e-9)
-    self._bar.set_postfix_str(f'{self._clips} files, {rate:.1f} a second, {self._rejects} rejected', refresh=False)
-    self._bar.update(max(share - self._bar.n, 0.0))
-
-  def close(self) -> None:
-    """Ends the line."""
-    self._bar.close()
