@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
   if mode == 'dry_run':
     from dvd_gan import dry_run
 
+    jax.config.update('jax_enable_compilation_cache', False)  # a program for another machine cannot be loaded from it
     name = os.path.splitext(os.path.basename(config_flags.get_config_filename(flags.FLAGS['config'])))[0]
     dry_run.dry_run(config, name, _workdir() if _WORKDIR.value else None)
     return 0
