@@ -3,7 +3,8 @@
 XLA's own `cost_analysis` counts the body of a loop once. Here each instruction of the optimised program counts its
 operands and its result as bytes moved through the device's memory (a fusion is one instruction: what stays inside it
 never reaches the memory), of an array that it only slices the slices, and of one that it updates in part the part; and each
-collective the bytes that it is given.
+collective the bytes that it is given. What the compiler places in a TPU's on-chip memory, `S(1)` in a layout, moves no
+bytes of the device's memory.
 """
 
 import collections
@@ -14,12 +15,13 @@ COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'coll
 # What moves nothing, or is only a name for something else.
 FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'iota',
         'optimization-barrier'}  # fmt: skip
+FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast')  # custom calls that are but names for memory
 WIDTH = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's32': 4, 'u32': 4, 'f32': 4, 's64': 8,
          'u64': 8, 'f64': 8}  # fmt: skip
 
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\((.*)$')
-_SHAPE = re.compile(r'\b(' + '|'.join(WIDTH) + r')\[([\d,]*)\]')
+_SHAPE = re.compile(r'\b(' + '|'.join(WIDTH) + r')\[([\d,]*)\](\{[^}]*\})?')
 
 
 class Instruction(NamedTuple):
@@ -39,10 +41,12 @@ class Traffic(NamedTuple):
   dtypes: dict[str, set[str]]  # kind -> dtypes that it carries
 
 
-def size(shape: str) -> int:
-  """Bytes of a shape as the text has it, `(f32[2,3], bf16[4])` say."""
+def size(shape: str, *, on_chip: bool = False) -> int:
+  """Bytes of a shape as the text has it, `(f32[2,3], bf16[4])` say; of on-chip memory only if asked for."""
   total = 0
-  for dtype, sides in _SHAPE.findall(shape):
+  for dtype, sides, layout in _SHAPE.findall(shape):
+    if 'S(' in layout and not on_chip:
+      continue
     count = WIDTH[dtype]
     for side in sides.split(','):
       count *= int(side or 1)
@@ -88,7 +92,10 @@ def traffic(text: str) -> Traffic:
         ):
           walk(called, times)
         continue
-      if opcode in FREE or opcode.endswith('-done'):
+      if opcode in FREE or opcode.endswith('-done') or any(f'"{name}"' in instruction.rest for name in FREE_CALLS):
+        continue
+      if instruction.opcode in ('copy-start', 'slice-start'):
+        total += times * _prefetched(instruction)
         continue
       if opcode in ('fusion', 'dynamic-slice', 'slice', 'dynamic-update-slice'):
         total += times * _moved(computations, instruction, shapes)
@@ -96,8 +103,9 @@ def traffic(text: str) -> Traffic:
       inputs = sum(size(shapes.get(operand, '')) for operand in _operands(instruction))
       if opcode in COLLECTIVES:
         collectives[opcode]['count'] += times
-        collectives[opcode]['bytes'] += times * inputs
-        dtypes[opcode] |= {dtype for dtype, _ in _SHAPE.findall(instruction.shape)}
+        given = sum(size(shapes.get(operand, ''), on_chip=True) for operand in _operands(instruction))
+        collectives[opcode]['bytes'] += times * given
+        dtypes[opcode] |= {dtype for dtype, _, _ in _SHAPE.findall(instruction.shape)}
       total += times * (inputs + size(instruction.shape))
 
   walk(entry, 1.0)
@@ -106,6 +114,15 @@ def traffic(text: str) -> Traffic:
 
 def _operands(instruction: Instruction) -> list[str]:
   return re.findall(r'%([\w.\-]+)', instruction.rest.split('), ')[0])
+
+
+def _prefetched(instruction: Instruction) -> int:
+  """Bytes of a copy, or of a slice, between the memories; its result names both sides, (to, from) or ((from), to)."""
+  sides = [match[0] for match in _SHAPE.finditer(instruction.shape)]
+  if instruction.opcode == 'copy-start':
+    return size(sides[0]) + size(sides[1])
+  whole, part = sides[:2]
+  return size(part) + (size(part, on_chip=True) if size(whole) else 0)
 
 
 def _moved(computations: dict[str, list[Instruction]], instruction: Instruction, shapes: dict[str, str]) -> int:
@@ -147,7 +164,7 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
     inputs = sum(read(name, shapes.get(given[number], '')) for name, number in numbers.items() if number < len(given))
   else:
     inputs = sum(read(operand, shapes.get(operand, '')) for operand in set(_operands(instruction)))
-  return inputs + written(inside[-1])
+  return inputs + min(written(inside[-1]), size(instruction.shape))
 
 
 def trips(computations: dict[str, list[Instruction]], condition: str, attributes: str) -> int:

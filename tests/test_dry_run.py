@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 from etils import epath
 
@@ -25,6 +26,14 @@ def narrow(topology, *, each, **fields):
     group, field = name.split('__')
     config[group][field] = value
   return config
+
+
+@pytest.fixture(autouse=True)
+def quick_compile():
+  """Less of the compiler's effort: the same program but for on-chip memory, in a third of the time."""
+  jax.config.update('jax_optimization_level', 'O1')
+  yield
+  jax.config.update('jax_optimization_level', 'UNKNOWN')
 
 
 def test_the_step_on_slices(tmp_path):

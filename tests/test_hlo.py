@@ -16,6 +16,23 @@ def test_sizes():
   assert hlo.size('token[]') == 0
 
 
+def test_what_lies_on_the_chip_moves_no_bytes_of_the_memory():
+  assert hlo.size('(f32[8]{0:T(128)S(1)}, f32[2]{0:T(128)})') == 8
+  assert hlo.size('f32[8]{0:T(128)S(1)}', on_chip=True) == 32
+  text = """HloModule m
+ENTRY %main (p: f32[64]) -> f32[64] {
+  %p = f32[64]{0:T(128)} parameter(0)
+  %c = (f32[64]{0:T(128)S(1)}, f32[64]{0:T(128)}, u32[]{:S(2)}) copy-start(%p)
+  %d = f32[64]{0:T(128)S(1)} copy-done(%c)
+  %s = ((f32[64]{0:T(128)}), f32[16]{0:T(128)S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:16]}
+  %e = f32[16]{0:T(128)S(1)} slice-done(%s)
+  %n = f32[64]{0:T(128)S(1)} negate(%d)
+  ROOT %r = f32[64]{0:T(128)} negate(%n)
+}
+"""
+  assert hlo.traffic(text).bytes == 4 * (64 + 16 + 64)  # two reads, one of a part, and one write
+
+
 def test_a_loop_counts_as_often_as_it_runs():
   x, w = jnp.ones((256, 256)), jnp.ones((256, 256))
 
