@@ -68,6 +68,8 @@ def get_config() -> ml_collections.ConfigDict:
   train.log_every = 100  # steps between lines of metrics
   train.checkpoint_every = 2_000  # steps between checkpoints; the last step always has one
   train.keep_checkpoints = 3  # newest ones kept; 0 for all
+  train.keep_best = 0  # checkpoints kept beside them: those whose step had the smallest train.best_metric
+  train.best_metric = 'disc_loss_temporal'  # one of the metrics in metrics.jsonl
   train.sample_every = 2_000  # steps between grids of samples; 0 for none
   train.allow_config_change = False  # resume although the model's fields differ from the checkpoint's
 

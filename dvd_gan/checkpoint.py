@@ -1,5 +1,6 @@
 """Checkpoints of the TrainState and its standing statistics. The only file that imports orbax."""
 
+import math
 import sys
 from typing import Any
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
 
-from dvd_gan import models, sharding, train_step
-from dvd_gan.errors import UsageError
+from dvd_gan import hosts, models, sharding, train_step
+from dvd_gan.errors import RunError, UsageError
 
 HANDLERS = {
   'state': ocp.StandardCheckpointHandler,
@@ -26,9 +28,22 @@ class DamagedError(UsageError):
 class Checkpoints:
   """The steps saved under a folder; saves in the background, waits for the last one on close."""
 
-  def __init__(self, folder: Any, keep: int = 0):
-    """Opens `folder`, making it if need be; the newest `keep` steps stay, all if 0."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, enable_async_checkpointing=True)
+  def __init__(self, folder: Any, keep: int = 0, keep_best: int = 0):
+    """Opens `folder`, making it if need be.
+
+    Args:
+      folder: local or gs://, the same for all processes of a run.
+      keep: how many of the newest steps stay; all if 0.
+      keep_best: how many stay beside them of those saved with the smallest `score`.
+    """
+    # Orbax's own max_to_keep with best_fn would delete the newest step.
+    best = policies.BestN(
+      get_metric_fn=lambda metrics: metrics['score'], n=keep_best, reverse=True, keep_checkpoints_without_metrics=False
+    )
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep or None), best]),
+      enable_async_checkpointing=True,
+    )
     self.folder = epath.Path(folder)
     try:
       self._manager = ocp.CheckpointManager(
@@ -41,14 +56,29 @@ class Checkpoints:
     """The newest step saved, or None."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any, standing: Any = None) -> None:
-    """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is."""
+  def save(self, step: int, state: Any, standing: Any = None, score: float = math.nan) -> None:
+    """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is.
+
+    Args:
+      step: its number.
+      state: the TrainState.
+      standing: statistics of its EMA weights, where there was time for them.
+      score: of the step among those to keep, smaller is better; one that is not finite is none.
+
+    Raises:
+      RunError: if this save, or the one before it, cannot be written.
+    """
     if step in self._manager.all_steps():
       return
     trees = {'state': state._asdict()} | ({} if standing is None else {'standing': standing})
     checksums = {name: _checksums(tree) for name, tree in trees.items()}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-    self._manager.save(step, args=ocp.args.Composite(**items, checksums=ocp.args.JsonSave(checksums)))
+    metrics = {'score': float(score)} if math.isfinite(score) else None
+    args = ocp.args.Composite(**items, checksums=ocp.args.JsonSave(checksums))
+    try:
+      self._manager.save(step, args=args, metrics=metrics)
+    except Exception as error:  # of any kind: what tensorstore and orbax make of a full disk
+      raise self._unwritten(error) from error
 
   def restore_newest(
     self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool
@@ -73,8 +103,10 @@ class Checkpoints:
         print(f'warning: {error}; taking the one before', file=sys.stderr, flush=True)
         continue
       if set_aside and i:
-        for damaged in steps[:i]:
-          (self.folder / str(damaged)).rename(self.folder / f'damaged-{damaged}')
+        if jax.process_index() == 0:
+          for damaged in steps[:i]:
+            (self.folder / str(damaged)).rename(self.folder / f'damaged-{damaged}')
+        hosts.all_agree(True)  # once they are gone
         self._manager.reload()
       return step, state, standing
     raise UsageError(f'every checkpoint in {self.folder} is damaged: {steps}')
@@ -106,10 +138,14 @@ class Checkpoints:
       items['standing'] = ocp.args.StandardRestore(standing)
     if (self.folder / str(step) / 'checksums').exists():
       items['checksums'] = ocp.args.JsonRestore()
+    cause = None
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
-      raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {_line(error)}') from error
+      cause = error
+    if not hosts.all_agree(cause is None):  # each host reads its own part
+      what = _line(cause) if cause else 'on another host'
+      raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
       found = _checksums(restored[name])
       wrong = [path for path in found if found[path] != wanted.get(path)]
@@ -138,13 +174,26 @@ class Checkpoints:
       )
 
   def wait(self) -> None:
-    """Until the save under way is on disk; its errors surface here."""
-    self._manager.wait_until_finished()
+    """Until the save under way is on disk; RunError if it cannot be written."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._unwritten(error) from error
 
   def close(self) -> None:
     """Waits and closes."""
     self.wait()
     self._manager.close()
+
+  def _unwritten(self, error: Exception) -> RunError:
+    steps = sorted(self._manager.all_steps())
+    newest = f'the newest is {steps[-1]}' if steps else 'there is none'
+    return RunError(f'cannot write a checkpoint to {self.folder}: {_line(error)}; {newest}')
+
+
+def warm_up(state: train_step.TrainState) -> None:
+  """Compiles what saving needs."""
+  _checksums(state._asdict())
 
 
 def _path(path: tuple) -> str:

@@ -10,12 +10,18 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from dvd_gan import validation
-from dvd_gan.errors import PREEMPTED, UsageError
+from dvd_gan import hosts, validation
+from dvd_gan.errors import PREEMPTED, RunError, UsageError
 
 MODES = ('prepare', 'train', 'sample', 'evaluate', 'dry_run')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/default.py', 'The config, a file with get_config().')
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'Many hosts, where JAX does not find them: HOST:PORT of the first.'
+)
+_PROCESSES = flags.DEFINE_integer('processes', 0, 'With --coordinator: how many processes there are.')
+_PROCESS = flags.DEFINE_integer('process', 0, 'With --coordinator: the number of this one, from 0.')
+_HEARTBEAT = flags.DEFINE_integer('heartbeat_seconds', 100, 'Silence after which a process counts as dead.')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run leaves everything; local or gs://.')
 
 
@@ -41,6 +47,7 @@ def main(argv: list[str]) -> int:
     return 0
   if not _WORKDIR.value:
     raise UsageError(f'--mode={mode} needs --workdir=DIR')
+  hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
   workdir = _workdir()
   if mode == 'sample':
     from dvd_gan import sample
@@ -50,11 +57,7 @@ def main(argv: list[str]) -> int:
   from dvd_gan import train
 
   validation.validate_batch(config)
-  try:
-    return train.train(config, workdir)
-  except train.NonFiniteError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+  return train.train(config, workdir)
 
 
 def _workdir() -> epath.Path:
@@ -81,9 +84,16 @@ def run(program: Callable[[list[str]], int | None] = main) -> None:
 
 def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> None:
   try:
-    sys.exit(program(argv))
+    code = program(argv)
   except UsageError as error:
     _fail(error)
+  except (RunError, OSError) as error:  # an OSError: a disk that is full or gone
+    _fail(error, code=1)
+  except Exception as error:
+    if jax.distributed.is_initialized():
+      hosts.leave(1, error)
+    raise
+  sys.exit(code)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -96,9 +106,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     _fail(' '.join(str(error).split()) or type(error).__name__)
 
 
-def _fail(message: object) -> None:
+def _fail(message: object, code: int = 2) -> None:
   print(f'error: {message}', file=sys.stderr)
-  sys.exit(2)
+  if jax.distributed.is_initialized():
+    hosts.leave(code)
+  sys.exit(code)
 
 
 if __name__ == '__main__':

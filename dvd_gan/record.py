@@ -29,7 +29,9 @@ def write(config: Any, workdir: epath.Path) -> None:
   """Writes config.json: the config and the versions of the packages, from the first process."""
   if jax.process_index() == 0:
     content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions()}
-    (workdir / FILE).write_text(json.dumps(content, indent=2) + '\n')
+    partial = workdir / f'.{FILE}'
+    partial.write_text(json.dumps(content, indent=2) + '\n')
+    partial.replace(workdir / FILE)  # whole at once: the other hosts read it
 
 
 def check(config: Any, workdir: epath.Path) -> None:

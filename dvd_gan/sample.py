@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import models, record, sharding, video
+from dvd_gan import hosts, models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
@@ -26,22 +26,26 @@ class Sampler(NamedTuple):
   generate: Any  # (weights, standing, z, label) -> uint8 [B, T, H, W, 3]
   statistics: Any  # (weights, z, label) -> the batch's statistics
 
-  def standing(self, truncation: float = 1.0) -> Tree:
-    """Standing statistics: `sample.statistics_batches` fixed batches' BN statistics, averaged, per frame.
+  def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
+    """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
 
-    Classes are drawn uniformly from all, never only from those asked for. The variance is that of all batches
+    Batches are fixed. Classes are drawn uniformly from all, never only from those asked for. The variance is that of all batches
     together (the mean of the variances plus the variance of the means), f32.
     """
     config = self.config
-    size = config.sample.statistics_batch_size
+    size, batches = config.sample.statistics_batch_size, batches or config.sample.statistics_batches
     total = None
-    for i in range(config.sample.statistics_batches):
+    for i in range(batches):
       rng = np.random.default_rng((STATISTICS_SEED, i))
       z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)
       label = rng.integers(config.data.num_classes, size=size, dtype=np.int32)
       moments = _moments(self.statistics(self.weights, z, label))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
-    return _from_moments(total, config.sample.statistics_batches)
+    return _from_moments(total, batches)
+
+  def warm_up(self) -> None:
+    """Compiles what `standing` and `videos` need."""
+    self.videos(self.standing(batches=1), labels_for(self.config)[:1], truncation=1.0, seed=0)
 
   def videos(self, standing: Tree, labels: np.ndarray, *, truncation: float, seed: int) -> np.ndarray:
     """One video for each label, uint8 [N, T, H, W, 3]; video i depends on (seed, i, labels[i]) alone.
@@ -79,6 +83,7 @@ def _compiled(gen: Any) -> tuple[Any, Any]:
 def make_sampler(config: Any, params: Tree, u: Tree) -> Sampler:
   """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`."""
   gen, _ = models.build(config)
+  params = sharding.gathered(params)
   weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
   return Sampler(config, weights, *_compiled(gen))
 
@@ -101,7 +106,9 @@ def sample(config: Any, workdir: epath.Path) -> None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   if not config.train.allow_config_change:
     record.check(config, workdir)
-  mesh, step = sharding.make_mesh(devices=jax.local_devices()[:1]), config.sample.step
+  # Many hosts are one program, which has to run on all of them; alone one device will do.
+  mesh = sharding.make_mesh(devices=jax.devices() if hosts.several() else jax.devices()[:1])
+  step = config.sample.step
   if step:
     state, stored = checkpoints.restore(step, config, mesh)
   else:
@@ -116,6 +123,8 @@ def sample(config: Any, workdir: epath.Path) -> None:
     # The stored statistics are those at truncation 1; a run stopped by a signal left none.
     standing = stored if truncation == 1.0 and stored is not None else sampler.standing(truncation)
     videos = sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
+    if jax.process_index():
+      continue
     name = f'step_{step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
     files = video.write(folder / name, video.grid(videos[:MAX_GRID], config.sample.columns), config.sample.fps)
     if config.sample.each:

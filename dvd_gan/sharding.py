@@ -81,6 +81,14 @@ def keep_whole(mesh: Mesh) -> Callable[[Any], Any]:
   return lambda tree: jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
+def gathered(tree: Any) -> Any:
+  """The tree whole on every device of its mesh; a tree that lies on none stays as it is."""
+  place = getattr(jax.tree.leaves(tree)[0], 'sharding', None)
+  if not isinstance(place, NamedSharding):
+    return tree
+  return jax.jit(lambda tree: tree, out_shardings=replicated(place.mesh))(tree)
+
+
 def placed(shapes: Any, shardings: Any) -> Any:
   """ShapeDtypeStructs with their places."""
   return jax.tree.map(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import signal
 import socket
@@ -14,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import models, record, sharding, train_step, video
+from dvd_gan import checkpoint, hosts, models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
-from dvd_gan.errors import PREEMPTED
+from dvd_gan.errors import PREEMPTED, RunError, UsageError
 from dvd_gan.writer import Progress, Writer
 
 
-class NonFiniteError(Exception):
+class NonFiniteError(RunError):
   """A loss or gradient is NaN or infinite; the newest checkpoint is from before."""
 
 
@@ -30,17 +31,19 @@ def train(config: Any, workdir: epath.Path) -> int:
   """Trains from the newest checkpoint in `workdir`, or from the start, to `train.steps`.
 
   Returns:
-    0 when done, 42 when stopped by SIGTERM or Ctrl-C after saving.
+    0 when done, 42 when stopped by SIGTERM or Ctrl-C, on any host, after saving.
 
   Raises:
     UsageError: see `pipeline.open_source`, `record.open_workdir`, `Checkpoints.restore`.
     NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
+    RunError: when a checkpoint cannot be written.
   """
-  source = pipeline.open_source(config)
+  source = hosts.in_turn(lambda: pipeline.open_source(config))
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
   record.open_workdir(workdir)
-  checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
+  hosts.check_shared(workdir)
+  checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints, config.train.keep_best)
   if checkpoints.newest() is not None and not config.train.allow_config_change:
     record.check(config, workdir)
   state = initial_state(config, recipe, mesh, checkpoints)
@@ -51,7 +54,7 @@ def train(config: Any, workdir: epath.Path) -> int:
   step_fn = train_step.jitted(recipe, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
-  stop = StopSignal()
+  stop, stop_anywhere = StopSignal(), hosts.AnyOf(mesh)
   progress = Progress(first_step, config.train.steps)
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
@@ -60,13 +63,14 @@ def train(config: Any, workdir: epath.Path) -> int:
   with contextlib.ExitStack() as cleanup:
     for end in (stop.restore, writer.close, checkpoints.close, batches.close):
       cleanup.callback(end)  # in reverse, each also where another fails
-    stop.idle = not last  # until the first step is compiled and done
+    stop.idle = not last  # until all that the run needs is compiled
     while not last:
       batch = next(batches)
       before = metrics
       state, metrics = step_fn(state, batch, seed_key)
       if step == first_step:
         jax.block_until_ready(metrics)
+        warm_up(config, state, metrics)
         stop.idle = False
         progress = Progress(first_step + 1, config.train.steps)  # the rate leaves compilation out
         batches.waited = 0.0
@@ -75,7 +79,8 @@ def train(config: Any, workdir: epath.Path) -> int:
       check_finite(before, step - 1, checkpoints)
 
       done = step == config.train.steps
-      stopping = bool(stop) and not done  # looked at here alone, so that the step that it ends on is always saved
+      # Looked at here alone, so that the step that it ends on is always saved, by all hosts the same.
+      stopping = stop_anywhere(bool(stop)) and not done
       last = done or stopping
       save_now = step % config.train.checkpoint_every == 0 or last
       sample_now = config.train.sample_every and (done or step % config.train.sample_every == 0)
@@ -93,15 +98,33 @@ def train(config: Any, workdir: epath.Path) -> int:
         sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
         standing = sampler.standing()
         if save_now:
-          checkpoints.save(step, state, standing)
+          checkpoints.save(step, state, standing, score(config, metrics))
         if sample_now:
           write_samples(sampler, standing, workdir, step, writer)
       progress.show(step, metrics, batches.waited, force=last)
   if step < config.train.steps:
-    say(f'stopped by {stop.name} at step {step}; saved. The same command goes on from there.')
+    say(f'stopped by {stop.name or "another host"} at step {step}; saved. The same command goes on from there.')
     return PREEMPTED
   say(f'done: {step} steps. Samples in {workdir / "samples"}, metrics in {workdir / "metrics.jsonl"}')
   return 0
+
+
+def warm_up(config: Any, state: train_step.TrainState, metrics: Any) -> None:
+  """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
+  score(config, metrics)
+  all_finite(state)
+  checkpoint.warm_up(state)
+  sampling.make_sampler(config, state.ema_params, state.gen.spectral).warm_up()
+
+
+def score(config: Any, metrics: Any) -> float:
+  """What a checkpoint is kept for, `train.best_metric` of its step; NaN where none are."""
+  if not config.train.keep_best:
+    return math.nan
+  name = config.train.best_metric
+  if name not in metrics:
+    raise UsageError(f'train.best_metric={name} is none of {", ".join(sorted(metrics))}')
+  return float(metrics[name])
 
 
 def initial_state(
@@ -137,13 +160,15 @@ def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path,
   """A grid of samples at fixed z and classes to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
   config = sampler.config
   videos = sampler.videos(standing, sampling.labels_for(config), truncation=1.0, seed=config.sample.seed)
-  if jax.process_index():
-    return
-  grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns)
-  folder = workdir / 'samples'
-  folder.mkdir(parents=True, exist_ok=True)
-  files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)
-  writer.video(step, 'samples', epath.Path(files[-1]).read_bytes(), (grid.shape[2], grid.shape[1]))
+
+  def write() -> None:
+    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns)
+    folder = workdir / 'samples'
+    folder.mkdir(parents=True, exist_ok=True)
+    files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)
+    writer.video(step, 'samples', epath.Path(files[-1]).read_bytes(), (grid.shape[2], grid.shape[1]))
+
+  writer.later(write)
 
 
 def say(message: str) -> None:

@@ -27,7 +27,14 @@ AT_LEAST_ONE = (
   'sample.statistics_batches',
   'sample.statistics_batch_size',
 )
-NOT_NEGATIVE = ('data.threads', 'train.sample_every', 'train.keep_checkpoints', 'sample.seed', 'sample.columns')
+NOT_NEGATIVE = (
+  'data.threads',
+  'train.sample_every',
+  'train.keep_checkpoints',
+  'train.keep_best',
+  'sample.seed',
+  'sample.columns',
+)
 
 
 def validate(config: Any) -> None:

@@ -1,9 +1,11 @@
 """What a run says: metrics.jsonl, TensorBoard, the progress line. The only file that imports clu."""
 
+import concurrent.futures
 import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +16,11 @@ PROGRESS_EVERY = 5.0  # seconds
 
 
 class Writer:
-  """Metrics as JSON lines and, where clu and TensorFlow are installed, TensorBoard events."""
+  """Metrics as JSON lines and, where clu and TensorFlow are installed, TensorBoard events.
+
+  Written by a thread of its own, in order, so that a slow disk does not hold up the steps; what goes wrong there
+  surfaces in the next call.
+  """
 
   def __init__(self, workdir: epath.Path, first_step: int):
     """Opens `workdir/metrics.jsonl`, cut back to the steps up to `first_step`; only the first process writes."""
@@ -29,11 +35,22 @@ class Writer:
     self._remote = '://' in str(workdir)
     self._lines = kept
     self._events = _events(workdir)
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'writer')
+    self._pending: list[concurrent.futures.Future] = []
+
+  def later(self, fn: Callable[..., None], *args: Any) -> None:
+    """Calls `fn` in the writer's thread, on the first process; raises what an earlier call came to."""
+    if not self._writes:
+      return
+    while self._pending and self._pending[0].done():
+      self._pending.pop(0).result()
+    self._pending.append(self._thread.submit(fn, *args))
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """One line, `step` in it, and the same scalars to TensorBoard."""
-    if not self._writes:
-      return
+    self.later(self._scalars, step, values)
+
+  def _scalars(self, step: int, values: dict[str, float]) -> None:
     line = json.dumps({'step': step, **{name: float(value) for name, value in values.items()}})
     if self._remote:  # object stores cannot append
       self._lines.append(line)
@@ -45,7 +62,7 @@ class Writer:
       self._events.write_scalars(step, values)
 
   def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
-    """A moving picture to TensorBoard's image page; size is (width, height)."""
+    """A moving picture to TensorBoard's image page, at once; size is (width, height)."""
     if not self._events:
       return
     import tensorflow as tf
@@ -56,7 +73,12 @@ class Writer:
       tf.summary.write(name, tf.constant([str(size[0]), str(size[1]), gif]), step=step, metadata=metadata)
 
   def close(self) -> None:
-    """Flushes what is buffered."""
+    """Waits until all is written."""
+    if not self._writes:
+      return
+    self._thread.shutdown()
+    for pending in self._pending:
+      pending.result()
     if self._events:
       self._events.close()
 

@@ -1,0 +1,196 @@
+"""Runs of several real processes on this machine, by launch/local_cluster.sh."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dvd_gan import checkpoint, sharding
+from tests.conftest import FAST_COMPILE, ROOT, tiny_config
+
+SMALL = {
+  'data.resolution': 8,
+  'data.frames': 4,
+  'gen.multipliers': (2, 2),
+  'gen.attention': (),
+  'disc.multipliers': (1, 2, 2),
+  'sample.statistics_batches': 1,
+}
+
+
+class Cluster:
+  """Starts processes that train a small config, and ends them all."""
+
+  def __init__(self, folder):
+    self.folder, self.running = folder, []
+    rng = np.random.default_rng(0)
+    np.savez(folder / 'clips.npz', video=rng.integers(0, 256, (20, 7, 8, 8, 3), np.uint8), label=np.arange(20) % 3)
+
+  def start(self, processes, devices, name, **fields):
+    """Processes, each with some devices, on the workdir of that name."""
+    fields = SMALL | {'data.name': 'array_file', 'data.source': str(self.folder / 'clips.npz')} | fields
+    flags = ['--mode=train', '--config=tests/tiny.py', f'--workdir={self.folder / name}', '--heartbeat_seconds=10']
+    flags += [f'--config.{field}={value}' for field, value in fields.items()]
+    env = {**os.environ, 'DEVICES': str(devices), 'XLA_FLAGS': FAST_COMPILE}
+    log = (self.folder / f'{name}-{len(self.running)}.log').open('w+')
+    process = subprocess.Popen(
+      ['bash', 'launch/local_cluster.sh', str(processes), *flags],
+      cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    process.log = pathlib.Path(log.name)
+    self.running.append(process)
+    return process
+
+  def run(self, *args, **kwargs):
+    """Runs to the end; (exit code, what it told)."""
+    return self.end(self.start(*args, **kwargs))
+
+  def end(self, process, seconds=300):
+    try:
+      process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+      pytest.fail(f'still running after {seconds} s: {process.log.read_text()[-3000:]}')
+    return process.returncode, process.log.read_text()
+
+  def stop_all(self):
+    for process in self.running:
+      try:
+        os.killpg(process.pid, signal.SIGKILL)
+      except ProcessLookupError:
+        continue
+
+
+@pytest.fixture(scope='module')
+def cluster(tmp_path_factory):
+  cluster = Cluster(tmp_path_factory.mktemp('cluster'))
+  yield cluster
+  cluster.stop_all()
+
+
+def lines(workdir):
+  path = workdir / 'metrics.jsonl'
+  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition, process, what, seconds=300):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert process.poll() is None, process.log.read_text()
+    assert time.monotonic() < deadline, f'{what} did not come: {process.log.read_text()[-3000:]}'
+    time.sleep(0.05)
+
+
+def process_of(cluster_process, number):
+  """The process id of one of a cluster's processes."""
+  found = subprocess.run(['ps', '-ewwo', 'pid,pgid,args'], capture_output=True, text=True, check=True).stdout
+  for line in found.splitlines()[1:]:
+    pid, group, args = line.split(None, 2)
+    if int(group) == cluster_process.pid and 'dvd_gan.main' in args and f'--process={number} ' in args:
+      return int(pid)
+  raise AssertionError(f'no process {number}')
+
+
+def steps_of(workdir):
+  return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+def ema_of(workdir, step):
+  config = tiny_config()
+  for name, value in SMALL.items():
+    group, field = name.split('.')
+    config[group][field] = value
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(step, config, mesh)
+  return jax.device_get(state.ema_params)
+
+
+def test_processes_are_one_run(cluster):
+  """SIGTERM to one of two saves everywhere; 2 -> 1 -> 4 processes go on; all as one process alone would."""
+  workdir = cluster.folder / 'parts'
+  endless = {'train.steps': 1000, 'train.checkpoint_every': 1000}
+  two = cluster.start(2, 4, 'parts', **endless)
+  wait_for(lambda: len(lines(workdir)) >= 2, two, 'the second step')
+  os.kill(process_of(two, 1), signal.SIGTERM)
+  code, told = cluster.end(two)
+  assert code == 42, told
+  stopped = lines(workdir)[-1]['step']
+  assert steps_of(workdir) == [stopped]
+  assert f'[0] stopped by another host at step {stopped}' in told
+  assert '[1] stopped' not in told and '[1] step' not in told  # one of them talks
+
+  code, told = cluster.run(1, 1, 'parts', **{'train.steps': stopped + 1})
+  assert code == 0 and f'resuming {workdir} at step {stopped}' in told, told
+  # Every array is there, by its checksum, or this step would be set aside.
+  code, told = cluster.run(4, 1, 'parts', **{'train.steps': stopped + 1, 'mesh.shard': 2})
+  assert code == 0 and f'resuming {workdir} at step {stopped + 1}' in told and 'warning' not in told, told
+
+  code, told = cluster.run(1, 8, 'whole', **{'train.steps': stopped + 1})
+  assert code == 0, told
+  parts, whole = lines(workdir), lines(cluster.folder / 'whole')
+  assert [line['step'] for line in parts] == [line['step'] for line in whole] == list(range(1, stopped + 2))
+  for one, other in zip(parts, whole, strict=True):
+    for name, value in one.items():
+      assert value == pytest.approx(other[name], rel=1e-3, abs=1e-4), (one['step'], name)
+  emas = (ema_of(cluster.folder / name, stopped + 1) for name in ('parts', 'whole'))
+  jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), *emas)
+
+
+def test_a_killed_process_and_a_damaged_checkpoint_cost_the_steps_since_the_last_good_one(cluster):
+  workdir = cluster.folder / 'killed'
+  fields = {'train.steps': 1000, 'train.checkpoint_every': 1, 'mesh.shard': 2}
+  two = cluster.start(2, 1, 'killed', **fields)
+
+  def saving():
+    folder = workdir / 'checkpoints'
+    return folder.exists() and len(steps_of(workdir)) > 1 and list(folder.glob('*.orbax-checkpoint-tmp'))
+
+  wait_for(saving, two, 'a save')
+  os.kill(process_of(two, 1), signal.SIGKILL)
+  start = time.monotonic()
+  code, told = cluster.end(two, seconds=120)
+  assert code not in (0, 2, 42), told
+  assert time.monotonic() - start < 90  # ten seconds of silence, and what a busy machine adds
+  newest, reached = steps_of(workdir)[-1], lines(workdir)[-1]['step']
+  assert reached - newest <= 2  # the save that was under way, and the step beside it
+
+  # What is left of the save is no checkpoint, and in nobody's way.
+  code, told = cluster.run(2, 1, 'killed', **(fields | {'train.steps': newest}))
+  assert code == 0 and f'resuming {workdir} at step {newest}' in told and 'warning' not in told, told
+
+  # One host's part of that checkpoint is cut short: all take the one before.
+  for path in (workdir / 'checkpoints' / str(newest) / 'state').glob('ocdbt.process_1/d/*'):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  code, told = cluster.run(2, 1, 'killed', **(fields | {'train.steps': newest + 1}))
+  assert code == 0, told
+  assert f'warning: checkpoint {newest}' in told and f'resuming {workdir} at step {newest - 1}' in told
+  assert steps_of(workdir)[-1] == newest + 1 and (workdir / 'checkpoints' / f'damaged-{newest}').exists()
+  assert [line['step'] for line in lines(workdir)] == list(range(1, newest + 2))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--processes=2'], 'need --coordinator'),
+    (['--coordinator=localhost:1', '--processes=2', '--process=2'], '--process=2 is not within'),
+    (['--coordinator=localhost', '--processes=1'], 'is not HOST:PORT'),
+  ],
+)
+def test_flags_that_make_no_sense_are_one_line(flags, message, tmp_path):
+  command = [sys.executable, '-m', 'dvd_gan.main', '--config=configs/smoke.py', f'--workdir={tmp_path}', *flags]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert result.returncode == 2 and re.fullmatch(rf'error: .*{re.escape(message)}.*\n', result.stderr), result.stderr
+
+
+def test_the_script_wants_a_number():
+  result = subprocess.run(
+    ['bash', 'launch/local_cluster.sh', 'two'], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 2 and 'how many processes' in result.stderr
