@@ -1,5 +1,8 @@
 import functools
+import math
 import pathlib
+import resource
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import pytest
 from etils import epath
 
 from dvd_gan import checkpoint, models, sharding, train_step
-from dvd_gan.errors import UsageError
+from dvd_gan.errors import RunError, UsageError
 from tests.conftest import tiny_config
 
 
@@ -105,6 +108,34 @@ def test_any_number_of_devices_restores_what_another_saved(saved, config, state,
   elsewhere.save(2, there)
   elsewhere.wait()
   same(elsewhere.restore(2, config, sharding.make_mesh(devices=jax.devices()[:1]))[0], there)
+
+
+def test_the_newest_and_the_best_stay(state, tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2)
+  scores = {1: 3.0, 2: 1.0, 3: math.nan, 4: 2.0, 5: -math.inf, 6: 9.0}
+  for step, score in scores.items():
+    checkpoints.save(step, state, score=score)
+    checkpoints.wait()
+    assert checkpoints.newest() == step
+  # 6 is the newest; 2 and 4 have the smallest scores of those that are numbers.
+  assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 4, 6]
+  assert checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2).newest() == 6
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_no_other(saved, config, mesh, state):
+  limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))  # as good as a full disk: writing fails
+  try:
+    with pytest.raises(RunError, match='cannot write a checkpoint to .*; the newest is 2') as error:
+      saved.save(3, state._replace(step=jnp.int32(3)))
+      saved.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    signal.signal(signal.SIGXFSZ, handler)
+  assert '\n' not in str(error.value)
+  again = checkpoint.Checkpoints(saved.folder)
+  assert again.restore_newest(config, mesh, set_aside=True)[0] == 2
 
 
 @pytest.mark.parametrize('bit', [0, 13, 31])

@@ -157,6 +157,11 @@ def test_an_unwritable_workdir_is_one_line(run):
     run('file/run', steps=2)
 
 
+def test_an_unknown_metric_is_told_after_one_step(run):
+  with pytest.raises(UsageError, match='train.best_metric=fvd is none of disc_grad_norm'):
+    run('run', steps=3, keep_best=1, best_metric='fvd')
+
+
 def test_only_the_newest_checkpoints_stay(run):
   run('run', steps=4, checkpoint_every=1, keep_checkpoints=2)
   assert sorted(int(path.name) for path in (run.folder / 'run' / 'checkpoints').iterdir()) == [3, 4]

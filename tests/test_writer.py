@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from etils import epath
+
+from dvd_gan import main, writer
+from dvd_gan.errors import RunError, UsageError
+
+
+def test_lines_beyond_the_first_step_are_cut(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+  out = writer.Writer(epath.Path(tmp_path), 2)
+  out.scalars(3, {'loss': 0.5})
+  out.close()
+  assert [json.loads(line) for line in path.read_text().splitlines()] == [
+    {'step': 1},
+    {'step': 2},
+    {'step': 3, 'loss': 0.5},
+  ]
+
+
+def test_a_full_disk_surfaces(tmp_path):
+  out = writer.Writer(epath.Path(tmp_path), 0)
+  (tmp_path / 'metrics.jsonl').unlink()
+  (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+  out.scalars(1, {'loss': 0.5})
+  with pytest.raises(OSError, match='No space left'):
+    out.close()
+
+
+@pytest.mark.parametrize(
+  ('error', 'code'),
+  [(UsageError('so not'), 2), (RunError('so far'), 1), (OSError(28, 'No space left on device', 'metrics.jsonl'), 1)],
+)
+def test_such_an_end_is_one_line(error, code, capsys):
+  def program(_):
+    raise error
+
+  with pytest.raises(SystemExit) as end:
+    main._guarded(program, [])
+  assert end.value.code == code and capsys.readouterr().err == f'error: {error}\n'
