@@ -1,0 +1,179 @@
+#!/usr/bin/env bash
+# Runs on each VM of a TPU slice; tpu_pod.sh calls it over ssh and may, where a connection breaks, call it twice.
+#   setup COMMIT DATE     code and environment from ~/dvd_gan-COMMIT.tar.gz; packages as they were on DATE
+#   start RUN FLAGS...    python -m dvd_gan.main FLAGS, detached
+#   status COMMIT         number|set up|state|exit code|run|stop asked for|step|text
+#   logs LINES [follow]   of the newest run
+#   stop TERM|KILL        sends the signal to the run
+# Everything is in ~/dvd_gan_pod: code/COMMIT, current, environments/HASH, newest, runs/RUN/{flags,log,pid,exit_code}.
+set -euo pipefail
+pod=$(cd && pwd -P)/dvd_gan_pod
+worker=${HOSTNAME##*-w-}
+root=${DEVICE_ROOT-}  # what /dev and /tmp are under
+
+environment() {  # environment FOLDER: where the packages of the code in FOLDER are
+  echo "$pod/environments/$(sha256sum <"$1/setup.py" | cut -c1-16)"
+}
+
+newest() { cat "$pod/newest" 2>/dev/null || true; }
+
+# A run holds run.lock from before its first process to after its last one, so no process id is ever mistaken.
+alive() {
+  local run
+  run=$(newest)
+  [[ $run && ! -e $pod/runs/$run/exit_code ]] && ! flock --shared --nonblock "$pod/run.lock" true
+}
+
+setup() {
+  local code=$pod/code/$1 date=$2 made
+  mkdir -p "$pod/code" "$pod/environments" "$pod/runs"
+  exec 8>"$pod/setup.lock"
+  flock 8
+  # Under a temporary name until they are whole.
+  if [[ ! -d $code ]]; then
+    rm -rf "$code.new"
+    mkdir "$code.new"
+    tar -xzf "$HOME/dvd_gan-$1.tar.gz" -C "$code.new"
+    echo "$1" >"$code.new/COMMIT"
+    mv "$code.new" "$code"
+  fi
+  made=$(environment "$code")
+  if [[ ! -d $made ]]; then
+    rm -rf "$made.new"
+    # The images' Python may be 3.10, too old for JAX; uv brings its own.
+    if [[ ! -d $pod/uv ]]; then
+      rm -rf "$pod/uv.new"
+      python3 -m pip install --quiet --target "$pod/uv.new" uv
+      mv "$pod/uv.new" "$pod/uv"
+    fi
+    "$pod/uv/bin/uv" venv --quiet --relocatable --python 3.12 "$made.new"
+    # Without the project itself: the code that runs is the one in the current folder. The date gives VMs that are made
+    # in the middle of a run the packages that the first ones had.
+    "$pod/uv/bin/uv" pip install --quiet --python "$made.new/bin/python" --exclude-newer "$date" \
+      --requirement "$code/setup.py" --extra tpu
+    mv "$made.new" "$made"
+  fi
+  ln -sfn "code/$1" "$pod/current"
+  find "$HOME" -maxdepth 1 -name 'dvd_gan-*.tar.gz' ! -name "dvd_gan-$1.tar.gz" -delete
+}
+
+start() {
+  local run=$1 folder=$pod/runs/$1
+  shift
+  exec 8>"$pod/start.lock"
+  flock 8
+  if alive; then
+    [[ $(newest) != "$run" ]] || return 0
+    echo "worker $worker: run $(newest) is alive"
+    return 1
+  fi
+  [[ ! -e $folder/exit_code ]] || return 0
+  release
+  mkdir -p "$folder"
+  rm -f "$folder/pid"
+  exec 9>"$pod/run.lock"
+  flock --timeout 10 9
+  printf '%q ' "$@" >"$folder/flags"
+  echo "$run" >"$pod/newest.new"
+  mv "$pod/newest.new" "$pod/newest"
+  DVD_GAN_RUN=$run setsid nohup bash "$0" supervise "$folder" "$@" </dev/null >>"$folder/log" 2>&1 8>&- &
+  for _ in {1..200}; do
+    [[ ! -s $folder/pid ]] || return 0
+    sleep 0.05
+  done
+  echo "worker $worker: the run did not start"
+  return 1
+}
+
+supervise() {
+  local folder=$1 code=0 made
+  shift
+  # A handler, for children inherit an ignored signal: this process stays to record how the program ended.
+  trap : TERM
+  cd -P "$pod/current"
+  made=$(environment .)
+  export PATH=$made/bin:$PATH PYTHONUNBUFFERED=1
+  (
+    echo "$BASHPID" >"$folder/pid"
+    exec "$made/bin/python" -m dvd_gan.main "$@"
+  ) || code=$?
+  echo "$code" >"$folder/exit_code.new"
+  mv "$folder/exit_code.new" "$folder/exit_code"
+}
+
+holders() {  # processes with a TPU open, and what is left of an earlier run
+  { find /proc/[0-9]*/fd \( -lname "$root/dev/accel*" -o -lname "$root/dev/vfio/*" -o -lname "$pod/run.lock" \) \
+    2>/dev/null || true; } | cut -d/ -f3 | sort -un
+}
+
+release() {  # ends what an earlier run left behind on the device; a process that is no run of ours is left alone
+  local pid held
+  held=$(holders)
+  for pid in $held; do
+    if grep -qz '^DVD_GAN_RUN=' "/proc/$pid/environ"; then
+      kill -KILL "$pid" || true
+    elif [[ -e /proc/$pid ]]; then
+      echo "worker $worker: process $pid holds the TPU: $(tr '\0' ' ' <"/proc/$pid/cmdline")"
+      return 1
+    fi
+  done 2>/dev/null
+  for _ in {1..100}; do
+    held=$(holders)
+    [[ $held ]] || break
+    sleep 0.1
+  done
+  rm -f "$root/tmp/libtpu_lockfile"
+}
+
+status() {
+  local run folder set_up=0 state=never code='' asked=0 step='' text='' error
+  if [[ $(readlink "$pod/current") == "code/$1" && -d $(environment "$pod/current") ]]; then set_up=1; fi
+  run=$(newest)
+  folder=$pod/runs/$run
+  if [[ $run ]]; then
+    if alive; then
+      state=running
+    elif [[ -e $folder/exit_code ]]; then
+      state=exited
+      code=$(<"$folder/exit_code")
+    else
+      state=died  # killed with its supervisor, or the VM was started anew
+    fi
+    [[ ! -e $folder/stopping ]] || asked=1
+    text=$(tail -c 65536 "$folder/log" | tr '\r' '\n' | sed 's/[[:space:]]*$//' | grep -a . || true)
+    step=$(grep -a '^step [0-9]' <<<"$text" | tail -n 1 || true)
+    # A run that failed says why in its last error line, or in its last line.
+    if [[ $state == died || ($state == exited && $code != 0) ]]; then
+      error=$(grep -a '^error: ' <<<"$text" | tail -n 1 || true)
+      text=${error:-$(tail -n 1 <<<"$text")}
+    else
+      text=${step:-$(tail -n 1 <<<"$text")}
+    fi
+    step=${step#step }
+    step=${step%%[!0-9]*}
+  fi
+  echo "$worker|$set_up|$state|$code|$run|$asked|$step|${text:0:400}"
+}
+
+logs() {
+  local folder
+  folder=$pod/runs/$(newest)
+  [[ -e $folder/log ]] || { echo "worker $worker: nothing was ever started"; return 1; }
+  # Following ends with the run.
+  tail -n "$1" ${2:+--follow --sleep-interval=0.5 --pid="$(<"$folder/pid")"} "$folder/log"
+}
+
+stop() {
+  local folder
+  exec 8>"$pod/start.lock"
+  flock 8
+  alive || return 0
+  folder=$pod/runs/$(newest)
+  # The program takes a second SIGTERM as an order to end unsaved, and ssh may repeat this one.
+  if [[ $1 == KILL || ! -e $folder/stopping ]]; then
+    kill "-$1" "$(<"$folder/pid")" || true
+    touch "$folder/stopping"
+  fi
+}
+
+"$@"

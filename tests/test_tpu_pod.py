@@ -1,0 +1,533 @@
+"""launch/tpu_pod.sh against a stub gcloud: what it would call, and real processes in two folders that are the VMs."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+HERE = pathlib.Path(__file__).parent
+FLAGS = ['--mode=train', '--config=configs/smoke.py']
+
+
+class Cloud:
+  """A project in a clone of its own, a stub gcloud first on PATH, and two VMs."""
+
+  def __init__(self, folder):
+    self.folder = folder
+    self.homes = [folder / 'homes' / str(number) for number in range(2)]
+    self.project = folder / 'project'
+    self.workdir = folder / 'workdir'
+    self.waiting = []
+    for path in (*self.homes, self.workdir, folder / 'bin', folder / 'tmp'):
+      path.mkdir(parents=True)
+    shutil.copy(HERE / 'stub_gcloud.sh', folder / 'bin' / 'gcloud')
+    shutil.copytree(HERE / 'stub_vm', folder / 'fake')
+    shutil.copy(HERE / 'stub_vm' / 'python3', folder / 'bin')
+    shutil.copytree(ROOT / 'launch', self.project / 'launch')
+    shutil.copy(ROOT / 'setup.py', self.project)
+    self.states('ACTIVE')
+    (folder / 'calls').touch()
+    self.environment = {
+      'PATH': f'{folder / "bin"}:{os.environ["PATH"]}',
+      'HOME': str(folder),
+      'TMPDIR': str(folder / 'tmp'),
+      'CLOUD': str(folder),
+      'TPU_NAME': 'pod',
+      'TPU_ZONE': 'us-west4-a',
+      'TPU_PROJECT': 'lab',
+      'TPU_TYPE': 'v5litepod-8',
+      'POLL_SECONDS': '0.1',
+      'BACKOFF_SECONDS': '0',
+    }
+    assert shutil.which('gcloud', path=self.environment['PATH']) == str(folder / 'bin' / 'gcloud')
+    self.git('init', '--quiet')
+    self.commit()
+
+  def git(self, *arguments):
+    who = ['-c', 'user.name=a', '-c', 'user.email=a@b', '-c', 'commit.gpgsign=false']
+    done = subprocess.run(['git', *who, *arguments], cwd=self.project, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+  def commit(self):
+    self.git('add', '--all')
+    self.git('commit', '--quiet', '--allow-empty', '--message=x')
+    return self.git('rev-parse', 'HEAD')
+
+  def states(self, *states):
+    """What describe says, one after the other."""
+    (self.folder / 'states').write_text('\n'.join(states) + '\n')
+
+  def fate(self, text):
+    (self.workdir / 'fate').write_text(text)
+
+  def start(self, *arguments, **environment):
+    process = subprocess.Popen(
+      ['bash', 'launch/tpu_pod.sh', *arguments],
+      cwd=self.project,
+      env=self.environment | environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+    self.waiting.append(process)
+    return process
+
+  def __call__(self, *arguments, code=0, **environment):
+    """Runs to the end; returns stdout, or stderr where another exit code than 0 is expected."""
+    process = self.start(*arguments, **environment)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == code, (out, error)
+    return error if code else out
+
+  def refused(self, *arguments, **environment):
+    """A mistake: one line on stderr, exit code 2."""
+    lines = self(*arguments, code=2, **environment).splitlines()
+    assert len(lines) == 1 and lines[0].startswith('error: '), lines
+    return lines[0]
+
+  def flags(self, steps=100_000):
+    return ['--', *FLAGS, f'--workdir={self.workdir}', f'--config.train.steps={steps}']
+
+  def run(self, steps=100_000, **environment):
+    self('setup')
+    return self('run', *self.flags(steps), **environment)
+
+  def calls(self, *wanted):
+    """The stub's calls that have all these words, as lists of words."""
+    calls = [shlex.split(line) for line in (self.folder / 'calls').read_text().splitlines()]
+    return [call for call in calls if set(wanted) <= set(call)]
+
+  def starts(self):
+    """How many processes were started on each VM."""
+    files = [home / 'started' for home in self.homes]
+    return [len(file.read_text().split()) if file.exists() else 0 for file in files]
+
+  def codes(self):
+    """Exit codes of the newest run on each VM, None where there is none yet."""
+    codes = []
+    for home in self.homes:
+      newest = home / 'dvd_gan_pod' / 'newest'
+      file = home / 'dvd_gan_pod' / 'runs' / newest.read_text().strip() / 'exit_code' if newest.exists() else None
+      codes.append(int(file.read_text()) if file and file.exists() else None)
+    return codes
+
+  def alive(self):
+    """The started programs that run."""
+    pids = [int(pid) for home in self.homes for pid in (home / 'started').read_text().split()]
+    return [pid for pid in pids if processes_in(self.folder).get(pid)]
+
+  def preempt(self):
+    """The spot slice is taken away."""
+    self.states('SUSPENDED')
+    for home in self.homes:
+      end(home)
+
+  def close(self):
+    for process in self.waiting:
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    end(self.folder)
+
+
+def processes_in(folder):
+  """Processes whose HOME is in a folder: {pid: command line}."""
+  found = {}
+  for process in pathlib.Path('/proc').glob('[0-9]*'):
+    try:
+      home = [word for word in (process / 'environ').read_bytes().split(b'\0') if word.startswith(b'HOME=')]
+      line = (process / 'cmdline').read_bytes()
+    except OSError:
+      continue
+    if line and home and pathlib.Path(os.fsdecode(home[0][5:])).is_relative_to(folder):
+      found[int(process.name)] = line
+  return found
+
+
+def end(folder):
+  """Kills all processes of the VMs in a folder, until there are none."""
+  deadline = time.monotonic() + 20
+  while pids := processes_in(folder):
+    assert time.monotonic() < deadline
+    for pid in pids:
+      try:
+        os.kill(pid, signal.SIGKILL)
+      except ProcessLookupError:
+        pass
+    time.sleep(0.02)
+
+
+def until(condition, seconds=30):
+  deadline = time.monotonic() + seconds
+  while not (value := condition()):
+    assert time.monotonic() < deadline, 'it did not come to pass'
+    time.sleep(0.02)
+  return value
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  cloud = Cloud(tmp_path)
+  yield cloud
+  cloud.close()
+
+
+def test_scripts_are_clean():
+  scripts = [*(ROOT / 'launch').glob('*.sh'), *HERE.glob('*.sh'), *(HERE / 'stub_vm').iterdir(), ROOT / '.ci' / 'run']
+  subprocess.run(['shellcheck', '-x', *scripts], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+  ('type_', 'image', 'vms'),
+  [
+    ('v2-8', 'tpu-ubuntu2204-base', 1),
+    ('v3-512', 'tpu-ubuntu2204-base', 64),
+    ('v4-64', 'tpu-ubuntu2204-base', 8),
+    ('v5p-128', 'v2-alpha-tpuv5', 16),
+    ('v5litepod-8', 'v2-alpha-tpuv5-lite', 1),
+    ('v5litepod-64', 'v2-alpha-tpuv5-lite', 16),
+    ('v6e-256', 'v2-alpha-tpuv6e', 64),
+  ],
+)
+def test_create_knows_every_type(cloud, type_, image, vms):
+  where = '--zone=us-west4-a --project=lab'
+  create = f'gcloud compute tpus queued-resources create pod --node-id=pod --accelerator-type={type_}'
+  printed = cloud('create', '--dry-run', f'--type={type_}').splitlines()
+  assert printed[-1] == f'{create} --runtime-version={image} {where}'
+  assert not cloud.calls()
+  cloud.states('NONE')
+  assert f'({vms} VMs)' in cloud('create', f'--type={type_}', '--spot')
+  assert cloud.calls('create') == [shlex.split(f'{create} --runtime-version={image} --spot {where}')[1:]]
+
+
+def test_a_dry_run_prints_what_can_be_pasted_and_does_nothing(cloud):
+  flags = ['--config.sample.classes=(1,2)', '--x=it\'s  a "b" $HOME * \\']
+  printed = cloud('babysit', '--dry-run', '--spot', '--runtime=other', '--', *flags).splitlines()
+  words = [shlex.split(line) for line in printed]
+  assert not cloud.calls() and not list((cloud.folder / 'tmp').iterdir())
+  assert [word[0] for word in words if word[0] != 'gcloud'] == ['git']
+  assert ['--spot' in word and '--runtime-version=other' in word for word in words if 'create' in word] == [True]
+  start = [word for word in words if ' start ' in word[-3]]
+  remote = [word.removeprefix('--command=') for word in start[0] if word.startswith('--command=')]
+  assert shlex.split(remote[0])[4:] == flags
+  assert '--worker=all' in start[0]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['create', '--type=tpu7x-128'], 'GKE'),
+    (['create', '--type=TPU7x-8'], 'GKE'),
+    (['babysit', '--type=ironwood-64', '--', 'x'], 'GKE'),
+    (['create', '--type=v5e-64'], 'v5litepod-64'),
+    (['create', '--type=v9-8'], 'v9-8 is unknown'),
+    (['create', '--type=v4-12'], 'multiple of 8'),
+    (['create', '--type=v6e'], 'multiple of 4'),
+    (['create', '--node-count=2'], 'several slices'),
+    (['create', '--zone'], '--zone needs a value'),
+    (['create', '--name='], '--name needs a value'),
+    (['create', '--', '--spot'], 'nothing after --'),
+    (['fly'], 'no command fly'),
+    (['status', '--workdir=x'], 'unknown option --workdir'),
+    (['logs', '--worker=1,4'], '--worker=1,4'),
+    (['logs', '--worker=all'], '--worker=all'),
+    (['ssh', '--worker=all'], 'needs a command'),
+    (['run'], 'flags of dvd_gan.main'),
+    (['wait', '--timeout=soon'], 'whole numbers'),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(cloud, arguments, message):
+  assert message in cloud.refused(*arguments)
+  assert not cloud.calls()
+
+
+@pytest.mark.parametrize(('variable', 'flag'), [('TPU_NAME', '--name'), ('TPU_ZONE', '--zone'), ('TPU_TYPE', '--type')])
+def test_what_is_missing_is_said(cloud, variable, flag):
+  assert flag in cloud.refused('create', **{variable: ''})
+
+
+def test_help_names_every_command(cloud):
+  text = cloud('--help')
+  assert all(f'\n  {name}' in text for name in 'create wait setup run status logs stop ssh delete babysit'.split())
+
+
+@pytest.mark.parametrize('state', ['ACTIVE', 'PROVISIONING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'CREATING'])
+def test_create_leaves_what_is_there(cloud, state):
+  cloud.states(state)
+  assert state in cloud('create')
+  assert not cloud.calls('create') and not cloud.calls('delete')
+
+
+@pytest.mark.parametrize('states', [['SUSPENDED'], ['FAILED'], ['SUSPENDING', 'SUSPENDED']])
+def test_create_makes_what_is_lost_anew(cloud, states):
+  cloud.states(*states)
+  cloud('create')
+  assert [call[3] for call in cloud.calls() if call[3] != 'describe'] == ['delete', 'create']
+  assert {'--force', '--quiet'} <= set(cloud.calls('delete')[0])
+
+
+def test_more_flags_for_gcloud(cloud):
+  cloud.states('NONE')
+  cloud('create', TPU_CREATE_FLAGS='--network=net --internal-ips')
+  assert cloud.calls('create', '--network=net', '--internal-ips')
+  cloud('ssh', '--', 'true', TPU_SSH_FLAGS='--tunnel-through-iap')
+  assert cloud.calls('alpha', 'ssh', '--tunnel-through-iap')
+
+
+def test_wait(cloud):
+  cloud.states('ACCEPTED', 'ACCEPTED', 'PROVISIONING', 'ACTIVE')
+  assert cloud('wait').splitlines() == ['pod: ACCEPTED', 'pod: PROVISIONING', 'pod: ACTIVE']
+
+
+@pytest.mark.parametrize('state', ['FAILED', 'SUSPENDED', 'SUSPENDING', 'NONE'])
+def test_wait_ends_at_once_where_nothing_will_come(cloud, state):
+  cloud.states('ACCEPTED', state)
+  cloud('wait', code=1)
+
+
+def test_wait_is_bounded(cloud):
+  cloud.states('WAITING_FOR_RESOURCES')
+  assert 'still WAITING_FOR_RESOURCES after 1 s' in cloud('wait', '--timeout=1', code=1)
+
+
+def test_setup_ships_the_commit_once(cloud):
+  (cloud.project / 'file with space').write_text('1')
+  commit = cloud.commit()
+  cloud('setup')
+  for home in cloud.homes:
+    code = home / 'dvd_gan_pod' / 'current'
+    assert (code / 'COMMIT').read_text() == f'{commit}\n' and code.resolve().name == commit
+    assert (code / 'file with space').read_text() == '1'
+    assert len((home / 'installed').read_text().splitlines()) == 1
+  cloud('setup')
+  assert len(cloud.calls('scp')) == 1
+
+  (cloud.project / 'file with space').write_text('2')  # another commit, the same environment
+  cloud.commit()
+  cloud('setup')
+  for home in cloud.homes:
+    assert (home / 'dvd_gan_pod' / 'current' / 'file with space').read_text() == '2'
+    assert len((home / 'installed').read_text().splitlines()) == 1
+    assert len(list(home.glob('dvd_gan-*.tar.gz'))) == 1
+
+  (cloud.project / 'setup.py').write_text('# other packages')
+  cloud.commit()
+  cloud('setup')
+  assert [len((home / 'installed').read_text().splitlines()) for home in cloud.homes] == [2, 2]
+
+
+def test_setup_refuses_what_is_not_committed(cloud):
+  (cloud.project / 'new.py').write_text('')
+  assert 'not all is committed' in cloud.refused('setup')
+  assert not cloud.calls()
+  cloud('setup', '--allow-dirty')
+  assert not (cloud.homes[0] / 'dvd_gan_pod' / 'current' / 'new.py').exists()
+
+
+def test_a_half_made_environment_is_never_used(cloud):
+  (cloud.homes[1] / 'no-network').touch()
+  cloud('setup', code=1)
+  assert 'is not set up' in cloud.refused('run', *cloud.flags())
+  (cloud.homes[1] / 'no-network').unlink()
+  cloud('setup')
+  assert [len((home / 'installed').read_text().splitlines()) for home in cloud.homes] == [1, 2]
+
+
+def test_run_needs_setup_of_this_commit(cloud):
+  assert 'is not set up' in cloud.refused('run', *cloud.flags())
+  cloud('setup')
+  cloud.commit()
+  assert 'is not set up' in cloud.refused('run', *cloud.flags())
+
+
+@pytest.mark.parametrize('broken', [False, True])
+def test_run_starts_one_process_a_vm_with_the_exact_flags(cloud, broken):
+  cloud('setup')
+  if broken:
+    (cloud.folder / 'broken-connections').touch()
+  odd = ['--config.sample.classes=(1,2)', '--a= two  spaces ', '--b=it\'s "$HOME" `id` \\ * ~ ; & | !', '--c=', 'ä\n-']
+  cloud('run', *cloud.flags(), *odd)
+  for home in cloud.homes:
+    flags = until(lambda home=home: (home / 'flags').exists() and (home / 'flags').read_bytes())
+    assert flags.decode().split('\0')[:-1] == ['-m', 'dvd_gan.main', *cloud.flags()[1:], *odd]
+  assert cloud.starts() == [1, 1] and len(cloud.alive()) == 2
+
+
+def test_a_second_run_is_refused_and_the_first_left_alone(cloud):
+  cloud.run()
+  until(lambda: cloud.starts() == [1, 1])
+  assert 'alive on worker 0,1' in cloud.refused('run', *cloud.flags())
+  assert cloud.starts() == [1, 1] and len(cloud.alive()) == 2
+  cloud('stop')
+  cloud('run', *cloud.flags())
+  until(lambda: cloud.starts() == [2, 2])
+
+
+def test_run_frees_the_device_of_a_dead_run(cloud):
+  cloud('setup')
+  home = cloud.homes[0]
+  for folder in ('dev', 'tmp'):
+    (home / folder).mkdir()
+  (home / 'dev' / 'accel0').touch()
+  (home / 'tmp' / 'libtpu_lockfile').touch()
+  hold = ['bash', '-c', 'exec 7<dev/accel0; sleep 600']
+  stranger = subprocess.Popen(hold, cwd=home, env={'HOME': str(home), 'PATH': os.environ['PATH']})
+  until(lambda: b'sleep' in processes_in(home).get(stranger.pid, b''))
+  assert 'not started' in cloud('run', *cloud.flags(), code=1)
+  assert stranger.poll() is None and (home / 'tmp' / 'libtpu_lockfile').exists()
+  stranger.kill()
+  stranger.wait()
+  cloud('stop')
+
+  ours = subprocess.Popen(hold, cwd=home, env={'HOME': str(home), 'PATH': os.environ['PATH'], 'DVD_GAN_RUN': 'x'})
+  until(lambda: b'sleep' in processes_in(home).get(ours.pid, b''))
+  cloud('run', *cloud.flags())
+  assert ours.wait(timeout=10) == -signal.SIGKILL and not (home / 'tmp' / 'libtpu_lockfile').exists()
+
+
+def test_status_logs_and_ssh(cloud):
+  assert cloud('status').splitlines() == ['pod: ACTIVE', 'worker 0: never started', 'worker 1: never started']
+  cloud('logs', code=1)
+  cloud.run(steps=7)
+  followed = cloud('logs', '--worker=1', '--follow')
+  assert 'step 7/7' in followed and followed.rstrip().endswith('done: 7 steps')
+  until(lambda: cloud.codes() == [0, 0])
+  lines = cloud('status').splitlines()
+  assert [line.startswith(f'worker {n}: exited with code 0') for n, line in enumerate(lines[1:])] == [True, True]
+  assert lines[1].endswith('step 7/7  9.9 steps/s')
+  assert cloud('logs', '--lines=1') == 'done: 7 steps\n'
+  assert cloud('ssh', '--worker=1', '--', 'echo', '~').strip() == str(cloud.homes[1])
+  assert len(cloud('ssh', '--worker=all', '--', 'pwd').splitlines()) == 2
+
+  cloud.fate('crash 2')
+  shutil.rmtree(cloud.workdir, ignore_errors=True)
+  cloud.workdir.mkdir()
+  cloud.fate('crash 2')
+  cloud('run', *cloud.flags())
+  until(lambda: cloud.codes() == [1, 1])
+  assert 'exited with code 1' in (line := cloud('status').splitlines()[1]) and line.endswith('RuntimeError: it broke')
+  cloud.states('SUSPENDED')
+  assert cloud('status') == 'pod: SUSPENDED\n'
+
+
+def test_a_vm_started_anew_has_no_live_run(cloud):
+  cloud.run()
+  until(lambda: cloud.starts() == [1, 1])
+  end(cloud.homes[1])
+  lines = cloud('status').splitlines()
+  assert 'worker 0: running' in lines[1] and 'worker 1: died without an exit code' in lines[2]
+  assert 'alive on worker 0;' in cloud.refused('run', *cloud.flags())
+
+
+def test_stop_saves_and_records_42(cloud):
+  cloud.fate('slow')
+  cloud.run()
+  until(lambda: cloud.starts() == [1, 1])
+  (cloud.folder / 'broken-connections').touch()  # a second signal would end it unsaved
+  assert cloud('stop').count('exited with code 42 (stop asked for)') == 2
+  assert cloud.codes() == [42, 42] and not cloud.alive()
+  assert [(home / 'signals').read_text() for home in cloud.homes] == ['TERM\n', 'TERM\n']
+  cloud('stop')
+
+
+def test_stop_kills_only_by_force(cloud):
+  cloud.fate('deaf')
+  cloud.run()
+  until(lambda: cloud.starts() == [1, 1])
+  assert '--force' in cloud('stop', '--timeout=1', code=1)
+  assert len(cloud.alive()) == 2
+  cloud('stop', '--timeout=0', '--force')
+  assert cloud.codes() == [137, 137] and not cloud.alive()
+
+
+def test_delete(cloud):
+  cloud('delete')
+  assert {'--force', '--quiet'} <= set(cloud.calls('delete')[0])
+  assert 'there is none' in cloud('delete')
+  assert len(cloud.calls('delete')) == 1
+
+
+def test_babysit_brings_a_preempted_run_to_its_end(cloud):
+  cloud.states('NONE')
+  process = cloud.start('babysit', '--spot', *cloud.flags(60))
+  until(lambda: len(list(cloud.workdir.glob('saved-*'))) == 2)
+  cloud.preempt()
+  out, error = process.communicate(timeout=30)
+  assert process.returncode == 0, (out, error)
+  assert 'preempted' in out and out.splitlines()[-1].endswith('delete it')
+  assert len(cloud.calls('create', '--spot')) == 2 and len(cloud.calls('delete')) == 1
+  assert cloud.codes() == [0, 0]
+  log = next((cloud.homes[0] / 'dvd_gan_pod' / 'runs').iterdir()) / 'log'
+  assert 'resuming at step' in log.read_text()
+
+
+def test_babysit_starts_again_after_a_saved_stop_that_nobody_asked_for(cloud):
+  process = cloud.start('babysit', *cloud.flags(60))
+  until(lambda: len(list(cloud.workdir.glob('saved-*'))) == 2)
+  for pid in cloud.alive():
+    os.kill(pid, signal.SIGTERM)
+  out, error = process.communicate(timeout=30)
+  assert process.returncode == 0, (out, error)
+  assert cloud.starts() == [2, 2] and not cloud.calls('create')
+
+
+def test_babysit_ends_with_a_stop_that_somebody_asked_for(cloud):
+  process = cloud.start('babysit', *cloud.flags())
+  until(lambda: cloud.starts() == [1, 1])
+  cloud('stop')
+  process.communicate(timeout=30)
+  assert process.returncode == 42 and cloud.starts() == [1, 1]
+
+
+def test_babysit_gives_up_after_crashes_without_a_new_step(cloud):
+  cloud.fate('crash 3')
+  error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='3')
+  # The first one made new steps.
+  assert cloud.starts() == [4, 4]
+  assert error.splitlines()[-1] == ('error: 3 crashes in a row without a new step: exit code 1: RuntimeError: it broke')
+
+
+def test_babysit_goes_on_while_there_is_progress(cloud):
+  cloud.fate('crash-after-save')
+  cloud('babysit', *cloud.flags(18), MAX_CRASHES='1')
+  assert cloud.starts() == [4, 4] and cloud.codes() == [0, 0]
+
+
+def test_babysit_gives_up_on_a_slice_that_never_comes(cloud):
+  cloud.states('NONE', *['NONE', 'FAILED', 'FAILED'] * 5)
+  stub = cloud.folder / 'bin' / 'gcloud'
+  stub.write_text(stub.read_text().replace('echo ACTIVE >states', 'exit 1'))
+  assert '3 crashes' in cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='3')
+
+
+def test_babysit_ends_at_once_with_a_usage_error(cloud):
+  cloud.fate('usage')
+  assert cloud('babysit', *cloud.flags(), code=2).splitlines()[-1] == 'error: no config of that name'
+  assert cloud.starts() == [1, 1]
+
+
+def test_babysit_ends_the_rest_of_a_broken_run(cloud):
+  process = cloud.start('babysit', *cloud.flags(), GRACE_SECONDS='0')
+  until(lambda: cloud.starts() == [1, 1])
+  end(cloud.homes[1])
+  until(lambda: cloud.starts() == [2, 2])
+  assert len(cloud.alive()) == 2
+  cloud('stop')
+  process.communicate(timeout=30)
+  assert process.returncode == 42
+
+
+def test_babysit_takes_over_its_own_run_and_no_other(cloud):
+  cloud.run(150)
+  cloud('babysit', *cloud.flags(150))
+  assert cloud.starts() == [1, 1] and cloud.codes() == [0, 0]
+  cloud('run', *cloud.flags())
+  assert 'other flags is alive' in cloud('babysit', *cloud.flags(150), code=2)
