@@ -59,7 +59,7 @@ try() {  # a command of tpu_pod.sh; where it fails, outcome and why
 
 begin() {  # a slice with the run on it; a run with the same flags that is alive already is taken over
   local lines run
-  try create && try wait || return 1
+  try create && try wait --timeout="$timeout" || return 1
   lines=$(collect) || { outcome=crashed why='not every VM could be reached'; return 1; }
   run=$(awk -F'|' '$3 == "running" { print $5; exit }' <<<"$lines")
   case $run in

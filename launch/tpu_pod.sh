@@ -29,7 +29,7 @@ bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
   --type=TYPE       TPU_TYPE      v2-N, v3-N, v4-N, v5p-N (cores), v5litepod-N, v6e-N (chips)
   --spot            TPU_SPOT=1    cheaper; may be taken away at any time
   --runtime=IMAGE   TPU_RUNTIME   where the type's own is not wanted
-  --timeout=SECONDS TPU_TIMEOUT   wait: 21600; stop: 300
+  --timeout=SECONDS TPU_TIMEOUT   wait: 21600, in babysit 604800; stop: 300
   --worker=N        ssh, logs: which VM, 0; ssh: or all
   --lines=N         logs: how many, 50
   --follow          logs: goes on until the run ends
@@ -83,9 +83,9 @@ state() {  # of the queued resource, or NONE
   fi
 }
 
-on_all() {  # runs a short command on all VMs; what gcloud and ssh say is only of interest where it failed
-  # Not a list of workers, which can lose a failure, and no --output-directory, which is broken (gcloud 528).
-  if ! tpu_vm ssh "$name" --worker=all --command="$1" </dev/null 2>"$errors"; then
+on() {  # on WORKER COMMAND, a number or all; what gcloud and ssh say is only of interest where it failed
+  # Never a list of workers, which can lose a failure, and no --output-directory, which is broken (gcloud 528).
+  if ! tpu_vm ssh "$name" --worker="$1" --command="$2" </dev/null 2>"$errors"; then
     cat "$errors" >&2
     return 1
   fi
@@ -93,7 +93,7 @@ on_all() {  # runs a short command on all VMs; what gcloud and ssh say is only o
 
 script=dvd_gan_pod/current/launch/tpu_worker.sh
 collect() {  # a line for each VM, as tpu_worker.sh's status says it
-  on_all "if [ -e $script ]; then bash $script status $commit; else echo \"\${HOSTNAME##*-w-}|0|never||||||\"; fi" | sort -n
+  on all "if [ -e $script ]; then bash $script status $commit; else echo \"\${HOSTNAME##*-w-}|0|never||||||\"; fi" | sort -n
 }
 
 alive_on() {  # the VMs that are running in what collect said
@@ -170,7 +170,7 @@ cmd_setup() {
   call git -C "$(cd "$here/.." && pwd)" archive --format=tar.gz --output="$archive" "$commit"
   say "shipping $commit; the first environment takes minutes"
   tpu_vm scp "$archive" "$name:" --worker=all 2>"$errors" || fail "copying failed: $(<"$errors")"
-  on_all "tar -xzOf dvd_gan-$commit.tar.gz launch/tpu_worker.sh >dvd_gan_worker.sh && \
+  on all "tar -xzOf dvd_gan-$commit.tar.gz launch/tpu_worker.sh >dvd_gan_worker.sh && \
 bash dvd_gan_worker.sh setup $commit $date" || fail "setup failed; what is done will not be done again"
   say "$commit is set up on all VMs"
 }
@@ -184,7 +184,7 @@ cmd_run() {
   [[ $dry_run ]] || set_up "$lines" || usage "$commit is not set up on all VMs; setup first"
   # Made here, once: a request that ssh repeats is known by it.
   run=$(date -u +%Y%m%d-%H%M%S)-$$-$(flags_sum)
-  on_all "bash $script start $run $(quoted "${rest[@]}")" ||
+  on all "bash $script start $run $(quoted "${rest[@]}")" ||
     fail "not started on every VM: see status, then stop --force and run again"
   say "run $run is alive on all VMs"
 }
@@ -201,11 +201,11 @@ cmd_status() {
   fi
 }
 
-cmd_logs() { tpu_vm ssh "$name" --worker="$worker" --command="bash $script logs $lines_wanted $follow" </dev/null; }
+cmd_logs() { on "$worker" "bash $script logs $lines_wanted $follow"; }
 
 cmd_stop() {
   local lines alive deadline=$((SECONDS + timeout))
-  on_all "bash $script stop TERM" || fail "not every VM could be reached"
+  on all "[ ! -e $script ] || bash $script stop TERM" || fail "not every VM could be reached"
   [[ ! $dry_run ]] || return 0
   while :; do
     lines=$(collect)
@@ -213,7 +213,7 @@ cmd_stop() {
     [[ $alive ]] || break
     if ((SECONDS >= deadline)); then
       [[ $force ]] || fail "worker $alive still runs after $timeout s; --force ends it unsaved"
-      on_all "bash $script stop KILL" || fail "not every VM could be reached"
+      on all "[ ! -e $script ] || bash $script stop KILL" || fail "not every VM could be reached"
       deadline=$((SECONDS + 60)) force=''
     fi
     sleep "$poll"
@@ -289,7 +289,11 @@ done
 [[ $worker =~ ^[0-9]+$ || ($worker == all && $command == ssh) ]] ||
   usage "--worker=$worker: one VM's number${command/#ssh/, or all}"
 [[ $timeout =~ ^[0-9]*$ && $lines_wanted =~ ^[0-9]+$ ]] || usage "--timeout and --lines are whole numbers"
-if [[ $command == stop ]]; then timeout=${timeout:-300}; else timeout=${timeout:-21600}; fi
+case $command in
+  stop) timeout=${timeout:-300} ;;
+  babysit) timeout=${timeout:-604800} ;;
+  *) timeout=${timeout:-21600} ;;
+esac
 if [[ $command =~ ^(create|babysit)$ ]]; then
   [[ $type ]] || usage "--type=TYPE or TPU_TYPE is missing"
   tpu_type "$type"

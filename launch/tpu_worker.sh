@@ -72,7 +72,7 @@ start() {
   mkdir -p "$folder"
   rm -f "$folder/pid"
   exec 9>"$pod/run.lock"
-  flock --timeout 10 9
+  flock --timeout 10 9 || { echo "worker $worker: processes of run $(newest) do not end"; return 1; }
   printf '%q ' "$@" >"$folder/flags"
   echo "$run" >"$pod/newest.new"
   mv "$pod/newest.new" "$pod/newest"
@@ -158,7 +158,7 @@ status() {
 logs() {
   local folder
   folder=$pod/runs/$(newest)
-  [[ -e $folder/log ]] || { echo "worker $worker: nothing was ever started"; return 1; }
+  [[ -e $folder/log ]] || { echo "worker $worker: nothing was ever started" >&2; return 1; }
   # Following ends with the run.
   tail -n "$1" ${2:+--follow --sleep-interval=0.5 --pid="$(<"$folder/pid")"} "$folder/log"
 }

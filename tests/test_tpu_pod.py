@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -19,7 +20,7 @@ FLAGS = ['--mode=train', '--config=configs/smoke.py']
 class Cloud:
   """A project in a clone of its own, a stub gcloud first on PATH, and two VMs."""
 
-  def __init__(self, folder):
+  def __init__(self, folder, project):
     self.folder = folder
     self.homes = [folder / 'homes' / str(number) for number in range(2)]
     self.project = folder / 'project'
@@ -30,8 +31,7 @@ class Cloud:
     shutil.copy(HERE / 'stub_gcloud.sh', folder / 'bin' / 'gcloud')
     shutil.copytree(HERE / 'stub_vm', folder / 'fake')
     shutil.copy(HERE / 'stub_vm' / 'python3', folder / 'bin')
-    shutil.copytree(ROOT / 'launch', self.project / 'launch')
-    shutil.copy(ROOT / 'setup.py', self.project)
+    shutil.copytree(project, self.project)
     self.states('ACTIVE')
     (folder / 'calls').touch()
     self.environment = {
@@ -47,18 +47,6 @@ class Cloud:
       'BACKOFF_SECONDS': '0',
     }
     assert shutil.which('gcloud', path=self.environment['PATH']) == str(folder / 'bin' / 'gcloud')
-    self.git('init', '--quiet')
-    self.commit()
-
-  def git(self, *arguments):
-    who = ['-c', 'user.name=a', '-c', 'user.email=a@b', '-c', 'commit.gpgsign=false']
-    done = subprocess.run(['git', *who, *arguments], cwd=self.project, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-  def commit(self):
-    self.git('add', '--all')
-    self.git('commit', '--quiet', '--allow-empty', '--message=x')
-    return self.git('rev-parse', 'HEAD')
 
   def states(self, *states):
     """What describe says, one after the other."""
@@ -173,16 +161,36 @@ def until(condition, seconds=30):
   return value
 
 
+def commit(project):
+  """Commits all there is and returns the hash."""
+  for arguments in (['add', '--all'], ['commit', '--quiet', '--allow-empty', '--message=x'], ['rev-parse', 'HEAD']):
+    who = ['-c', 'user.name=a', '-c', 'user.email=a@b', '-c', 'commit.gpgsign=false']
+    done = subprocess.run(['git', *who, *arguments], cwd=project, check=True, capture_output=True, text=True)
+  return done.stdout.strip()
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+  """A clone with what the scripts need of the project."""
+  project = tmp_path_factory.mktemp('clone')
+  subprocess.run(['git', 'init', '--quiet'], cwd=project, check=True)
+  shutil.copytree(ROOT / 'launch', project / 'launch')
+  shutil.copy(ROOT / 'setup.py', project)
+  commit(project)
+  return project
+
+
 @pytest.fixture
-def cloud(tmp_path):
-  cloud = Cloud(tmp_path)
+def cloud(tmp_path, project):
+  cloud = Cloud(tmp_path, project)
   yield cloud
   cloud.close()
 
 
 def test_scripts_are_clean():
   scripts = [*(ROOT / 'launch').glob('*.sh'), *HERE.glob('*.sh'), *(HERE / 'stub_vm').iterdir(), ROOT / '.ci' / 'run']
-  subprocess.run(['shellcheck', '-x', *scripts], check=True, cwd=ROOT)
+  beside = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
+  subprocess.run([shutil.which('shellcheck', path=beside), '-x', *scripts], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -300,18 +308,18 @@ def test_wait_is_bounded(cloud):
 
 def test_setup_ships_the_commit_once(cloud):
   (cloud.project / 'file with space').write_text('1')
-  commit = cloud.commit()
+  hash_ = commit(cloud.project)
   cloud('setup')
   for home in cloud.homes:
     code = home / 'dvd_gan_pod' / 'current'
-    assert (code / 'COMMIT').read_text() == f'{commit}\n' and code.resolve().name == commit
+    assert (code / 'COMMIT').read_text() == f'{hash_}\n' and code.resolve().name == hash_
     assert (code / 'file with space').read_text() == '1'
     assert len((home / 'installed').read_text().splitlines()) == 1
   cloud('setup')
   assert len(cloud.calls('scp')) == 1
 
   (cloud.project / 'file with space').write_text('2')  # another commit, the same environment
-  cloud.commit()
+  commit(cloud.project)
   cloud('setup')
   for home in cloud.homes:
     assert (home / 'dvd_gan_pod' / 'current' / 'file with space').read_text() == '2'
@@ -319,7 +327,7 @@ def test_setup_ships_the_commit_once(cloud):
     assert len(list(home.glob('dvd_gan-*.tar.gz'))) == 1
 
   (cloud.project / 'setup.py').write_text('# other packages')
-  cloud.commit()
+  commit(cloud.project)
   cloud('setup')
   assert [len((home / 'installed').read_text().splitlines()) for home in cloud.homes] == [2, 2]
 
@@ -344,7 +352,7 @@ def test_a_half_made_environment_is_never_used(cloud):
 def test_run_needs_setup_of_this_commit(cloud):
   assert 'is not set up' in cloud.refused('run', *cloud.flags())
   cloud('setup')
-  cloud.commit()
+  commit(cloud.project)
   assert 'is not set up' in cloud.refused('run', *cloud.flags())
 
 
@@ -396,6 +404,9 @@ def test_run_frees_the_device_of_a_dead_run(cloud):
 def test_status_logs_and_ssh(cloud):
   assert cloud('status').splitlines() == ['pod: ACTIVE', 'worker 0: never started', 'worker 1: never started']
   cloud('logs', code=1)
+  assert 'never started' in cloud('stop')
+  cloud('setup')
+  assert 'nothing was ever started' in cloud('logs', code=1)
   cloud.run(steps=7)
   followed = cloud('logs', '--worker=1', '--follow')
   assert 'step 7/7' in followed and followed.rstrip().endswith('done: 7 steps')
@@ -407,7 +418,6 @@ def test_status_logs_and_ssh(cloud):
   assert cloud('ssh', '--worker=1', '--', 'echo', '~').strip() == str(cloud.homes[1])
   assert len(cloud('ssh', '--worker=all', '--', 'pwd').splitlines()) == 2
 
-  cloud.fate('crash 2')
   shutil.rmtree(cloud.workdir, ignore_errors=True)
   cloud.workdir.mkdir()
   cloud.fate('crash 2')
@@ -526,8 +536,8 @@ def test_babysit_ends_the_rest_of_a_broken_run(cloud):
 
 
 def test_babysit_takes_over_its_own_run_and_no_other(cloud):
-  cloud.run(150)
-  cloud('babysit', *cloud.flags(150))
+  cloud.run(100)
+  cloud('babysit', *cloud.flags(100))
   assert cloud.starts() == [1, 1] and cloud.codes() == [0, 0]
   cloud('run', *cloud.flags())
-  assert 'other flags is alive' in cloud('babysit', *cloud.flags(150), code=2)
+  assert 'other flags is alive' in cloud('babysit', *cloud.flags(100), code=2)
