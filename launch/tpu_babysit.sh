@@ -83,7 +83,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
     elif note "$lines" && grep -qv '|running|' <<<"$lines"; then
       # The others end by themselves, saved or by JAX's heartbeat; a signal now could cut a save short.
       ((mixed)) || mixed=$SECONDS
-      if ((SECONDS - mixed >= ${GRACE_SECONDS:-300})); then
+      if ((SECONDS - mixed >= ${GRACE_SECONDS:-300})) || grep -q '|exited|2|' <<<"$lines"; then
         ours=1
         again stop --force || true
       fi

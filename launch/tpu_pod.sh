@@ -40,7 +40,8 @@ bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
   TPU_CREATE_FLAGS  more flags for gcloud's create, such as --network=NET --service-account=NAME
   TPU_SSH_FLAGS     more flags for gcloud's ssh and scp: --internal-ip, or --tunnel-through-iap
   POLL_SECONDS      between two looks, 30
-  babysit: BACKOFF_SECONDS 10, doubled up to BACKOFF_MAX 600; MAX_CRASHES 5, in a row and without a new step
+  babysit: BACKOFF_SECONDS 10, doubled up to BACKOFF_MAX 600; MAX_CRASHES 5, in a row and without a new step;
+           GRACE_SECONDS 300, for the other VMs to end by themselves once one has
 
 Exit codes: 0 done, 2 a mistake told in one line, 42 (babysit) somebody else's stop, 1 anything else.
 END
@@ -141,7 +142,7 @@ cmd_create() {
 
 cmd_wait() {
   local found last='' deadline=$((SECONDS + timeout))
-  until [[ $last == ACTIVE ]]; do
+  while :; do
     # The first look fails for a reason that will not go away; a later one may.
     found=$(state) || { [[ $last ]] || exit 1; found=$last; }
     [[ ! $dry_run ]] || return 0
@@ -287,7 +288,7 @@ done
 [[ $zone ]] || usage "--zone=ZONE or TPU_ZONE is missing"
 [[ $command =~ ^(run|ssh|babysit)$ || ${#rest[@]} == 0 ]] || usage "$command takes nothing after --"
 [[ $worker =~ ^[0-9]+$ || ($worker == all && $command == ssh) ]] ||
-  usage "--worker=$worker: one VM's number${command/#ssh/, or all}"
+  usage "--worker=$worker is not the number of one VM; only ssh takes all"
 [[ $timeout =~ ^[0-9]*$ && $lines_wanted =~ ^[0-9]+$ ]] || usage "--timeout and --lines are whole numbers"
 case $command in
   stop) timeout=${timeout:-300} ;;

@@ -52,8 +52,12 @@ class Cloud:
     """What describe says, one after the other."""
     (self.folder / 'states').write_text('\n'.join(states) + '\n')
 
-  def fate(self, text):
-    (self.workdir / 'fate').write_text(text)
+  def fate(self, text, of=''):
+    (self.workdir / f'fate{of}').write_text(text)
+
+  def enough(self):
+    """All programs come to their end."""
+    (self.workdir / 'enough').touch()
 
   def start(self, *arguments, **environment):
     process = subprocess.Popen(
@@ -467,26 +471,30 @@ def test_delete(cloud):
 
 def test_babysit_brings_a_preempted_run_to_its_end(cloud):
   cloud.states('NONE')
-  process = cloud.start('babysit', '--spot', *cloud.flags(60))
+  process = cloud.start('babysit', '--spot', *cloud.flags())
   until(lambda: len(list(cloud.workdir.glob('saved-*'))) == 2)
   cloud.preempt()
+  until(lambda: len(cloud.calls('create', '--spot')) == 2 and cloud.starts() == [1, 1])
+  cloud.enough()
   out, error = process.communicate(timeout=30)
   assert process.returncode == 0, (out, error)
   assert 'preempted' in out and out.splitlines()[-1].endswith('delete it')
-  assert len(cloud.calls('create', '--spot')) == 2 and len(cloud.calls('delete')) == 1
+  assert len(cloud.calls('create')) == 2 and len(cloud.calls('delete')) == 1
   assert cloud.codes() == [0, 0]
   log = next((cloud.homes[0] / 'dvd_gan_pod' / 'runs').iterdir()) / 'log'
   assert 'resuming at step' in log.read_text()
 
 
 def test_babysit_starts_again_after_a_saved_stop_that_nobody_asked_for(cloud):
-  process = cloud.start('babysit', *cloud.flags(60))
-  until(lambda: len(list(cloud.workdir.glob('saved-*'))) == 2)
+  process = cloud.start('babysit', *cloud.flags())
+  until(lambda: cloud.starts() == [1, 1])
   for pid in cloud.alive():
     os.kill(pid, signal.SIGTERM)
+  until(lambda: cloud.starts() == [2, 2])
+  cloud.enough()
   out, error = process.communicate(timeout=30)
   assert process.returncode == 0, (out, error)
-  assert cloud.starts() == [2, 2] and not cloud.calls('create')
+  assert not cloud.calls('create')
 
 
 def test_babysit_ends_with_a_stop_that_somebody_asked_for(cloud):
@@ -499,16 +507,16 @@ def test_babysit_ends_with_a_stop_that_somebody_asked_for(cloud):
 
 def test_babysit_gives_up_after_crashes_without_a_new_step(cloud):
   cloud.fate('crash 3')
-  error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='3')
+  error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='2')
   # The first one made new steps.
-  assert cloud.starts() == [4, 4]
-  assert error.splitlines()[-1] == ('error: 3 crashes in a row without a new step: exit code 1: RuntimeError: it broke')
+  assert cloud.starts() == [3, 3]
+  assert error.splitlines()[-1] == ('error: 2 crashes in a row without a new step: exit code 1: RuntimeError: it broke')
 
 
 def test_babysit_goes_on_while_there_is_progress(cloud):
   cloud.fate('crash-after-save')
-  cloud('babysit', *cloud.flags(18), MAX_CRASHES='1')
-  assert cloud.starts() == [4, 4] and cloud.codes() == [0, 0]
+  cloud('babysit', *cloud.flags(12), MAX_CRASHES='1')
+  assert cloud.starts() == [3, 3] and cloud.codes() == [0, 0]
 
 
 def test_babysit_gives_up_on_a_slice_that_never_comes(cloud):
@@ -518,10 +526,11 @@ def test_babysit_gives_up_on_a_slice_that_never_comes(cloud):
   assert '3 crashes' in cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='3')
 
 
-def test_babysit_ends_at_once_with_a_usage_error(cloud):
-  cloud.fate('usage')
+@pytest.mark.parametrize('of', ['', '-t1v-n-0a1b2c3d-w-1'])
+def test_babysit_ends_at_once_with_a_usage_error(cloud, of):
+  cloud.fate('usage', of)
   assert cloud('babysit', *cloud.flags(), code=2).splitlines()[-1] == 'error: no config of that name'
-  assert cloud.starts() == [1, 1]
+  assert cloud.starts() == [1, 1] and not cloud.alive()
 
 
 def test_babysit_ends_the_rest_of_a_broken_run(cloud):
@@ -536,8 +545,10 @@ def test_babysit_ends_the_rest_of_a_broken_run(cloud):
 
 
 def test_babysit_takes_over_its_own_run_and_no_other(cloud):
-  cloud.run(100)
-  cloud('babysit', *cloud.flags(100))
-  assert cloud.starts() == [1, 1] and cloud.codes() == [0, 0]
-  cloud('run', *cloud.flags())
-  assert 'other flags is alive' in cloud('babysit', *cloud.flags(100), code=2)
+  cloud.run()
+  assert 'other flags is alive' in cloud('babysit', *cloud.flags(9), code=2)
+  process = cloud.start('babysit', *cloud.flags())
+  until(lambda: 'watching it' in process.stdout.readline())
+  cloud.enough()
+  process.communicate(timeout=30)
+  assert process.returncode == 0 and cloud.starts() == [1, 1] and cloud.codes() == [0, 0]
