@@ -58,6 +58,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = train = ml_collections.ConfigDict()
   train.steps = 300_000  # generator updates
   train.batch_size = 512  # videos in each D step and G step, over all devices
+  train.microbatches = (
+    1  # parts that a device computes its videos in, one after another: less memory. The gradients of D
+  )
+  # are exact, in the G step batch norm then sees one part at a time
   train.d_steps = 2  # discriminator updates for each generator update, each on fresh videos
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # and for D

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dvd_gan import losses, models, sharding
+from dvd_gan import losses, microbatches, models, sharding
 from dvd_gan.models import spectral
 
 Tree = Any
@@ -45,6 +45,7 @@ class Recipe(NamedTuple):
   ema_decay: float
   ema_start: int
   unroll: bool
+  microbatches: int = 1
   whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
 
 
@@ -62,6 +63,7 @@ def make_recipe(config: Any, *, unroll: bool) -> Recipe:
     ema_decay=train.ema_decay,
     ema_start=train.ema_start,
     unroll=unroll,
+    microbatches=train.microbatches,
   )
 
 
@@ -99,10 +101,14 @@ def to_float(video: jax.Array) -> jax.Array:
   return video.astype(jnp.float32) / 127.5 - 1
 
 
-def pick_frames(key: jax.Array, video: jax.Array, k: int) -> jax.Array:
-  """k distinct frames drawn uniformly from each video, independently: [B, T, H, W, C] -> [B, k, H, W, C]."""
-  order = jnp.argsort(jax.random.uniform(key, video.shape[:2]), axis=1)
-  return jnp.take_along_axis(video, order[:, :k, None, None, None], axis=1)
+def choose_frames(key: jax.Array, count: int, length: int, k: int) -> jax.Array:
+  """k distinct numbers below `length` drawn uniformly for each of `count` videos, independently: int32 [count, k]."""
+  return jnp.argsort(jax.random.uniform(key, (count, length)), axis=1)[:, :k]
+
+
+def take_frames(video: jax.Array, chosen: jax.Array) -> jax.Array:
+  """The chosen frames of each video: [B, T, H, W, C] and [B, k] -> [B, k, H, W, C]."""
+  return jnp.take_along_axis(video, chosen[..., None, None, None], axis=1)
 
 
 def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -127,9 +133,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
   *d_keys, g_key = jax.random.split(key, d_steps + 1)
 
   # G is normalised once for its update: the same weights serve the D steps and the G step.
-  gen_weights, pullback, (gen_spectral, gen_sigmas) = jax.vjp(
-    functools.partial(_normalise, u=state.gen.spectral), state.gen.params, has_aux=True
-  )
+  gen_weights, pullback, (gen_spectral, gen_sigmas) = _normalised(state.gen)
   disc, d_metrics = jax.lax.scan(
     lambda disc, xs: d_step(recipe, disc, gen_weights, *xs),
     state.disc,
@@ -159,22 +163,27 @@ def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key:
   z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
   fake = recipe.gen.apply({'params': gen_weights}, z, label, train=True)
   video = interleave(to_float(batch['video']), fake)  # [2B, T, H, W, 3]
-  frames = pick_frames(frames_key, video, recipe.frames_k)
-  label = interleave(label, label)
+  chosen = choose_frames(frames_key, *video.shape[:2], recipe.frames_k)
+  inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
+  weights, pullback, (u, sigmas) = _normalised(disc)
 
-  def loss_fn(params):
-    weights, u, sigmas = spectral.normalise(params, disc.spectral)
-    scores = recipe.disc.apply({'params': weights}, frames, video, label)
-    real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
-    loss = losses.hinge_disc(real, fake)
-    return sum(loss.values()), (u, sigmas, loss, real, fake)
+  def part_gradient(part):
+    def loss_fn(weights):
+      scores = recipe.disc.apply({'params': weights}, part['frames'], part['video'], part['label'])
+      real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
+      loss = losses.hinge_disc(real, fake)
+      metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
+      metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
+      metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
+      return sum(loss.values()), metrics
 
-  grads, (u, sigmas, loss, real, fake) = jax.grad(loss_fn, has_aux=True)(disc.params)
-  grads = recipe.whole(grads)
+    return jax.grad(loss_fn, has_aux=True)(weights)
+
+  weight_grads, metrics = microbatches.mean(
+    part_gradient, inputs, recipe.microbatches, unroll=recipe.unroll, together=2
+  )
+  grads = recipe.whole(pullback(weight_grads)[0])
   updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params)
-  metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
-  metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
-  metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
   metrics['disc_grad_norm'] = optax.tree.norm(grads)
   metrics['disc_sigma_max'], metrics['disc_sigma_min'] = spectral.extremes(sigmas)
   return NetState(recipe.whole(optax.apply_updates(disc.params, updates)), u, opt_state), metrics
@@ -190,19 +199,25 @@ def g_step(
   """
   z_key, frames_key = jax.random.split(key)
   label = batch['label']
-  z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
+  inputs = {
+    'z': jax.random.normal(z_key, (label.shape[0], recipe.z_dim)),
+    'label': label,
+    'chosen': choose_frames(frames_key, label.shape[0], recipe.gen.frames, recipe.frames_k),
+  }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
 
-  def loss_fn(weights):
-    video = recipe.gen.apply({'params': weights}, z, label, train=True)
-    frames = pick_frames(frames_key, video, recipe.frames_k)
-    loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, label))
-    return sum(loss.values()), loss
+  def part_gradient(part):
+    def loss_fn(weights):
+      video = recipe.gen.apply({'params': weights}, part['z'], part['label'], train=True)
+      frames = take_frames(video, part['chosen'])
+      loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, part['label']))
+      return sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
 
-  weight_grads, loss = jax.grad(loss_fn, has_aux=True)(gen_weights)
+    return jax.grad(loss_fn, has_aux=True)(gen_weights)
+
+  weight_grads, metrics = microbatches.mean(part_gradient, inputs, recipe.microbatches, unroll=recipe.unroll)
   grads = recipe.whole(pullback(weight_grads)[0])
   updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params)
-  metrics = {f'gen_loss_{name}': value for name, value in loss.items()}
   metrics['gen_grad_norm'] = optax.tree.norm(grads)
   return gen._replace(params=recipe.whole(optax.apply_updates(gen.params, updates)), opt_state=opt_state), metrics
 
@@ -213,6 +228,11 @@ def ema_update(recipe: Recipe, step: jax.Array, ema: Tree, params: Tree) -> Tree
   return jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
 
 
-def _normalise(params: Tree, u: Tree):
-  weights, u, sigmas = spectral.normalise(params, u)
-  return weights, (u, sigmas)
+def _normalised(net: NetState) -> tuple[Tree, Callable[[Tree], tuple[Tree]], tuple[Tree, Tree]]:
+  """(weights after spectral norm, the way back of their gradient, (advanced vectors, sigmas))."""
+
+  def normalise(params):
+    weights, u, sigmas = spectral.normalise(params, net.spectral)
+    return weights, (u, sigmas)
+
+  return jax.vjp(normalise, net.params, has_aux=True)

@@ -20,6 +20,7 @@ AT_LEAST_ONE = (
   'train.steps',
   'train.batch_size',
   'train.d_steps',
+  'train.microbatches',
   'train.log_every',
   'train.checkpoint_every',
   'sample.num',
@@ -104,6 +105,8 @@ def validate_batch(config: Any) -> None:
   size, shard, devices = config.train.batch_size, config.mesh.shard, jax.device_count()
   _require(devices % shard == 0, f'mesh.shard={shard} does not divide the {devices} devices')
   _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices')
+  each, parts = size // devices, config.train.microbatches
+  _require(each % parts == 0, f'train.microbatches={parts} does not divide the {each} videos of a device')
 
 
 def _require(condition: bool, message: str) -> None:

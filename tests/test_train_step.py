@@ -14,6 +14,10 @@ from tests.conftest import make_step, random_batch, tiny_config
 GOLDEN = pathlib.Path(__file__).parent / 'golden_step.json'
 
 
+def pick_frames(key, video, k):
+  return train_step.take_frames(video, train_step.choose_frames(key, *video.shape[:2], k))
+
+
 def host(tree):
   return jax.tree.map(np.asarray, tree)
 
@@ -162,7 +166,7 @@ def test_g_step_faces_the_updated_discriminators_with_fresh_fakes(run, step_one)
   disc_weights, _, _ = spectral.normalise(after.disc.params, after.disc.spectral)
   z = jax.random.normal(z_key, (len(label), config.gen.z_dim))
   video = recipe.gen.apply({'params': gen_weights}, z, label, train=True)
-  frames = train_step.pick_frames(frames_key, video, config.disc.frames_k)
+  frames = pick_frames(frames_key, video, config.disc.frames_k)
   scores = recipe.disc.apply({'params': disc_weights}, frames, video, label)
   for name, loss in losses.hinge_gen(scores).items():
     assert run[1][0][f'gen_loss_{name}'] == pytest.approx(float(loss), rel=1e-3, abs=1e-4)
@@ -180,7 +184,7 @@ def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, s
   z = jax.random.normal(z_key, (len(batch['label']), config.gen.z_dim))
   fake = recipe.gen.apply({'params': gen_weights}, z, batch['label'], train=True)
   real = train_step.to_float(batch['video'])
-  frames = train_step.pick_frames(frames_key, train_step.interleave(real, fake), config.disc.frames_k)
+  frames = pick_frames(frames_key, train_step.interleave(real, fake), config.disc.frames_k)
 
   def loss_fn(params):
     weights, _, _ = spectral.normalise(params, state.disc.spectral)
@@ -198,7 +202,7 @@ def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, s
 def test_frames_for_the_spatial_discriminator_are_distinct_uniform_and_independent():
   count, frames, k = 4000, 6, 3
   video = jnp.broadcast_to(jnp.arange(frames, dtype=jnp.float32)[None, :, None, None, None], (count, frames, 1, 1, 1))
-  picked = np.asarray(train_step.pick_frames(jax.random.key(0), video, k))[..., 0, 0, 0].astype(int)
+  picked = np.asarray(pick_frames(jax.random.key(0), video, k))[..., 0, 0, 0].astype(int)
   assert picked.shape == (count, k)
   assert all(len(set(row)) == k for row in picked)
   # Each frame is in a video's pick with probability k / T; 4 standard deviations.
