@@ -156,6 +156,40 @@ def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
   return jax.jit(step, donate_argnums=0, out_shardings=(sharding.state(mesh, state), None))
 
 
+def disc_loss(recipe: Recipe, weights: Tree, inputs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+  """Both discriminators' loss on real and fake videos in pairs.
+
+  Args:
+    recipe: static.
+    weights: of the discriminators, after spectral norm.
+    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H, W, 3] in [-1, 1], `label` int32 [2B]; even rows are real.
+  """
+  scores = recipe.disc.apply({'params': weights}, inputs['frames'], inputs['video'], inputs['label'])
+  real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
+  loss = losses.hinge_disc(real, fake)
+  metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
+  metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
+  metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
+  return sum(loss.values()), metrics
+
+
+def gen_loss(
+  recipe: Recipe, disc_weights: Tree, weights: Tree, inputs: dict[str, jax.Array]
+) -> tuple[jax.Array, Metrics]:
+  """The generator's loss.
+
+  Args:
+    recipe: static.
+    disc_weights: of the discriminators, after spectral norm.
+    weights: of the generator, after spectral norm.
+    inputs: `z` [B, z_dim], `label` int32 [B], `chosen` int32 [B, k], the frames that D_S sees.
+  """
+  video = recipe.gen.apply({'params': weights}, inputs['z'], inputs['label'], train=True)
+  frames = take_frames(video, inputs['chosen'])
+  loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
+  return sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
+
+
 def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
   """One update of both discriminators on a real batch and as many fakes with its labels and fresh z."""
   z_key, frames_key = jax.random.split(key)
@@ -167,21 +201,8 @@ def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key:
   inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
   weights, pullback, (u, sigmas) = _normalised(disc)
 
-  def part_gradient(part):
-    def loss_fn(weights):
-      scores = recipe.disc.apply({'params': weights}, part['frames'], part['video'], part['label'])
-      real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
-      loss = losses.hinge_disc(real, fake)
-      metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
-      metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
-      metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
-      return sum(loss.values()), metrics
-
-    return jax.grad(loss_fn, has_aux=True)(weights)
-
-  weight_grads, metrics = microbatches.mean(
-    part_gradient, inputs, recipe.microbatches, unroll=recipe.unroll, together=2
-  )
+  gradient = functools.partial(jax.grad(functools.partial(disc_loss, recipe), has_aux=True), weights)
+  weight_grads, metrics = microbatches.mean(gradient, inputs, recipe.microbatches, unroll=recipe.unroll, together=2)
   grads = recipe.whole(pullback(weight_grads)[0])
   updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params)
   metrics['disc_grad_norm'] = optax.tree.norm(grads)
@@ -206,16 +227,9 @@ def g_step(
   }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
 
-  def part_gradient(part):
-    def loss_fn(weights):
-      video = recipe.gen.apply({'params': weights}, part['z'], part['label'], train=True)
-      frames = take_frames(video, part['chosen'])
-      loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, part['label']))
-      return sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
-
-    return jax.grad(loss_fn, has_aux=True)(gen_weights)
-
-  weight_grads, metrics = microbatches.mean(part_gradient, inputs, recipe.microbatches, unroll=recipe.unroll)
+  loss_fn = functools.partial(gen_loss, recipe, disc_weights)
+  gradient = functools.partial(jax.grad(loss_fn, has_aux=True), gen_weights)
+  weight_grads, metrics = microbatches.mean(gradient, inputs, recipe.microbatches, unroll=recipe.unroll)
   grads = recipe.whole(pullback(weight_grads)[0])
   updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params)
   metrics['gen_grad_norm'] = optax.tree.norm(grads)

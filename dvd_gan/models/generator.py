@@ -25,7 +25,7 @@ class Generator(nn.Module):
     upsampling: 'bilinear' or 'nearest'.
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
-    remat: compute each ConvGRU and block again in the backward pass instead of keeping what is inside it.
+    remat: compute each part again in the backward pass instead of keeping what is inside it.
   """
 
   frames: int
@@ -58,9 +58,11 @@ class Generator(nn.Module):
     dense = layers.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 
-    recurrent, residual = conv_gru.ConvGRU, blocks.GeneratorBlock
+    recurrent, residual, attend = conv_gru.ConvGRU, blocks.GeneratorBlock, attention.SeparableAttention
+    head = Generator._head
     if self.remat:
-      recurrent, residual = nn.remat(recurrent), nn.remat(residual, static_argnums=(3,))
+      recurrent, attend = nn.remat(recurrent), nn.remat(attend)
+      residual, head = (nn.remat(part, static_argnums=(3,)) for part in (residual, head))
     block = functools.partial(residual, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype)
     for i, (width, out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
       resolution = BASE * 2**i
@@ -68,9 +70,13 @@ class Generator(nn.Module):
       x = gru(x)  # [B, T, H, W, width]
       x = block(width, up=False, name=f'block_{resolution}')(x, cond, train)
       if resolution in self.attention:
-        x = attention.SeparableAttention(dtype=self.dtype, name=f'attention_{resolution}')(x)
+        x = attend(dtype=self.dtype, name=f'attention_{resolution}')(x)
       x = block(out, up=True, name=f'up_{resolution}')(x, cond, train)
 
+    return head(self, x, cond, train)
+
+  def _head(self, x: jax.Array, cond: jax.Array, train: bool) -> jax.Array:
+    """x [B, T, R, R, C], cond [B, D] -> [B, T, R, R, 3] f32."""
     norm = batch_norm.ConditionalBatchNorm(self.over_time, self.dtype, name='head_norm')
     x = nn.relu(norm(x, cond, train=train))
     x = layers.Conv(3, 3, dtype=self.dtype, name='head')(x)
