@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from dvd_gan import flops, hlo, sharding, topology, train_step
+from dvd_gan import flops, hlo, memory, sharding, topology, train_step
 from dvd_gan.errors import UsageError
 
 GIB = 2**30
@@ -28,7 +28,7 @@ ENVIRONMENT = {
   'TPU_STDERR_LOG_LEVEL': '3',
   'TPU_MIN_LOG_LEVEL': '3',
 }
-ADVICE = 'Try more devices, gen.remat=True and disc.remat=True, mesh.shard=8 or more, dtype=bfloat16.'
+ADVICE = 'Try more devices, gen.remat=True and disc.remat=True, mesh.shard=8 or more, train.microbatches=2 or more, dtype=bfloat16.'
 
 
 def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any]:
@@ -53,9 +53,13 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
   ):
     if not fits:
       raise UsageError(f'{field}={value} does not divide over the {slice_.devices} devices of {slice_.name}')
-  if not config.dry_run.compile:
-    raise UsageError('dry_run.compile=False, the analytic estimate alone, is not here yet')
-  mesh = sharding.make_mesh(shard, devices=describe(slice_).devices)
+  if batch // slice_.devices % config.train.microbatches:
+    raise UsageError(
+      f'train.microbatches={config.train.microbatches} does not divide the {batch // slice_.devices} videos of a device'
+    )
+  # The estimate needs as many devices as share a copy of the state, and no real ones.
+  devices = describe(slice_).devices if config.dry_run.compile else None
+  mesh = sharding.make_mesh(shard, devices) if devices else sharding.abstract_mesh(slice_.devices, shard)
   recipe = train_step.make_recipe(config, unroll=config.mesh.loops == 'unroll')
   arguments = abstract_arguments(config, mesh, batch)
   step = functools.partial(train_step.train_step, recipe)
@@ -71,14 +75,18 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
     'batch_per_device': batch // slice_.devices,
     'dtype': config.dtype,
     'shard': shard,
+    'remat': config.gen.remat,
+    'microbatches': config.train.microbatches,
     'hbm_limit_gib': chip.hbm_gib,
     **{f'{kind}_gib': gib(tree) for kind, tree in state_parts(arguments[0]).items()},
     'tflop_per_device': _short(tflop),
     'compute_s': _short(tflop / chip.tflops),
-    'optimization': jax.config.jax_optimization_level,  # UNKNOWN: the compiler's default
     'jax': jax.__version__,
   }
-  result |= compiled(train_step.jitted(recipe, mesh, arguments[0]), arguments, slice_, result['compute_s'])
+  if config.dry_run.compile:
+    result |= compiled(train_step.jitted(recipe, mesh, arguments[0]), arguments, slice_, result['compute_s'])
+  else:
+    result |= estimated(config, arguments[0], slice_, result)
   if workdir is not None:
     folder = workdir / 'dry_run'
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +158,8 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
     if 'RESOURCE_EXHAUSTED' not in str(error) or not match:
       raise
     needed = float(match[1]) / (1 if match[2] == 'G' else 1024)
-    return {'fits': False, 'hbm_used_gib': _short(needed), 'roofline_s': None}
+    level = jax.config.jax_optimization_level
+    return {'optimization': level, 'fits': False, 'hbm_used_gib': _short(needed), 'roofline_s': None}
   memory = program.memory_analysis()
   used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
   used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -160,10 +169,11 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
   # Below the compiler's own level on-chip memory stays unused: such traffic is not the real program's.
   traffic_known = jax.config.jax_optimization_level not in ('O0', 'O1')
   hbm_s = moved.bytes / chip.hbm_gbps / 1e9 if traffic_known else None
-  ici_s = 2 * (slice_.devices - 1) / slice_.devices * reduced / chip.ici_gbps / 1e9
+  ici_s = over_network(reduced, slice_)
   # No asynchronous all-reduce appears in the program: communication comes on top of the rest.
   roofline = max(compute_s, hbm_s or 0) + ici_s
   return {
+    'optimization': jax.config.jax_optimization_level,  # UNKNOWN: the compiler's default
     'fits': used <= chip.hbm_gib * GIB,
     'hbm_used_gib': _short(used / GIB),
     'temporaries_gib': _short(memory.temp_size_in_bytes / GIB),
@@ -177,6 +187,32 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
     'ici_s': _short(ici_s),
     'roofline_s': _short(roofline),
   }
+
+
+def estimated(config: Any, state: Any, slice_: topology.Topology, result: dict[str, Any]) -> dict[str, Any]:
+  """What can be said without compiling: memory by memory.py, the gradients' way over the network."""
+  temporaries = memory.temporaries(config, result['batch_per_device'])
+  used = sum(result[f'{kind}_gib'] for kind in state_parts(state)) + temporaries
+  sizes = [sum(leaf.size * 4 for leaf in jax.tree.leaves(net.params)) for net in (state.gen, state.disc)]
+  reduced = config.train.microbatches * (sizes[0] + config.train.d_steps * sizes[1])
+  ici_s = over_network(reduced, slice_)
+  return {
+    'optimization': 'ESTIMATE',
+    'fits': used <= slice_.chip.hbm_gib,
+    'hbm_used_gib': _short(used),
+    'temporaries_gib': _short(temporaries),
+    'hbm_gb': None,
+    'collectives': 'all-reduce',
+    'all-reduce_gb': _short(reduced / 1e9),
+    'hbm_s': None,
+    'ici_s': _short(ici_s),
+    'roofline_s': _short(result['compute_s'] + ici_s),
+  }
+
+
+def over_network(reduced: float, slice_: topology.Topology) -> float:
+  """Seconds of an all-reduce of so many bytes on every device, at the links' peak."""
+  return 2 * (slice_.devices - 1) / slice_.devices * reduced / slice_.chip.ici_gbps / 1e9
 
 
 def _short(value: float) -> float:
@@ -197,16 +233,15 @@ def table(result: dict[str, Any], steps: int) -> str:
   if not result['fits']:
     lines.append(f'DOES NOT FIT: needs {used:.2f} of {limit:.2f} GiB, {used - limit:.2f} too much. {ADVICE}')
     return '\n'.join(lines)
-  lines.append(f'fits: {used:.2f} of {limit:.2f} GiB')
+  how = ' (an estimate)' if result['optimization'] == 'ESTIMATE' else ''
+  lines.append(f'fits: {used:.2f} of {limit:.2f} GiB{how}')
   gigabytes, hbm_s = (
     'unknown' if value is None else f'{value:.{digits}f}'
     for value, digits in ((result['hbm_gb'], 0), (result['hbm_s'], 3))
   )
   lines.append(
     f'{result["tflop_per_device"]:.1f} TFLOP and {gigabytes} GB per device and step; '
-    + ', '.join(
-      f'{kind} {result[f"{kind}_gb"]:.2f} GB in {result[f"{kind}_count"]}' for kind in result['collectives'].split()
-    )
+    + ', '.join(f'{kind} {result[f"{kind}_gb"]:.2f} GB' for kind in result['collectives'].split())
   )
   roofline = result['roofline_s']
   lines.append(

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 REPLICA, SHARD = 'replica', 'shard'
@@ -25,6 +25,11 @@ def make_mesh(shard: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
     raise ValueError(f'mesh.shard={shard} does not divide the {count} devices')
   # Auto, not Explicit: the per-video frame gather and the embedding lookup do not type-check under Explicit.
   return jax.make_mesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def abstract_mesh(count: int, shard: int) -> AbstractMesh:
+  """A mesh of devices that are not there, to reckon with."""
+  return AbstractMesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2)
 
 
 def unrolls(choice: str) -> bool:

@@ -1,0 +1,79 @@
+"""A train step's temporary memory, estimated without compiling: the dry run's instant answer.
+
+What the backward pass keeps is read from the step's own losses; how much of it XLA really holds at once, and what the
+weights need beside it, are factors fitted to the compiled rows in results/dry_run.
+"""
+
+import copy
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dvd_gan import train_step
+
+GIB = 2**30
+
+
+class Factors(NamedTuple):
+  """GiB of temporaries for each GiB of what is kept as the config is, of what would be kept without remat, of weights."""
+
+  kept: float
+  plain: float
+  weights: float
+
+
+# Fitted by results/dry_run/table.py, which tells how far off they are.
+PLAIN = Factors(0.0, 0.57, 0.4)
+REMAT = Factors(1.0, 0.25, 1.0)
+
+
+def temporaries(config: Any, batch_size: int) -> float:
+  """GiB of temporaries that a train step needs on a device that holds `batch_size` videos, about."""
+  batch_size //= config.train.microbatches
+  return combine(sizes(config, batch_size), config.gen.remat)
+
+
+def combine(sizes: Factors, remat: bool) -> float:
+  """GiB of temporaries from what the factors multiply."""
+  return sum(factor * size for factor, size in zip(REMAT if remat else PLAIN, sizes, strict=True))
+
+
+def sizes(config: Any, batch_size: int) -> Factors:
+  """What the factors multiply, in GiB."""
+  plain = copy.deepcopy(config)
+  plain.gen.remat = plain.disc.remat = False
+  return Factors(kept(config, batch_size) / GIB, kept(plain, batch_size) / GIB, weights(config) / GIB)
+
+
+def kept(config: Any, batch_size: int) -> int:
+  """Bytes of activations that the G step keeps for its backward pass; D's steps keep less."""
+  recipe = train_step.make_recipe(config, unroll=False)
+  state = train_step.state_shapes(config)
+  weights = (state.disc.params, state.gen.params)
+  inputs = {
+    'z': jax.ShapeDtypeStruct((batch_size, config.gen.z_dim), jnp.float32),
+    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    'chosen': jax.ShapeDtypeStruct((batch_size, config.disc.frames_k), jnp.int32),
+  }
+
+  def backward(disc_weights, weights, inputs):
+    loss_fn = functools.partial(train_step.gen_loss, recipe, disc_weights)
+    return jax.vjp(lambda weights: loss_fn(weights, inputs)[0], weights)[1]
+
+  # The way back is a tree of what it keeps; weights are in it too, and told by their shapes.
+  leaves = jax.tree.leaves(jax.eval_shape(backward, *weights, inputs))
+  of_weights = {leaf.shape for leaf in jax.tree.leaves(weights)}
+  return sum(_bytes(leaf) for leaf in leaves if leaf.shape not in of_weights)
+
+
+def weights(config: Any) -> int:
+  """Bytes of both networks' parameters in float32."""
+  state = train_step.state_shapes(config)
+  return sum(_bytes(leaf) for leaf in jax.tree.leaves((state.gen.params, state.disc.params)))
+
+
+def _bytes(leaf: Any) -> int:
+  return math.prod(leaf.shape) * leaf.dtype.itemsize

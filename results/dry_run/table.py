@@ -1,0 +1,157 @@
+"""Writes README.md beside it: the compiled rows, how far off the estimate is on them, and the estimate for the rest.
+
+python results/dry_run/table.py          two minutes
+python results/dry_run/table.py --fit    prints the factors of dvd_gan/memory.py that suit the rows best
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from dvd_gan import dry_run, flops, memory, sharding, topology, train_step
+
+HERE = pathlib.Path(__file__).parent
+CONFIGS = (
+  'kinetics600_64x12', 'kinetics600_64x16', 'kinetics600_64x48', 'kinetics600_128x12', 'kinetics600_128x48',
+  'kinetics600_256x12', 'ucf101_128x16',
+)  # fmt: skip
+KINDS = {'v3': 'v3', 'v4': 'v4', 'v5e': 'v5litepod', 'v5p': 'v5p', 'v6e': 'v6e'}
+DEVICES = (32, 64, 128, 256, 512)
+# What to turn on until it fits, dearest last: (name, mesh.shard, remat, train.microbatches).
+LADDER = (
+  ('', 1, False, 1), ('s', 8, False, 1), ('sr', 8, True, 1), ('sr2', 8, True, 2), ('sr4', 8, True, 4),
+  ('sr8', 8, True, 8), ('sr16', 8, True, 16),
+)  # fmt: skip
+BATCH = 512
+
+
+def load(name):
+  return importlib.import_module(f'configs.{name}').get_config()
+
+
+def compiled_rows():
+  return [json.loads(path.read_text()) for path in sorted(HERE.glob('*.json'))]
+
+
+def as_compiled(row):
+  """The config that a row was compiled with."""
+  config = load(row['config'])
+  config.gen.remat = config.disc.remat = row['remat']
+  config.train.microbatches, config.mesh.shard = row['microbatches'], row['shard']
+  return config
+
+
+def state_of(row):
+  return sum(row[f'{kind}_gib'] for kind in ('parameters', 'optimizer', 'ema', 'spectral'))
+
+
+def fit(rows):
+  """Least squares of the temporaries, relative to the whole memory, with and without remat."""
+  for remat in (False, True):
+    chosen = [row for row in rows if row['remat'] == remat and row['fits'] and row['microbatches'] == 1]
+    sizes = np.array([memory.sizes(as_compiled(row), row['batch_per_device']) for row in chosen])
+    if not remat:
+      sizes[:, 0] = 0  # the same as the second
+    whole = np.array([row['hbm_used_gib'] for row in chosen])
+    wanted = np.array([row['temporaries_gib'] for row in chosen])
+    factors, *_ = np.linalg.lstsq(sizes / whole[:, None], wanted / whole, rcond=None)
+    print('REMAT' if remat else 'PLAIN', memory.Factors(*np.round(factors, 2).tolist()), f'from {len(chosen)} rows')
+
+
+def devices_of(kind, count):
+  """The slice of so many devices, by the name that gcloud has for it; 512 of v5e or v6e are two slices."""
+  cores = topology.CHIPS[kind].cores
+  return topology.parse(f'{KINDS[kind]}-{count * cores}')
+
+
+def estimates(name):
+  """{(kind, devices): cell}: the first rung of the ladder that fits, and its roofline."""
+  kept = {}
+  for remat in (False, True):
+    config = load(name)
+    config.gen.remat = config.disc.remat = remat
+    at_two = np.array(memory.sizes(config, 2))
+    mesh = sharding.abstract_mesh(1, 1)
+    recipe = train_step.make_recipe(config, unroll=False)
+    counts = [
+      flops.count(
+        lambda *x, recipe=recipe: train_step.train_step(recipe, *x), *dry_run.abstract_arguments(config, mesh, b)
+      )
+      for b in (1, 2)
+    ]
+    kept[remat] = at_two, counts
+  states = {}
+  for shard in (1, 8):
+    state = train_step.state_shapes(config)
+    state = sharding.placed(state, sharding.state(sharding.abstract_mesh(shard, shard), state))
+    states[shard] = sum(dry_run.gib(tree) for tree in dry_run.state_parts(state).values())
+  reduced = sum(
+    times * sum(leaf.size * 4 for leaf in dry_run.jax.tree.leaves(net.params))
+    for net, times in ((state.gen, 1), (state.disc, config.train.d_steps))
+  )
+  cells = {}
+  for kind in KINDS:
+    for count in DEVICES:
+      slice_ = devices_of(kind, count)
+      each = BATCH // count
+      cells[kind, count] = 'no'
+      for rung, shard, remat, parts in LADDER:
+        if each % parts:
+          continue
+        (sizes, (one, two)) = kept[remat]
+        scaled = memory.Factors(sizes[0] * each / parts / 2, sizes[1] * each / parts / 2, sizes[2])
+        used = states[shard] + memory.combine(scaled, remat)
+        if used <= slice_.chip.hbm_gib:
+          tflop = (one + (two - one) * (each - 1)) / 1e12
+          seconds = tflop / slice_.chip.tflops + dry_run.over_network(parts * reduced, slice_)
+          cells[kind, count] = f'{used:.1f} GiB, {seconds:.2f} s{f" ({rung})" if rung else ""}'
+          break
+  return cells
+
+
+def main():
+  rows = compiled_rows()
+  if '--fit' in sys.argv:
+    return fit(rows)
+  lines = [(HERE / 'head.md').read_text()]
+  lines += [
+    '## Compiled\n',
+    '| config | slice | devices, videos each | settings | fits | GiB used of | of it temporaries | TFLOP | all-reduce GB '
+    '| roofline s | hours at 40 % | level | estimate GiB |',
+    '|---|---|---|---|---|---|---|---|---|---|---|---|---|',
+  ]
+  errors = []
+  for row in rows:
+    config = as_compiled(row)
+    guess = state_of(row) + memory.temporaries(config, row['batch_per_device'])
+    if row['fits']:
+      errors.append(guess / row['hbm_used_gib'] - 1)
+    settings = [f'shard {row["shard"]}'] * (row['shard'] > 1) + ['remat'] * row['remat']
+    settings += [f'microbatches {row["microbatches"]}'] * (row['microbatches'] > 1)
+    roofline = row['roofline_s']
+    hours = '' if roofline is None else f'{config.train.steps * roofline / 0.4 / 3600:.0f}'
+    lines.append(
+      f'| {row["config"]} | {row["topology"]} | {row["devices"]}, {row["batch_per_device"]} '
+      f'| {", ".join(settings) or "plain"} | {"yes" if row["fits"] else "**no**"} | {row["hbm_used_gib"]} of '
+      f'{row["hbm_limit_gib"]} | {row.get("temporaries_gib", "")} | {row["tflop_per_device"]} '
+      f'| {row.get("all-reduce_gb", "")} | {"" if roofline is None else roofline} | {hours} '
+      f'| {row["optimization"].replace("UNKNOWN", "default")} | {guess:.1f} |'
+    )
+  lines.append(
+    f'\nThe estimate is off by {100 * np.mean(np.abs(errors)):.0f} % on average and by '
+    f'{100 * np.max(np.abs(errors)):.0f} % at most on the {len(errors)} rows that fit (they are also what it was fitted to).\n'
+  )
+  lines += ['## Estimated\n', (HERE / 'estimated.md').read_text()]
+  for name in CONFIGS:
+    cells = estimates(name)
+    lines += [f'**{name}**\n', '| | ' + ' | '.join(map(str, DEVICES)) + ' |', '|---' * (len(DEVICES) + 1) + '|']
+    lines += [f'| {kind} | ' + ' | '.join(cells[kind, count] for count in DEVICES) + ' |' for kind in KINDS]
+    lines.append('')
+  (HERE / 'README.md').write_text('\n'.join(lines))
+
+
+if __name__ == '__main__':
+  main()
