@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dvd_gan import flops, models, train_step
+from configs import kinetics600_64x12
+from dvd_gan import dry_run, flops, models, sharding, train_step
 from tests.conftest import random_batch, tiny_config
 
 
@@ -61,3 +62,17 @@ def test_the_step_costs_what_its_networks_do_and_no_gradient_is_wasted():
   parts = config.train.d_steps * (g + 2 * d_params) + g_all + d_video
   assert step == pytest.approx(parts, rel=0.03)  # spectral norm is the rest
   assert step < 1.03 * parts
+
+
+def test_a_real_step_costs_what_xla_counts_when_every_loop_is_unrolled(monkeypatch):
+  """64x64, 12 frames, narrow; XLA counts on its own program, before it optimises it."""
+  config = kinetics600_64x12.get_config()
+  config.dtype, config.gen.ch, config.disc.ch = 'float32', 16, 16
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  arguments = dry_run.abstract_arguments(config, mesh, 2)
+  recipe = train_step.make_recipe(config, unroll=True)
+  ours = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
+  scan = jax.lax.scan
+  monkeypatch.setattr(jax.lax, 'scan', lambda *args, **options: scan(*args, **{**options, 'unroll': True}))
+  theirs = train_step.jitted(recipe, mesh, arguments[0]).lower(*arguments).cost_analysis()['flops']
+  assert ours == pytest.approx(theirs, rel=0.05)
