@@ -1,7 +1,6 @@
 """The real step compiled for TPU slices, by libtpu, at a narrow width."""
 
 import contextlib
-import importlib
 import io
 import json
 import subprocess
@@ -11,6 +10,7 @@ import jax
 import pytest
 from etils import epath
 
+from configs import kinetics600_64x12
 from dvd_gan import dry_run
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT, tiny_config
@@ -75,38 +75,31 @@ def test_sharding_the_state_saves_memory_and_gathers_weights():
   assert 'all-gather' in split['collectives'] and split['all-reduce_dtypes'] == 'f32'
 
 
-def estimate(name, topology, **fields):
-  config = importlib.import_module(f'configs.{name}').get_config()
-  config.dry_run.topology, config.dry_run.compile = topology, False
-  for field, value in fields.items():
-    group, field = field.split('__')
-    config[group][field] = value
-  return dry_run.dry_run(config, name, None)
-
-
-def test_the_estimate_is_near_the_compiled_rows():
-  """A few of the committed rows: the compiler's own account at full width."""
-  for path in sorted((ROOT / 'results' / 'dry_run').glob('kinetics600_64x12-*.json')):
-    row = json.loads(path.read_text())
-    fields = {'gen__remat': row['remat'], 'disc__remat': row['remat'], 'mesh__shard': row['shard']}
-    found = estimate(row['config'], row['topology'], train__microbatches=row['microbatches'], **fields)
-    assert found['optimization'] == 'ESTIMATE' and found['hbm_used_gib'] == pytest.approx(row['hbm_used_gib'], rel=0.2)
-    for key in ('tflop_per_device', 'parameters_gib', 'optimizer_gib', 'ema_gib', 'fits', 'devices'):
-      assert found[key] == row[key], key
-    assert found['all-reduce_gb'] == pytest.approx(row['all-reduce_gb'], rel=0.02)
+@pytest.mark.parametrize('slice_', ['v5litepod-32', 'v5litepod-256'])
+def test_the_estimate_is_near_the_compiled_row(slice_):
+  """Two of the committed rows, one with remat: the compiler's own account at full width."""
+  row = json.loads((ROOT / 'results' / 'dry_run' / f'kinetics600_64x12-{slice_}.json').read_text())
+  config = kinetics600_64x12.get_config()
+  config.dry_run.topology, config.dry_run.compile = slice_, False
+  config.gen.remat = config.disc.remat = row['remat']
+  config.mesh.shard, config.train.microbatches = row['shard'], row['microbatches']
+  found = dry_run.dry_run(config, row['config'], None)
+  assert found['optimization'] == 'ESTIMATE' and found['hbm_used_gib'] == pytest.approx(row['hbm_used_gib'], rel=0.2)
+  for key in ('tflop_per_device', 'parameters_gib', 'optimizer_gib', 'ema_gib', 'fits', 'devices'):
+    assert found[key] == pytest.approx(row[key], rel=0.01), key
+  assert found['all-reduce_gb'] == pytest.approx(row['all-reduce_gb'], rel=0.02)
 
 
 def test_the_estimate_knows_what_makes_a_step_smaller():
   used = [
-    estimate('kinetics600_64x12', 'v5litepod-64', **fields)['hbm_used_gib']
+    dry_run.dry_run(narrow('v5litepod-32', each=2**18, dry_run__compile=False, **fields), 'tiny', None)['hbm_used_gib']
     for fields in (
       {},
-      {'mesh__shard': 8},
-      {'mesh__shard': 8, 'gen__remat': True, 'disc__remat': True},
-      {'mesh__shard': 8, 'gen__remat': True, 'disc__remat': True, 'train__microbatches': 4},
+      {'gen__remat': True, 'disc__remat': True},
+      {'gen__remat': True, 'disc__remat': True, 'train__microbatches': 4},
     )
   ]
-  assert used == sorted(used, reverse=True) and used[-1] < 0.6 * used[0]
+  assert used == sorted(used, reverse=True) and used[-1] < 0.5 * used[0], used
 
 
 def test_too_large_is_a_result(capsys):
