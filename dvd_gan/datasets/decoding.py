@@ -5,7 +5,7 @@ import math
 import os
 import time as clock
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,25 +90,47 @@ def decode(
           decoded += 1
       if not decoded:
         raise RejectedError('no frames')
-      end = clip.finish(1 / rate)
-      announced, duration = stream.frames, _duration(container, stream)
-      gif = container.format.name == 'gif'
+      account = _Account(
+        packets=packets,
+        hidden=hidden,
+        decoded=decoded,
+        announced=stream.frames,
+        end=clip.finish(1 / rate),
+        duration=_duration(container, stream),
+        open_gif=container.format.name == 'gif' and last_bytes != b'\0;',
+      )
   except (av.FFmpegError, OSError, ValueError) as error:
     how = f'damaged after {decoded} frames' if decoded else 'cannot be decoded'
     reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())
     disk = isinstance(error, OSError) and 0 < (error.errno or 0) < 1000  # FFmpeg's own numbers are letters
     raise RejectedError(f'{how}: {reason}', lasting=not disk) from None
-  # An edit list hides frames that the file announces: its packets are there all the same.
-  if packets < COMPLETE * announced or decoded < COMPLETE * (packets - hidden):
-    raise RejectedError(f'truncated: {min(packets, decoded)} of {announced or packets} frames')
-  # Matroska announces a duration instead of frames, and of a GIF FFmpeg announces what it found.
-  if not announced and end < COMPLETE * duration - SLACK:
-    raise RejectedError(f'truncated: {end:.1f} of {duration:.1f} s')
-  if gif and last_bytes != b'\0;':
-    raise RejectedError('truncated: a GIF without its end')
+  account.check()
   if clip.count < min_frames:
     raise RejectedError(f'too short: {clip.count} frames at {fps:g} fps, {min_frames} needed')
   return np.repeat(np.stack(clip.pictures), clip.repeats, axis=0)
+
+
+class _Account(NamedTuple):
+  """What a file said it holds, and what came out."""
+
+  packets: int
+  hidden: int  # packets of frames that are not to be shown
+  decoded: int
+  announced: int  # frames; 0 where the file does not say
+  end: float  # of the last frame, seconds
+  duration: float  # seconds; 0 where the file does not say
+  open_gif: bool  # a GIF without its last bytes
+
+  def check(self) -> None:
+    """RejectedError where something is missing."""
+    # An edit list hides frames that the file announces: its packets are there all the same.
+    if self.packets < COMPLETE * self.announced or self.decoded < COMPLETE * (self.packets - self.hidden):
+      raise RejectedError(f'truncated: {min(self.packets, self.decoded)} of {self.announced or self.packets} frames')
+    # Matroska announces a duration instead of frames, and of a GIF FFmpeg announces what it found.
+    if not self.announced and self.end < COMPLETE * self.duration - SLACK:
+      raise RejectedError(f'truncated: {self.end:.1f} of {self.duration:.1f} s')
+    if self.open_gif:
+      raise RejectedError('truncated: a GIF without its end')
 
 
 def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, Any]]:
