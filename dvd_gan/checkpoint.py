@@ -1,7 +1,10 @@
 """Checkpoints of the TrainState and its standing statistics. The only file that imports orbax."""
 
+import itertools
+import json
 import math
 import sys
+import time
 from typing import Any
 
 import jax
@@ -11,7 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dvd_gan import hosts, models, sharding, train_step
+from dvd_gan import files, hosts, models, sharding, train_step
 from dvd_gan.errors import RunError, UsageError
 
 HANDLERS = {
@@ -49,7 +52,7 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(
         self.folder, options=options, item_handlers={name: handler() for name, handler in HANDLERS.items()}
       )
-    except OSError as error:
+    except files.errors() as error:
       raise UsageError(f'cannot open checkpoints in {self.folder}: {error}') from None
 
   def newest(self) -> int | None:
@@ -93,9 +96,11 @@ class Checkpoints:
       (step, TrainState, standing statistics).
 
     Raises:
-      UsageError: if a step does not fit the config, or every one is damaged.
+      UsageError: if a step does not fit the config.
+      RunError: if every one is damaged.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = json.loads(hosts.gather(json.dumps(steps))[0])  # a host's view of a shared disk may lag behind
     for i, step in enumerate(steps):
       try:
         state, standing = self.restore(step, config, mesh)
@@ -103,13 +108,21 @@ class Checkpoints:
         print(f'warning: {error}; taking the one before', file=sys.stderr, flush=True)
         continue
       if set_aside and i:
-        if jax.process_index() == 0:
-          for damaged in steps[:i]:
-            (self.folder / str(damaged)).rename(self.folder / f'damaged-{damaged}')
-        hosts.all_agree(True)  # once they are gone
-        self._manager.reload()
+        self._set_aside(steps[:i])
       return step, state, standing
-    raise UsageError(f'every checkpoint in {self.folder} is damaged: {steps}')
+    raise RunError(f'every checkpoint in {self.folder} is damaged: {steps}')
+
+  def _set_aside(self, steps: list[int]) -> None:
+    """Renames steps to damaged-STEP, or damaged-STEP-2 and so on where it has happened before."""
+    if jax.process_index() == 0:
+      for step in steps:
+        names = (f'damaged-{step}{f"-{n}" if n > 1 else ""}' for n in itertools.count(1))
+        (self.folder / str(step)).rename(next(path for name in names if not (path := self.folder / name).exists()))
+    hosts.gather()
+    deadline = time.monotonic() + 120
+    while any((self.folder / str(step)).exists() for step in steps) and time.monotonic() < deadline:
+      time.sleep(1)  # until this host's view of a shared disk has caught up
+    self._manager.reload()
 
   def restore(self, step: int, config: Any, mesh: jax.sharding.Mesh) -> tuple[train_step.TrainState, Any]:
     """Reads a step.
@@ -139,10 +152,16 @@ class Checkpoints:
     if (self.folder / str(step) / 'checksums').exists():
       items['checksums'] = ocp.args.JsonRestore()
     cause = None
-    try:
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
-      cause = error
+    for _ in range(2):  # the network may have its moments
+      try:
+        # Not by the manager, which waits for the other hosts in a device program: one whose part is damaged never comes.
+        restored = {
+          name: HANDLERS[name]().restore(self.folder / str(step) / name, args=args) for name, args in items.items()
+        }
+        cause = None
+        break
+      except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
+        cause = error
     if not hosts.all_agree(cause is None):  # each host reads its own part
       what = _line(cause) if cause else 'on another host'
       raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause

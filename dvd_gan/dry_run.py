@@ -45,6 +45,7 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
   Raises:
     UsageError: if the slice is unknown, the batch does not divide over it, or libtpu is missing.
   """
+  jax.config.update('jax_platforms', 'cpu')  # the devices here, if there are any, are left alone
   slice_ = topology.parse(config.dry_run.topology)
   batch, shard = config.train.batch_size, config.mesh.shard
   for field, value, fits in (
@@ -100,7 +101,6 @@ def describe(slice_: topology.Topology) -> Any:
   """The slice's devices, from the TPU compiler."""
   for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  jax.config.update('jax_platforms', 'cpu')  # the devices here, if there are any, are left alone
   from jax.experimental import topologies
 
   options = {'chip_config_name': 'megacore'} if slice_.kind == 'v4' else {}
@@ -230,10 +230,10 @@ def table(result: dict[str, Any], steps: int) -> str:
   sizes = [f'{part} {result[f"{part}_gib"]:.2f}' for part in parts if f'{part}_gib' in result]
   lines.append(f'HBM per device, GiB: {", ".join(sizes)}')
   used, limit = result['hbm_used_gib'], result['hbm_limit_gib']
-  if not result['fits']:
-    lines.append(f'DOES NOT FIT: needs {used:.2f} of {limit:.2f} GiB, {used - limit:.2f} too much. {ADVICE}')
-    return '\n'.join(lines)
   how = ' (an estimate)' if result['optimization'] == 'ESTIMATE' else ''
+  if not result['fits']:
+    lines.append(f'DOES NOT FIT{how}: needs {used:.2f} of {limit:.2f} GiB, {used - limit:.2f} too much. {ADVICE}')
+    return '\n'.join(lines)
   lines.append(f'fits: {used:.2f} of {limit:.2f} GiB{how}')
   gigabytes, hbm_s = (
     'unknown' if value is None else f'{value:.{digits}f}'

@@ -1,5 +1,6 @@
 """The processes of a run, one on each host: starting together, agreeing, taking turns, leaving."""
 
+import itertools
 import os
 import sys
 import traceback
@@ -8,10 +9,12 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from dvd_gan import sharding
 from dvd_gan.errors import UsageError
+
+PATIENCE = 7 * 24 * 3600  # seconds
+_CALLS = itertools.count()
 
 
 def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int) -> None:
@@ -33,17 +36,26 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
   if not coordinator:
     if processes or process:
       raise UsageError('--processes and --process need --coordinator=HOST:PORT')
+    if os.environ.get('SLURM_NTASKS') == '1':  # JAX would leave one of this machine's GPUs to it
+      return
     try:
       jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
-    except ValueError:  # no cluster around
-      return
+    except ValueError as error:
+      if 'coordinator_address' not in str(error):  # there is a cluster around, but it cannot be made out
+        raise UsageError(f'cannot find the other hosts: {error}; name them with --coordinator') from None
     return
   if not 0 <= process < processes:
     raise UsageError(f'--process={process} is not within 0 and --processes - 1 = {processes - 1}')
   if not coordinator.rpartition(':')[2].isdigit():
     raise UsageError(f'--coordinator={coordinator} is not HOST:PORT')
   try:
-    jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=heartbeat_seconds)
+    jax.distributed.initialize(
+      coordinator,
+      processes,
+      process,
+      cluster_detection_method='deactivate',
+      heartbeat_timeout_seconds=heartbeat_seconds,
+    )
   except RuntimeError as error:
     raise UsageError(f'cannot reach the other processes at {coordinator}: {str(error).splitlines()[0]}') from None
 
@@ -53,18 +65,33 @@ def several() -> bool:
   return jax.process_count() > 1
 
 
+def gather(value: str = '-') -> list[str]:
+  """What every process says, by its number; each must make the same calls in the same order. Waits for all.
+
+  By JAX's coordination service, not by a device program as in `multihost_utils`: a host may be hours late (it prepares
+  data) or have gone another way (its read failed), and devices in the middle of a program would not forgive that. A
+  process that is dead ends this one by its missing heartbeat.
+  """
+  if not several():
+    return [value]
+  from jax._src import distributed  # orbax has no other way either
+
+  client, prefix = distributed.global_state.client, f'dvd_gan/{next(_CALLS)}'
+  client.key_value_set(f'{prefix}/{jax.process_index()}', value)
+  return [client.blocking_key_value_get(f'{prefix}/{i}', PATIENCE * 1000) for i in range(jax.process_count())]
+
+
 def in_turn(fn: Callable[[], Any]) -> Any:
   """The result of `fn` on every process, called by the first before the others.
 
   For what the first leaves behind for all: a data set that it prepares where they share a disk.
   """
-  if not several():
-    return fn()
+  first = jax.process_index() == 0
   try:
-    if jax.process_index() == 0:
+    if first:
       return fn()
   finally:
-    multihost_utils.sync_global_devices('first')
+    gather()
   return fn()
 
 
@@ -72,22 +99,20 @@ def check_shared(folder: Any) -> None:
   """Raises UsageError where `folder` is not the same one for all processes."""
   if not several():
     return
-  token = int(multihost_utils.broadcast_one_to_all(np.array(int.from_bytes(os.urandom(3), 'big'))))
-  probe = folder / f'.shared-{token}'
+  probe = folder / f'.shared-{gather(os.urandom(8).hex())[0]}'
   if jax.process_index() == 0:
     probe.write_text('')
-  multihost_utils.sync_global_devices('written')
-  seen = probe.exists()
-  seen_by_all = bool(np.all(multihost_utils.process_allgather(np.array(seen))))
+  gather()
+  seen = all_agree(probe.exists())
   if jax.process_index() == 0:
     probe.unlink()
-  if not seen_by_all:
+  if not seen:
     raise UsageError(f'{folder} is not one folder for all hosts: take a gs:// path or a shared disk')
 
 
 def all_agree(flag: bool) -> bool:
   """Whether `flag` is true on every process; waits for them."""
-  return bool(np.all(multihost_utils.process_allgather(np.array(flag)))) if several() else flag
+  return all(said == 'True' for said in gather(str(bool(flag))))
 
 
 class AnyOf:

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from dvd_gan import hosts, validation
+from dvd_gan import files, hosts, validation
 from dvd_gan.errors import PREEMPTED, RunError, UsageError
 
 MODES = ('prepare', 'train', 'sample', 'evaluate', 'dry_run')
@@ -79,6 +79,8 @@ def run(program: Callable[[list[str]], int | None] = main) -> None:
   try:
     app.run(functools.partial(_guarded, program), flags_parser=_parse_flags)
   except KeyboardInterrupt:  # outside the loop, where there is nothing to save
+    if jax.distributed.is_initialized():
+      hosts.leave(PREEMPTED)
     sys.exit(PREEMPTED)
 
 
@@ -87,12 +89,14 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
     code = program(argv)
   except UsageError as error:
     _fail(error)
-  except (RunError, OSError) as error:  # an OSError: a disk that is full or gone
+  except (RunError, *files.errors()) as error:  # a disk that is full or gone
     _fail(error, code=1)
   except Exception as error:
     if jax.distributed.is_initialized():
       hosts.leave(1, error)
     raise
+  if jax.distributed.is_initialized():
+    hosts.gather()  # the first may still be writing, and JAX's own wait at the end is short
   sys.exit(code)
 
 

@@ -33,7 +33,7 @@ REMAT = Factors(1.0, 0.25, 1.0)
 def temporaries(config: Any, batch_size: int) -> float:
   """GiB of temporaries that a train step needs on a device that holds `batch_size` videos, about."""
   batch_size //= config.train.microbatches
-  return combine(sizes(config, batch_size), config.gen.remat)
+  return combine(sizes(config, batch_size), config.gen.remat)  # most of it is G's
 
 
 def combine(sizes: Factors, remat: bool) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from dvd_gan import files
 from dvd_gan.errors import UsageError
 
 FILE = 'config.json'
@@ -21,7 +22,7 @@ def open_workdir(workdir: epath.Path) -> None:
     probe = workdir / f'.probe-{jax.process_index()}'
     probe.write_text('')
     probe.unlink()
-  except OSError as error:
+  except files.errors() as error:
     raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
 
 
@@ -29,9 +30,7 @@ def write(config: Any, workdir: epath.Path) -> None:
   """Writes config.json: the config and the versions of the packages, from the first process."""
   if jax.process_index() == 0:
     content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions()}
-    partial = workdir / f'.{FILE}'
-    partial.write_text(json.dumps(content, indent=2) + '\n')
-    partial.replace(workdir / FILE)  # whole at once: the other hosts read it
+    files.write(workdir / FILE, (json.dumps(content, indent=2) + '\n').encode())
 
 
 def check(config: Any, workdir: epath.Path) -> None:

@@ -39,6 +39,15 @@ def train(config: Any, workdir: epath.Path) -> int:
     RunError: when a checkpoint cannot be written.
   """
   source = hosts.in_turn(lambda: pipeline.open_source(config))
+  stop = StopSignal()
+  try:
+    return _train(config, workdir, source, stop)
+  finally:
+    stop.restore()
+
+
+def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') -> int:
+  """`train`, with its data open and its signals taken."""
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
   record.open_workdir(workdir)
@@ -54,14 +63,14 @@ def train(config: Any, workdir: epath.Path) -> int:
   step_fn = train_step.jitted(recipe, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
-  stop, stop_anywhere = StopSignal(), hosts.AnyOf(mesh)
+  stop_anywhere = hosts.AnyOf(mesh)
   progress = Progress(first_step, config.train.steps)
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 
   metrics, step, last = None, first_step, first_step >= config.train.steps
   with contextlib.ExitStack() as cleanup:
-    for end in (stop.restore, writer.close, checkpoints.close, batches.close):
+    for end in (writer.close, checkpoints.close, batches.close):
       cleanup.callback(end)  # in reverse, each also where another fails
     stop.idle = not last  # until all that the run needs is compiled
     while not last:
@@ -71,6 +80,7 @@ def train(config: Any, workdir: epath.Path) -> int:
       if step == first_step:
         jax.block_until_ready(metrics)
         warm_up(config, state, metrics)
+        stop_anywhere(False)
         stop.idle = False
         progress = Progress(first_step + 1, config.train.steps)  # the rate leaves compilation out
         batches.waited = 0.0
@@ -187,7 +197,7 @@ class StopSignal:
 
   def __init__(self):
     self.name = ''
-    self.idle = False
+    self.idle = True
     self._at = 0.0
     self._woken, self._wake = socket.socketpair()
     self._wake.setblocking(False)

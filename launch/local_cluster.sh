@@ -33,11 +33,17 @@ trap 'kill -TERM "${pids[@]}" 2> /dev/null' TERM INT
 
 code=0
 for pid in "${pids[@]}"; do
-  while :; do
+  ended=255
+  while ((ended > 128)); do
     wait "$pid"
     ended=$?
-    kill -0 "$pid" 2> /dev/null || break # a wait that a signal cut short is taken up again
+    kill -0 "$pid" 2> /dev/null || break # otherwise a signal cut the wait short
   done
+  if ((ended > 128)); then # cut short as the process ended: its own code is still to be had
+    wait "$pid" 2> /dev/null
+    late=$?
+    ((late == 127)) || ended=$late
+  fi
   ((code)) || code=$ended
 done
 exit "$code"

@@ -7,10 +7,14 @@ tell() { echo "$(date '+%F %T') $1"; }
 again() { "$BASH" "$here/tpu_pod.sh" "$@"; }
 
 cmd_babysit() {
-  local crashes=0 tries=0 best=-1 before outcome why delay
+  local crashes=0 tries=0 best=0 before outcome why delay
   ((${#rest[@]})) || usage "flags of dvd_gan.main are needed: babysit -- --mode=train --config=... --workdir=gs://..."
   export TPU_NAME=$name TPU_ZONE=$zone TPU_PROJECT=$project TPU_TYPE=$type TPU_RUNTIME=$runtime
   export TPU_SPOT=${#spot[@]} TPU_DRY_RUN=$dry_run
+  # A run lasts for days, and the clone changes: what it began with is shipped to every slice.
+  refuse_dirty
+  export TPU_COMMIT=$commit
+  allow_dirty=1
   if [[ $dry_run ]]; then
     again create && again wait && again setup ${allow_dirty:+--allow-dirty} && again run -- "${rest[@]}" && again status
     return
@@ -60,7 +64,7 @@ try() {  # a command of tpu_pod.sh; where it fails, outcome and why
 begin() {  # a slice with the run on it; a run with the same flags that is alive already is taken over
   local lines run
   try create && try wait --timeout="$timeout" || return 1
-  lines=$(collect) || { outcome=crashed why='not every VM could be reached'; return 1; }
+  lines=$(collect) || { outcome=unreachable why='not every VM could be reached'; return 1; }
   run=$(awk -F'|' '$3 == "running" { print $5; exit }' <<<"$lines")
   case $run in
     '') try setup ${allow_dirty:+--allow-dirty} && try run -- "${rest[@]}" ;;
@@ -77,7 +81,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
       outcome=preempted why='the slice is gone'
     elif ! lines=$(collect); then
       silent=$((silent + 1))
-      ((silent < 10)) || outcome=crashed why='not every VM could be reached'
+      ((silent < 10)) || outcome=unreachable why='not every VM could be reached'
     elif silent=0 && [[ ! $(alive_on "$lines") ]]; then
       judge "$lines"
     elif note "$lines" && grep -qv '|running|' <<<"$lines"; then
@@ -85,7 +89,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
       ((mixed)) || mixed=$SECONDS
       if ((SECONDS - mixed >= ${GRACE_SECONDS:-300})) || grep -q '|exited|2|' <<<"$lines"; then
         ours=1
-        again stop --force || true
+        again stop --force --timeout="${GRACE_SECONDS:-300}" || true
       fi
     fi
   done
@@ -94,7 +98,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
 note() {  # note LINES: the newest step
   local step
   step=$(cut -d'|' -f7 <<<"$1" | sort -n | tail -n 1)
-  ((${step:-0} <= best)) || best=$step
+  ((${step:-0} <= best)) || best=${step:-0}
 }
 
 judge() {  # judge LINES: how a run ended that is alive on no VM

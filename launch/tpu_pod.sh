@@ -158,16 +158,21 @@ cmd_wait() {
   done
 }
 
-cmd_setup() {
-  local dirty date lines archive=$scratch/dvd_gan-$commit.tar.gz
+refuse_dirty() {
+  local dirty
   dirty=$(git -C "$here" status --porcelain)
   [[ ! $dirty || $allow_dirty ]] || usage "not all is committed; commit it, or leave it out with --allow-dirty"
+}
+
+cmd_setup() {
+  local date lines archive=$scratch/dvd_gan-$commit.tar.gz
+  refuse_dirty
   lines=$(collect)
   if [[ ! $dry_run ]] && set_up "$lines"; then
     say "$commit is set up on all VMs"
     return
   fi
-  date=$(git -C "$here" log -1 --format=%cI -- "$here/../setup.py")
+  date=$(git -C "$here" log -1 --format=%cI "$commit" -- "$here/../setup.py")
   call git -C "$(cd "$here/.." && pwd)" archive --format=tar.gz --output="$archive" "$commit"
   say "shipping $commit; the first environment takes minutes"
   tpu_vm scp "$archive" "$name:" --worker=all 2>"$errors" || fail "copying failed: $(<"$errors")"
@@ -308,7 +313,8 @@ read -ra ssh_flags <<<"${TPU_SSH_FLAGS-}"
 # Only the alpha commands can tunnel (gcloud 528).
 track=()
 [[ " ${ssh_flags[*]} " != *" --tunnel-through-iap "* ]] || track=(alpha)
-commit=$(git -C "$here" rev-parse HEAD 2>/dev/null) || commit=none
+commit=${TPU_COMMIT-}  # babysit's own
+[[ $commit ]] || commit=$(git -C "$here" rev-parse HEAD 2>/dev/null) || commit=none
 [[ $commit != none || ! $command =~ ^(setup|run|babysit)$ ]] || usage "$command ships a commit, and this is no git clone"
 exec 3>&1
 if [[ $dry_run ]]; then

@@ -78,12 +78,16 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(saved, config,
   saved.save(2, state._replace(step=jnp.int32(2)))
   saved.wait()
   same(saved.restore(2, config, mesh)[0].ema_params, state.ema_params)
+  # It may happen to the same step again.
+  fault(data_file(saved, 2))
+  assert saved.restore_newest(config, mesh, set_aside=True)[0] == 1
+  assert (saved.folder / 'damaged-2-2').exists()
 
 
 def test_nothing_but_damage_is_one_line(saved, config, mesh):
   for step in (1, 2):
     flip(data_file(saved, step))
-  with pytest.raises(UsageError, match='every checkpoint in .* is damaged: \\[2, 1\\]'):
+  with pytest.raises(RunError, match='every checkpoint in .* is damaged: \\[2, 1\\]'):
     saved.restore_newest(config, mesh, set_aside=True)
   assert not list(saved.folder.glob('damaged-*'))
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,13 +103,17 @@ def steps_of(workdir):
   return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
 
 
-def ema_of(workdir, step):
+def small_config():
   config = tiny_config()
   for name, value in SMALL.items():
     group, field = name.split('.')
     config[group][field] = value
+  return config
+
+
+def ema_of(workdir, step):
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(step, config, mesh)
+  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(step, small_config(), mesh)
   return jax.device_get(state.ema_params)
 
 
@@ -173,6 +178,47 @@ def test_a_killed_process_and_a_damaged_checkpoint_cost_the_steps_since_the_last
   assert f'warning: checkpoint {newest}' in told and f'resuming {workdir} at step {newest - 1}' in told
   assert steps_of(workdir)[-1] == newest + 1 and (workdir / 'checkpoints' / f'damaged-{newest}').exists()
   assert [line['step'] for line in lines(workdir)] == list(range(1, newest + 2))
+
+
+ONE_READ_FAILS = """
+import jax, orbax.checkpoint as ocp, sys
+from dvd_gan import checkpoint, hosts, sharding
+from tests import test_hosts
+port, process, folder, newest = sys.argv[1:]
+hosts.start(f'localhost:{port}', 2, int(process), 10)
+restore = ocp.StandardCheckpointHandler.restore
+def failing(self, path, *args, **kwargs):
+  if process == '1' and f'/{newest}/' in str(path):
+    raise OSError('a bad sector')
+  return restore(self, path, *args, **kwargs)
+ocp.StandardCheckpointHandler.restore = failing
+config = test_hosts.small_config()
+found = checkpoint.Checkpoints(folder).restore_newest(config, sharding.make_mesh(), set_aside=False)
+print('restored', found[0])
+hosts.gather()
+"""
+
+
+def test_a_read_that_fails_on_one_host_alone_is_agreed_upon(cluster):
+  """Saves two steps with one process, reads them with two."""
+  code, told = cluster.run(1, 1, 'read', **{'train.steps': 2, 'train.checkpoint_every': 1})
+  assert code == 0, told
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = str(free.getsockname()[1])
+  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE}
+  command = [sys.executable, '-c', ONE_READ_FAILS, port]
+  both = [
+    subprocess.Popen(
+      [*command, str(i), str(cluster.folder / 'read' / 'checkpoints'), '2'],
+      cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  for i, process in enumerate(both):
+    told = process.communicate(timeout=200)[0]
+    assert process.returncode == 0 and 'restored 1' in told, told
+    assert ('a bad sector' if i else 'on another host') in told, told
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ def setup():
 
 
 def close(one, other):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, other)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(a).max() + 1e-12), one, other
+  )
 
 
 def test_parts_give_the_gradient_of_the_whole(setup):
@@ -66,7 +68,7 @@ def test_a_group_stays_together_and_every_row_is_in_one_part():
       lambda part: jax.nn.one_hot(part['x'].astype(int), 12).sum(0), batch, count, unroll=True, together=together
     )
     np.testing.assert_allclose(seen * count, np.ones(12))
-    pairs = microbatches.mean(
-      lambda part: ((part['x'][1::2] - part['x'][0::2]) == 1).mean(), batch, 3, unroll=False, together=2
-    )
-    assert float(pairs) == 1.0
+  pairs = microbatches.mean(
+    lambda part: ((part['x'][1::2] - part['x'][0::2]) == 1).mean(), batch, 3, unroll=False, together=2
+  )
+  assert float(pairs) == 1.0

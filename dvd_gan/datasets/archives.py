@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from dvd_gan.datasets import files, ingest
+from dvd_gan import files
+from dvd_gan.datasets import ingest
 
 SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.gif', '.m4v', '.flv', '.mpg', '.mpeg', '.3gp', '.wmv')
 TARS = ('.tar', '.tar.gz', '.tgz')

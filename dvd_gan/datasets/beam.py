@@ -8,7 +8,8 @@ from typing import Any
 import apache_beam as beam
 from etils import epath
 
-from dvd_gan.datasets import archives, files, ingest
+from dvd_gan import files
+from dvd_gan.datasets import archives, ingest
 
 CHUNK = 1000  # sources in a file of them: the job itself must stay small
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets.files import errors, is_remote, size_and_time, write
+from dvd_gan.files import errors, is_remote, size_and_time, write
 
 PARALLEL_BYTES = 1 << 28  # less than this is scanned before other processes would have started
 

@@ -20,7 +20,8 @@ import numpy as np
 import pebble
 from etils import epath
 
-from dvd_gan.datasets import decoding, files, pictures
+from dvd_gan import files
+from dvd_gan.datasets import decoding, pictures
 from dvd_gan.datasets.progress import Progress
 from dvd_gan.errors import UsageError
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import files, ingest
+from dvd_gan import files
+from dvd_gan.datasets import ingest
 from dvd_gan.datasets.archives import SUFFIXES, TARS, Archive, Source
 from dvd_gan.datasets.video_builder import VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError

@@ -13,7 +13,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import files, index, kinetics600, moving_shapes, records, ucf101, video_folder, window
+from dvd_gan import files
+from dvd_gan.datasets import index, kinetics600, moving_shapes, records, ucf101, video_folder, window
 from dvd_gan.datasets.video_builder import VideoBuilder
 from dvd_gan.errors import UsageError
 

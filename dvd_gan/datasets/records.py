@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets import files, index, pictures, window
+from dvd_gan import files
+from dvd_gan.datasets import index, pictures, window
 from dvd_gan.errors import UsageError
 
 WAITS = (0.1, 1.0, 5.0)  # seconds, between attempts to read

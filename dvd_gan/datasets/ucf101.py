@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import archives, files, ingest
+from dvd_gan import files
+from dvd_gan.datasets import archives, ingest
 from dvd_gan.datasets.video_builder import VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError
 

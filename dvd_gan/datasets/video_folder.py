@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import files, ingest, window
+from dvd_gan import files
+from dvd_gan.datasets import ingest, window
 from dvd_gan.datasets.archives import SUFFIXES
 from dvd_gan.datasets.video_builder import VideoBuilder, VideoConfig, features
 from dvd_gan.errors import UsageError

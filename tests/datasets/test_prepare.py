@@ -8,7 +8,8 @@ import pytest
 from etils import epath
 
 from configs import default
-from dvd_gan.datasets import files, pipeline, prepare
+from dvd_gan import files
+from dvd_gan.datasets import pipeline, prepare
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT, tiny_config
 from tests.datasets.clips import encode
