@@ -126,3 +126,14 @@ def test_the_program_refuses_in_one_line():
   )
   assert result.returncode == 2
   assert 'error: train.batch_size=8 does not divide over the 64 devices of v5e:8x8' in result.stderr
+
+
+PAPER = sorted(
+  path.stem for pattern in ('kinetics600_*', 'ucf101_*') for path in (ROOT / 'configs').glob(f'{pattern}.py')
+)
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_each_setting_of_the_paper_has_a_compiled_row_that_fits(name):
+  rows = [json.loads(path.read_text()) for path in (ROOT / 'results' / 'dry_run').glob(f'{name}-v5litepod-*.json')]
+  assert any(row['fits'] and row['batch'] == 512 and row['hbm_used_gib'] < row['hbm_limit_gib'] for row in rows)

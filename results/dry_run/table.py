@@ -53,12 +53,15 @@ def fit(rows):
   for remat in (False, True):
     chosen = [row for row in rows if row['remat'] == remat and row['fits'] and row['microbatches'] == 1]
     sizes = np.array([memory.sizes(as_compiled(row), row['batch_per_device']) for row in chosen])
-    if not remat:
-      sizes[:, 0] = 0  # the same as the second
     whole = np.array([row['hbm_used_gib'] for row in chosen])
-    wanted = np.array([row['temporaries_gib'] for row in chosen])
-    factors, *_ = np.linalg.lstsq(sizes / whole[:, None], wanted / whole, rcond=None)
-    print('REMAT' if remat else 'PLAIN', memory.Factors(*np.round(factors, 2).tolist()), f'from {len(chosen)} rows')
+    # What is kept counts once under remat, where it is kept; it hardly differs from a share of the second otherwise.
+    wanted = np.array([row['temporaries_gib'] for row in chosen]) - (sizes[:, 0] if remat else 0)
+    factors, *_ = np.linalg.lstsq(sizes[:, 1:] / whole[:, None], wanted / whole, rcond=None)
+    print(
+      'REMAT' if remat else 'PLAIN', memory.Factors(float(remat), *np.round(factors, 2)), f'from {len(chosen)} rows'
+    )
+    for row, off in zip(chosen, sizes[:, 1:] @ factors - wanted, strict=True):
+      print(f'  {row["config"]} on {row["topology"]}: {off:+.2f} GiB of {row["hbm_used_gib"]}')
 
 
 def devices_of(kind, count):
