@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Compiles the paper's settings at full width, one row a file: bash results/dry_run/queue.sh
-# Rows that are there are skipped, so it can be stopped at any time. 10 GB of memory; on two cores 3 to 6 minutes a row at
+# Rows that are there are skipped, so it can be stopped at any time. 10 GB of memory; on two cores 3 to 8 minutes a row at
 # optimisation level O1, 10 to 20 at the compiler's own, whose rows take the place of O1's.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 export JAX_PLATFORMS=cpu
 settings=(kinetics600_64x12 kinetics600_128x48 kinetics600_256x12 kinetics600_64x48 kinetics600_128x12 kinetics600_64x16 ucf101_128x16)
+small=(--config.mesh.shard=8 --config.gen.remat=True --config.disc.remat=True)
+parts=--config.train.microbatches
 
 row() { # row LEVEL CONFIG TYPE [flags ...]
   local level=$1 config=$2 type=$3 out
@@ -21,9 +23,17 @@ row() { # row LEVEL CONFIG TYPE [flags ...]
 }
 
 for level in O1 UNKNOWN; do
-  # One row for each setting first, then the paper's largest slice.
+  # One row for each setting first, then the paper's largest slice, then the smallest ones that may do.
   for config in "${settings[@]}"; do row $level "$config" v5litepod-256; done
   for config in "${settings[@]}"; do row $level "$config" v3-512; done
-  row $level kinetics600_64x12 v6e-32
   row $level kinetics600_64x12 v5p-64
+  row $level kinetics600_64x12 v6e-32 "${small[@]}"
+  row $level kinetics600_64x12 v5litepod-32 "${small[@]}"
+  row $level kinetics600_64x16 v5litepod-32 "${small[@]}"
+  row $level kinetics600_64x48 v5litepod-64 "${small[@]}"
+  row $level kinetics600_128x12 v5litepod-32 "${small[@]}" $parts=2
+  row $level ucf101_128x16 v5litepod-32 "${small[@]}" $parts=2
+  row $level kinetics600_64x48 v5litepod-32 "${small[@]}" $parts=4
+  row $level kinetics600_256x12 v5litepod-32 "${small[@]}" $parts=4
+  row $level kinetics600_128x48 v5litepod-64 "${small[@]}" $parts=4
 done
