@@ -52,6 +52,11 @@ class Cloud:
     """What describe says, one after the other."""
     (self.folder / 'states').write_text('\n'.join(states) + '\n')
 
+  def git(self, *arguments):
+    """In the project, as somebody."""
+    who = ['-c', 'user.name=somebody', '-c', 'user.email=some@body']
+    return subprocess.check_output(['git', '-C', self.project, *who, *arguments], text=True).strip()
+
   def fate(self, text, of=''):
     (self.workdir / f'fate{of}').write_text(text)
 
@@ -75,7 +80,7 @@ class Cloud:
   def __call__(self, *arguments, code=0, **environment):
     """Runs to the end; returns stdout, or stderr where another exit code than 0 is expected."""
     process = self.start(*arguments, **environment)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     assert process.returncode == code, (out, error)
     return error if code else out
 
@@ -157,7 +162,7 @@ def end(folder):
     time.sleep(0.02)
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=120):
   deadline = time.monotonic() + seconds
   while not (value := condition()):
     assert time.monotonic() < deadline, 'it did not come to pass'
@@ -473,16 +478,20 @@ def test_babysit_brings_a_preempted_run_to_its_end(cloud):
   cloud.states('NONE')
   process = cloud.start('babysit', '--spot', *cloud.flags())
   until(lambda: len(list(cloud.workdir.glob('saved-*'))) == 2)
+  before = cloud.git('rev-parse', 'HEAD')
+  cloud.git('commit', '--quiet', '--allow-empty', '--message=work goes on')  # the run keeps the code that it began with
+  (cloud.project / 'untracked').touch()
   cloud.preempt()
   until(lambda: len(cloud.calls('create', '--spot')) == 2 and cloud.starts() == [1, 1])
   cloud.enough()
-  out, error = process.communicate(timeout=30)
+  out, error = process.communicate(timeout=120)
   assert process.returncode == 0, (out, error)
   assert 'preempted' in out and out.splitlines()[-1].endswith('delete it')
   assert len(cloud.calls('create')) == 2 and len(cloud.calls('delete')) == 1
   assert cloud.codes() == [0, 0]
-  log = next((cloud.homes[0] / 'dvd_gan_pod' / 'runs').iterdir()) / 'log'
-  assert 'resuming at step' in log.read_text()
+  pod = cloud.homes[0] / 'dvd_gan_pod'
+  assert 'resuming at step' in (next((pod / 'runs').iterdir()) / 'log').read_text()
+  assert [path.name for path in (pod / 'code').iterdir()] == [before]
 
 
 def test_babysit_starts_again_after_a_saved_stop_that_nobody_asked_for(cloud):
@@ -492,7 +501,7 @@ def test_babysit_starts_again_after_a_saved_stop_that_nobody_asked_for(cloud):
     os.kill(pid, signal.SIGTERM)
   until(lambda: cloud.starts() == [2, 2])
   cloud.enough()
-  out, error = process.communicate(timeout=30)
+  out, error = process.communicate(timeout=120)
   assert process.returncode == 0, (out, error)
   assert not cloud.calls('create')
 
@@ -501,7 +510,7 @@ def test_babysit_ends_with_a_stop_that_somebody_asked_for(cloud):
   process = cloud.start('babysit', *cloud.flags())
   until(lambda: cloud.starts() == [1, 1])
   cloud('stop')
-  process.communicate(timeout=30)
+  process.communicate(timeout=120)
   assert process.returncode == 42 and cloud.starts() == [1, 1]
 
 
@@ -540,7 +549,7 @@ def test_babysit_ends_the_rest_of_a_broken_run(cloud):
   until(lambda: cloud.starts() == [2, 2])
   assert len(cloud.alive()) == 2
   cloud('stop')
-  process.communicate(timeout=30)
+  process.communicate(timeout=120)
   assert process.returncode == 42
 
 
@@ -550,5 +559,5 @@ def test_babysit_takes_over_its_own_run_and_no_other(cloud):
   process = cloud.start('babysit', *cloud.flags())
   until(lambda: 'watching it' in process.stdout.readline())
   cloud.enough()
-  process.communicate(timeout=30)
+  process.communicate(timeout=120)
   assert process.returncode == 0 and cloud.starts() == [1, 1] and cloud.codes() == [0, 0]
