@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the paper's settings at full width, one row a file: bash results/dry_run/queue.sh
 # Rows that are there are skipped, so it can be stopped at any time. 10 GB of memory; on two cores 3 to 8 minutes a row at
-# optimisation level O1, 10 to 20 at the compiler's own, whose rows take the place of O1's.
+# optimisation level O1 or O0, 10 to 20 at the compiler's own, whose rows take the place of O1's.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 export JAX_PLATFORMS=cpu
@@ -34,6 +34,8 @@ for level in O1 UNKNOWN; do
   row $level kinetics600_128x12 v5litepod-32 "${small[@]}" $parts=2
   row $level ucf101_128x16 v5litepod-32 "${small[@]}" $parts=2
   row $level kinetics600_64x48 v5litepod-32 "${small[@]}" $parts=4
+  row $level kinetics600_256x12 v5litepod-64 "${small[@]}" $parts=2
   row $level kinetics600_256x12 v5litepod-32 "${small[@]}" $parts=4
+  row $level kinetics600_128x48 v5litepod-128 "${small[@]}" $parts=2
   row $level kinetics600_128x48 v5litepod-64 "${small[@]}" $parts=4
 done
