@@ -19,7 +19,6 @@ from etils import epath
 from dvd_gan import flops, hlo, memory, sharding, topology, train_step
 from dvd_gan.errors import UsageError
 
-GIB = 2**30
 # Not on a TPU, perhaps beside a process that is: ask no metadata server, take no lock, tell no story.
 ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
@@ -144,7 +143,7 @@ def gib(tree: Any) -> float:
   total = 0
   for leaf in jax.tree.leaves(tree):
     total += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-  return _short(total / GIB)
+  return _short(total / memory.GIB)
 
 
 def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: float) -> dict[str, Any]:
@@ -160,9 +159,9 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
     needed = float(match[1]) / (1 if match[2] == 'G' else 1024)
     level = jax.config.jax_optimization_level
     return {'optimization': level, 'fits': False, 'hbm_used_gib': _short(needed), 'roofline_s': None}
-  memory = program.memory_analysis()
-  used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-  used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+  account = program.memory_analysis()
+  used = account.argument_size_in_bytes + account.output_size_in_bytes - account.alias_size_in_bytes
+  used += account.temp_size_in_bytes + account.generated_code_size_in_bytes
   moved = hlo.traffic(program.as_text())
   cost = program.cost_analysis()
   reduced = sum(row['bytes'] for row in moved.collectives.values())
@@ -174,9 +173,9 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
   roofline = max(compute_s, hbm_s or 0) + ici_s
   return {
     'optimization': jax.config.jax_optimization_level,  # UNKNOWN: the compiler's default
-    'fits': used <= chip.hbm_gib * GIB,
-    'hbm_used_gib': _short(used / GIB),
-    'temporaries_gib': _short(memory.temp_size_in_bytes / GIB),
+    'fits': used <= chip.hbm_gib * memory.GIB,
+    'hbm_used_gib': _short(used / memory.GIB),
+    'temporaries_gib': _short(account.temp_size_in_bytes / memory.GIB),
     'xla_tflop_per_device': _short(cost['flops'] / 1e12),  # loop bodies counted once
     'hbm_gb': _short(moved.bytes / 1e9) if traffic_known else None,
     'collectives': ' '.join(sorted(moved.collectives)),
@@ -193,8 +192,7 @@ def estimated(config: Any, state: Any, slice_: topology.Topology, result: dict[s
   """What can be said without compiling: memory by memory.py, the gradients' way over the network."""
   temporaries = memory.temporaries(config, result['batch_per_device'])
   used = sum(result[f'{kind}_gib'] for kind in state_parts(state)) + temporaries
-  sizes = [sum(leaf.size * 4 for leaf in jax.tree.leaves(net.params)) for net in (state.gen, state.disc)]
-  reduced = config.train.microbatches * (sizes[0] + config.train.d_steps * sizes[1])
+  reduced = config.train.microbatches * gradient_bytes(config, state)
   ici_s = over_network(reduced, slice_)
   return {
     'optimization': 'ESTIMATE',
@@ -208,6 +206,12 @@ def estimated(config: Any, state: Any, slice_: topology.Topology, result: dict[s
     'ici_s': _short(ici_s),
     'roofline_s': _short(result['compute_s'] + ici_s),
   }
+
+
+def gradient_bytes(config: Any, state: Any) -> int:
+  """Bytes of the gradients, float32, of one G update and the D updates before it."""
+  gen, disc = (sum(leaf.size * 4 for leaf in jax.tree.leaves(net.params)) for net in (state.gen, state.disc))
+  return gen + config.train.d_steps * disc
 
 
 def over_network(reduced: float, slice_: topology.Topology) -> float:

@@ -91,10 +91,7 @@ def estimates(name):
     state = train_step.state_shapes(config)
     state = sharding.placed(state, sharding.state(sharding.abstract_mesh(shard, shard), state))
     states[shard] = sum(dry_run.gib(tree) for tree in dry_run.state_parts(state).values())
-  reduced = sum(
-    times * sum(leaf.size * 4 for leaf in dry_run.jax.tree.leaves(net.params))
-    for net, times in ((state.gen, 1), (state.disc, config.train.d_steps))
-  )
+  reduced = dry_run.gradient_bytes(config, state)
   cells = {}
   for kind in KINDS:
     for count in DEVICES:
