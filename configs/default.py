@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.num_classes = 30  # size of the label vocabulary; for video_folder at least the number of subfolders
   data.resolution = 64  # height and width of the model's video, 4 * 2^n
   data.frames = 12  # T, the length of the model's video
+  data.given = 0  # C, how many of them are given: 0 for synthesis; prediction generates the data.frames - C after them
+  data.use_labels = True  # False: every video has label 0 (the paper's prediction)
   data.stride = 1  # source frames from one frame of the window to the next
   data.flip = False  # flip windows left-right at random (the paper: UCF-101 only)
   data.clips = 6000  # moving_shapes: how many training clips to draw
@@ -39,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.gen = gen = ml_collections.ConfigDict()
   gen.ch = 128  # base width
   gen.multipliers = ()  # width of the stem, then of each unit, in units of ch; empty for the paper's at this resolution
+  gen.given_multipliers = ()  # prediction: width of each block over given frames in units of ch; empty for ours
   gen.z_dim = 120  # of the latent
   gen.embed_dim = 120  # of the class embedding e(y)
   gen.attention = (32,)  # resolutions whose unit gets separable self-attention before its second block; () for none

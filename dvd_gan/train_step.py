@@ -41,6 +41,7 @@ class Recipe(NamedTuple):
   gen_opt: optax.GradientTransformation
   disc_opt: optax.GradientTransformation
   z_dim: int
+  given: int  # C, frames that a video begins with and that G is given
   frames_k: int
   ema_decay: float
   ema_start: int
@@ -59,6 +60,7 @@ def make_recipe(config: Any, *, unroll: bool) -> Recipe:
     gen_opt=adam(train.gen_lr, train.b1, train.b2),
     disc_opt=adam(train.disc_lr, train.b1, train.b2),
     z_dim=config.gen.z_dim,
+    given=config.data.given,
     frames_k=config.disc.frames_k,
     ema_decay=train.ema_decay,
     ema_start=train.ema_start,
@@ -140,7 +142,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
     (batch, jnp.stack(d_keys)),
     unroll=d_steps if recipe.unroll else 1,
   )
-  gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, {'label': batch['label'][-1]}, g_key)
+  last = jax.tree.map(lambda x: x[-1], batch)
+  gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, last, g_key)
   gen = gen._replace(spectral=gen_spectral)
   ema = ema_update(recipe, state.step, state.ema_params, gen.params)
 
@@ -182,10 +185,13 @@ def gen_loss(
     recipe: static.
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
-    inputs: `z` [B, z_dim], `label` int32 [B], `chosen` int32 [B, k], the frames that D_S sees.
+    inputs: `z` [B, z_dim], `label` int32 [B], `given` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
+      frames that D_S sees.
   """
-  video = recipe.gen.apply({'params': weights}, inputs['z'], inputs['label'], train=True)
-  frames = take_frames(video, inputs['chosen'])
+  given = inputs['given']
+  fake = recipe.gen.apply({'params': weights}, inputs['z'], inputs['label'], given, train=True)
+  frames = take_frames(fake, inputs['chosen'])
+  video = jnp.concatenate([given, fake], axis=1)
   loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
   return sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
 
@@ -195,9 +201,11 @@ def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key:
   z_key, frames_key = jax.random.split(key)
   label = batch['label']
   z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
-  fake = recipe.gen.apply({'params': gen_weights}, z, label, train=True)
-  video = interleave(to_float(batch['video']), fake)  # [2B, T, H, W, 3]
-  chosen = choose_frames(frames_key, *video.shape[:2], recipe.frames_k)
+  real = to_float(batch['video'])
+  given = real[:, : recipe.given]
+  fake = recipe.gen.apply({'params': gen_weights}, z, label, given, train=True)
+  video = interleave(real, jnp.concatenate([given, fake], axis=1))  # [2B, T, H, W, 3]
+  chosen = recipe.given + choose_frames(frames_key, video.shape[0], fake.shape[1], recipe.frames_k)
   inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
   weights, pullback, (u, sigmas) = _normalised(disc)
 
@@ -213,7 +221,7 @@ def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key:
 def g_step(
   recipe: Recipe, gen: NetState, gen_weights: Tree, pullback: Any, disc: NetState, batch: Batch, key: jax.Array
 ) -> tuple[NetState, Metrics]:
-  """One update of the generator, with fresh z and the labels of the last D batch.
+  """One update of the generator, with fresh z and the labels and given frames of the last D batch.
 
   `gen_weights` are `gen.params` after spectral norm and `pullback` takes a gradient back through it. The
   discriminators' vectors are read, not advanced: the next D step normalises the same weights the same way.
@@ -223,6 +231,7 @@ def g_step(
   inputs = {
     'z': jax.random.normal(z_key, (label.shape[0], recipe.z_dim)),
     'label': label,
+    'given': to_float(batch['video'][:, : recipe.given]),
     'chosen': choose_frames(frames_key, label.shape[0], recipe.gen.frames, recipe.frames_k),
   }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)

@@ -19,6 +19,8 @@ GEN_MULTIPLIERS = {
   128: (8, 8, 8, 4, 4, 2),
   256: (8, 8, 8, 4, 4, 2, 1),
 }
+# Of the blocks over given frames (prediction), in units of gen.ch, finest first: half of the discriminators' (ours).
+GIVEN_MULTIPLIERS = {8: (2,), 16: (1, 2), 32: (1, 2, 4), 64: (1, 2, 4, 8), 128: (1, 1, 2, 4, 8), 256: (1, 1, 2, 4, 4, 8)}
 DISC_MULTIPLIERS = {
   8: (2, 4, 8),
   16: (2, 4, 8),
@@ -36,8 +38,9 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     config: the ConfigDict, already validated.
   """
   resolution = config.data.resolution
+  given = (tuple(config.gen.given_multipliers) or GIVEN_MULTIPLIERS[resolution]) if config.data.given else ()
   gen = Generator(
-    frames=config.data.frames,
+    frames=config.data.frames - config.data.given,
     ch=config.gen.ch,
     multipliers=tuple(config.gen.multipliers) or GEN_MULTIPLIERS[resolution],
     num_classes=config.data.num_classes,
@@ -46,6 +49,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     activation=config.gen.activation,
     upsampling=config.gen.upsampling,
     over_time=config.gen.bn_over_time,
+    given_widths=tuple(multiplier * config.gen.ch for multiplier in given),
     remat=config.gen.remat,
     dtype=jnp.dtype(config.dtype),
   )
@@ -71,7 +75,8 @@ def shapes(config: Any) -> tuple[Any, Any]:
   def init_both():
     key, z, label = jax.random.key(0), jnp.zeros((1, config.gen.z_dim)), jnp.zeros((1,), jnp.int32)
     video = jnp.zeros((1, 4, size, size, 3))
-    return gen.init(key, z, label, train=True)['params'], disc.init(key, video, video, label)['params']
+    given = jnp.zeros((1, config.data.given, size, size, 3))
+    return gen.init(key, z, label, given, train=True)['params'], disc.init(key, video, video, label)['params']
 
   return jax.eval_shape(init_both)
 
@@ -82,7 +87,8 @@ def standing_shapes(config: Any) -> Any:
 
   def collect(params):
     z, label = jnp.zeros((2, config.gen.z_dim)), jnp.zeros((2,), jnp.int32)
-    return gen.apply({'params': params}, z, label, train=True, mutable=['standing'])[1]['standing']
+    given = jnp.zeros((2, config.data.given, config.data.resolution, config.data.resolution, 3))
+    return gen.apply({'params': params}, z, label, given, train=True, mutable=['standing'])[1]['standing']
 
   return jax.eval_shape(collect, shapes(config)[0])
 

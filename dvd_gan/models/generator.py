@@ -6,16 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import attention, batch_norm, blocks, conv_gru, layers
+from dvd_gan.models import attention, batch_norm, blocks, conditioning, conv_gru, layers
 
 BASE = 4  # height and width of the stem
 
 
 class Generator(nn.Module):
-  """G(z, y) -> video (paper, section 3).
+  """G(z, y) -> video, or G(z, y, given frames) -> the frames after them (paper, section 3).
 
   Attributes:
-    frames: T.
+    frames: how many it generates.
     ch: base width.
     multipliers: width of the stem, then of each unit's output, in units of `ch`; one unit doubles the resolution.
     num_classes: size of the label vocabulary.
@@ -25,6 +25,7 @@ class Generator(nn.Module):
     upsampling: 'bilinear' or 'nearest'.
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
+    given_widths: of the blocks over given frames, finest first (conditioning.py); () for a generator that gets none.
     remat: compute each part again in the backward pass instead of keeping what is inside it.
   """
 
@@ -38,15 +39,17 @@ class Generator(nn.Module):
   upsampling: str = 'bilinear'
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
+  given_widths: tuple[int, ...] = ()
   remat: bool = False
 
   @nn.compact
-  def __call__(self, z: jax.Array, label: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, z: jax.Array, label: jax.Array, given: jax.Array | None = None, *, train: bool) -> jax.Array:
     """Generates one video for each latent.
 
     Args:
       z: [B, z_dim] f32.
       label: [B] int32.
+      given: [B, C, R, R, 3] in [-1, 1], the frames before, for a generator with `given_widths`.
       train: normalise with the batch's own statistics; otherwise with the collection `standing`.
 
     Returns:
@@ -58,16 +61,23 @@ class Generator(nn.Module):
     dense = layers.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 
+    states = [None] * (len(widths) - 1)  # of the ConvGRUs, coarsest first; None is zeros
+    if self.given_widths:
+      condition = conditioning.Conditioning(
+        tuple(self.given_widths), tuple(widths[-2::-1]), self.dtype, self.remat, name='given'
+      )
+      states = condition(given)[::-1]
+
     recurrent, residual, attend = conv_gru.ConvGRU, blocks.GeneratorBlock, attention.SeparableAttention
     head = Generator._head
     if self.remat:
       recurrent, attend = nn.remat(recurrent), nn.remat(attend)
       residual, head = (nn.remat(part, static_argnums=(3,)) for part in (residual, head))
     block = functools.partial(residual, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype)
-    for i, (width, out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (width, out, state) in enumerate(zip(widths[:-1], widths[1:], states, strict=True)):
       resolution = BASE * 2**i
       gru = recurrent(width, self.frames, self.activation, self.dtype, name=f'gru_{resolution}')
-      x = gru(x)  # [B, T, H, W, width]
+      x = gru(x, state)  # [B, T, H, W, width]
       x = block(width, up=False, name=f'block_{resolution}')(x, cond, train)
       if resolution in self.attention:
         x = attend(dtype=self.dtype, name=f'attention_{resolution}')(x)

@@ -1,0 +1,44 @@
+"""Given frames as initial states of the generator's ConvGRUs (DVD-GAN-FP)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dvd_gan.models import blocks, layers
+
+
+class Conditioning(nn.Module):
+  """A residual stack like a discriminator's, over each given frame alone (paper, section 3.3).
+
+  After each block, which halves the resolution, the features of all frames are stacked on channels and a 3x3
+  convolution and a ReLU make the state of the ConvGRU of that resolution from them.
+
+  Attributes:
+    widths: of each block's output, finest first.
+    states: width of the ConvGRU at each block's output, finest first.
+    dtype: of the computation; parameters are f32.
+    remat: compute each block again in the backward pass instead of keeping what is inside it.
+  """
+
+  widths: tuple[int, ...]
+  states: tuple[int, ...]
+  dtype: jnp.dtype = jnp.float32
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, given: jax.Array) -> list[jax.Array]:
+    """Makes the states.
+
+    Args:
+      given: [B, C, R, R, 3] in [-1, 1].
+
+    Returns:
+      For each block the state [B, R / 2^(i + 1), R / 2^(i + 1), states[i]].
+    """
+    block = nn.remat(blocks.DiscriminatorBlock) if self.remat else blocks.DiscriminatorBlock
+    x, made = given.astype(self.dtype), []
+    for i, (width, state) in enumerate(zip(self.widths, self.states, strict=True)):
+      x = block(width, down=True, relu_first=i > 0, dtype=self.dtype, name=f'block_{i}')(x)
+      stacked = jnp.moveaxis(x, 1, 3).reshape(*x.shape[:1], *x.shape[2:4], -1)  # [B, H, W, C * width]
+      made.append(nn.relu(layers.Conv(state, 3, dtype=self.dtype, name=f'state_{i}')(stacked)))
+    return made
