@@ -50,12 +50,13 @@ def sizes(config: Any, batch_size: int) -> Factors:
 
 def kept(config: Any, batch_size: int) -> int:
   """Bytes of activations that the G step keeps for its backward pass; D's steps keep less."""
-  recipe = train_step.make_recipe(config, unroll=False)
+  recipe, data = train_step.make_recipe(config, unroll=False), config.data
   state = train_step.state_shapes(config)
   weights = (state.disc.params, state.gen.params)
   inputs = {
     'z': jax.ShapeDtypeStruct((batch_size, config.gen.z_dim), jnp.float32),
     'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    'given': jax.ShapeDtypeStruct((batch_size, data.given, data.resolution, data.resolution, 3), jnp.float32),
     'chosen': jax.ShapeDtypeStruct((batch_size, config.disc.frames_k), jnp.int32),
   }
 

@@ -12,6 +12,7 @@ from dvd_gan import hosts, models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
+from dvd_gan.train_step import to_float
 
 Tree = Any
 MAX_GRID = 64  # videos in a grid, so that it stays a size that players take
@@ -23,8 +24,11 @@ class Sampler(NamedTuple):
 
   config: Any
   weights: Tree
-  generate: Any  # (weights, standing, z, label) -> uint8 [B, T, H, W, 3]
-  statistics: Any  # (weights, z, label) -> the batch's statistics
+  generate: Any  # (weights, standing, z, label, given) -> uint8 [B, T - C, H, W, 3]
+  statistics: Any  # (weights, z, label, given) -> the batch's statistics
+  given: (
+    np.ndarray
+  )  # uint8 [N, C, H, W, 3]: training clips' first frames for the statistics, in turn; C = 0 in synthesis
 
   def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
     """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
@@ -38,24 +42,33 @@ class Sampler(NamedTuple):
     for i in range(batches):
       rng = np.random.default_rng((STATISTICS_SEED, i))
       z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)
-      label = rng.integers(config.data.num_classes, size=size, dtype=np.int32)
-      moments = _moments(self.statistics(self.weights, z, label))
+      label = rng.integers(config.data.num_classes if config.data.use_labels else 1, size=size, dtype=np.int32)
+      given = np.take(self.given, np.arange(i * size, (i + 1) * size), axis=0, mode='wrap')
+      moments = _moments(self.statistics(self.weights, z, label, given))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     return _from_moments(total, batches)
 
+  def clips(self, count: int) -> np.ndarray:
+    """Given frames from the pool, in turn, uint8 [count, C, H, W, 3]."""
+    return np.take(self.given, np.arange(count), axis=0, mode='wrap')
+
   def warm_up(self) -> None:
     """Compiles what `standing` and `videos` need."""
-    self.videos(self.standing(batches=1), labels_for(self.config)[:1], truncation=1.0, seed=0)
+    self.videos(self.standing(batches=1), labels_for(self.config)[:1], truncation=1.0, seed=0, given=self.given[:1])
 
-  def videos(self, standing: Tree, labels: np.ndarray, *, truncation: float, seed: int) -> np.ndarray:
-    """One video for each label, uint8 [N, T, H, W, 3]; video i depends on (seed, i, labels[i]) alone.
+  def videos(
+    self, standing: Tree, labels: np.ndarray, *, truncation: float, seed: int, given: np.ndarray | None = None
+  ) -> np.ndarray:
+    """One video for each label, uint8 [N, T - C, H, W, 3]; video i depends on (seed, i, labels[i], given[i]) alone.
 
-    Latents are N(0, truncation^2): the paper's truncation is a smaller sigma.
+    Latents are N(0, truncation^2): the paper's truncation is a smaller sigma. `given` is uint8 [N, C, H, W, 3], None for
+    synthesis.
     """
     config = self.config
     z = np.stack([np.random.default_rng((seed, i)).standard_normal(config.gen.z_dim) for i in range(len(labels))])
     z = (truncation * z).astype(np.float32)
     size = config.sample.batch_size
+    given = self.clips(len(labels))[:, :0] if given is None else given
     done = []
     for start in range(0, len(labels), size):
       part = slice(start, start + size)
@@ -63,29 +76,36 @@ class Sampler(NamedTuple):
       fill = size - len(labels[part])
       padded_z = np.pad(z[part], ((0, fill), (0, 0)))
       padded_label = np.pad(np.asarray(labels[part], np.int32), (0, fill))
-      done.append(jax.device_get(self.generate(self.weights, standing, padded_z, padded_label))[: size - fill])
+      padded_given = np.pad(given[part], ((0, fill), *[(0, 0)] * 4))
+      batch = self.generate(self.weights, standing, padded_z, padded_label, padded_given)
+      done.append(jax.device_get(batch)[: size - fill])
     return np.concatenate(done)
 
 
 @functools.lru_cache(maxsize=4)
 def _compiled(gen: Any) -> tuple[Any, Any]:
-  def generate(weights, standing, z, label):
-    out = gen.apply({'params': weights, 'standing': standing}, z, label, train=False)
+  def generate(weights, standing, z, label, given):
+    out = gen.apply({'params': weights, 'standing': standing}, z, label, to_float(given), train=False)
     return jnp.round((out + 1) * 127.5).astype(jnp.uint8)
 
-  def statistics(weights, z, label):
-    _, collected = gen.apply({'params': weights}, z, label, train=True, mutable=['standing'])
+  def statistics(weights, z, label, given):
+    _, collected = gen.apply({'params': weights}, z, label, to_float(given), train=True, mutable=['standing'])
     return collected['standing']
 
   return jax.jit(generate), jax.jit(statistics)
 
 
-def make_sampler(config: Any, params: Tree, u: Tree) -> Sampler:
-  """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`."""
+def make_sampler(config: Any, params: Tree, u: Tree, given: np.ndarray | None = None) -> Sampler:
+  """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`.
+
+  `given` is the pool of given frames of a prediction model, uint8 [N, C, H, W, 3]; None for synthesis.
+  """
   gen, _ = models.build(config)
   params = sharding.gathered(params)
   weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
-  return Sampler(config, weights, *_compiled(gen))
+  if given is None:
+    given = np.zeros((1, 0, config.data.resolution, config.data.resolution, 3), np.uint8)
+  return Sampler(config, weights, *_compiled(gen), given)
 
 
 def labels_for(config: Any) -> np.ndarray:
@@ -106,6 +126,8 @@ def sample(config: Any, workdir: epath.Path) -> None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   if not config.train.allow_config_change:
     record.check(config, workdir)
+  if config.data.given:
+    raise UsageError('--mode=sample of a prediction model is not here yet')
   # Many hosts are one program, which has to run on all of them; alone one device will do.
   mesh = sharding.make_mesh(devices=jax.devices() if hosts.several() else jax.devices()[:1])
   step = config.sample.step

@@ -59,6 +59,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   record.write(config, workdir)  # now that the checkpoint is known to fit
   first_step = int(state.step)
   writer = Writer(workdir, first_step)
+  given = pipeline.given_frames(config, source)
   batches = pipeline.Batches(config, source, mesh, first_step)
   step_fn = train_step.jitted(recipe, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
@@ -79,7 +80,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
       state, metrics = step_fn(state, batch, seed_key)
       if step == first_step:
         jax.block_until_ready(metrics)
-        warm_up(config, state, metrics)
+        warm_up(config, state, metrics, given)
         stop_anywhere(False)
         stop.idle = False
         progress = Progress(first_step + 1, config.train.steps)  # the rate leaves compilation out
@@ -105,7 +106,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
         # The grace period may be short: the state alone, `sample` makes up for the statistics.
         checkpoints.save(step, state)
       elif save_now or sample_now:
-        sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
+        sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral, given)
         standing = sampler.standing()
         if save_now:
           checkpoints.save(step, state, standing, score(config, metrics))
@@ -119,12 +120,12 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   return 0
 
 
-def warm_up(config: Any, state: train_step.TrainState, metrics: Any) -> None:
+def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: np.ndarray) -> None:
   """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
   score(config, metrics)
   all_finite(state)
   checkpoint.warm_up(state)
-  sampling.make_sampler(config, state.ema_params, state.gen.spectral).warm_up()
+  sampling.make_sampler(config, state.ema_params, state.gen.spectral, given).warm_up()
 
 
 def score(config: Any, metrics: Any) -> float:
@@ -169,7 +170,10 @@ def all_finite(tree: Any) -> jax.Array:
 def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer) -> None:
   """A grid of samples at fixed z and classes to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
   config = sampler.config
-  videos = sampler.videos(standing, sampling.labels_for(config), truncation=1.0, seed=config.sample.seed)
+  labels = sampling.labels_for(config)
+  given = sampler.clips(len(labels))
+  videos = sampler.videos(standing, labels, truncation=1.0, seed=config.sample.seed, given=given)
+  videos = np.concatenate([given, videos], axis=1)
 
   def write() -> None:
     grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns)

@@ -67,7 +67,16 @@ def validate(config: Any) -> None:
   )
   _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')
   _require(
-    1 <= disc.frames_k <= data.frames, f'disc.frames_k={disc.frames_k} is not within 1 and data.frames={data.frames}'
+    0 <= data.given < data.frames, f'data.given={data.given} is not within 0 and data.frames={data.frames}, less 1'
+  )
+  generated = data.frames - data.given
+  _require(
+    1 <= disc.frames_k <= generated,
+    f'disc.frames_k={disc.frames_k} is not within 1 and the {generated} frames generated',
+  )
+  _require(
+    not (data.given and gen.given_multipliers) or len(gen.given_multipliers) == units,
+    f'gen.given_multipliers has {len(gen.given_multipliers)} entries; {res} pixels need {units}',
   )
   _require(gen.activation in conv_gru.ACTIVATIONS, f'gen.activation={gen.activation} is not one of relu, tanh')
   _require(gen.upsampling in ('bilinear', 'nearest'), f'gen.upsampling={gen.upsampling} is not bilinear or nearest')

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from dvd_gan import sharding
 from dvd_gan.errors import UsageError
@@ -35,6 +36,19 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 
+def given_frames(config: Any, source: Any) -> np.ndarray:
+  """The first `data.given` frames of as many training windows as standing statistics take, uint8 [N, C, H, W, 3]."""
+  size, given, sample = config.data.resolution, config.data.given, config.sample
+  if not given:
+    return np.zeros((1, 0, size, size, 3), np.uint8)
+  found: list[np.ndarray] = []
+  for batch in source.host_batches(0, np.arange(config.train.batch_size)):
+    found += list(batch['video'][:, :, :given].reshape(-1, given, size, size, 3))
+    if len(found) >= sample.statistics_batches * sample.statistics_batch_size:
+      return np.stack(found[: sample.statistics_batches * sample.statistics_batch_size])
+  raise AssertionError('host_batches has no end')
+
+
 class Batches:
   """Iterates over global batches from a step on; a thread keeps `data.prefetch` of them ready.
 
@@ -52,6 +66,8 @@ class Batches:
     def run():
       try:
         for host_batch in source.host_batches(first_step, rows):
+          if not config.data.use_labels:
+            host_batch['label'] = np.zeros_like(host_batch['label'])
           self._put(sharding.to_global(sharding.train_batch(mesh), host_batch, rows, size))
           if self._closed.is_set():
             return

@@ -20,7 +20,14 @@ GEN_MULTIPLIERS = {
   256: (8, 8, 8, 4, 4, 2, 1),
 }
 # Of the blocks over given frames (prediction), in units of gen.ch, finest first: half of the discriminators' (ours).
-GIVEN_MULTIPLIERS = {8: (2,), 16: (1, 2), 32: (1, 2, 4), 64: (1, 2, 4, 8), 128: (1, 1, 2, 4, 8), 256: (1, 1, 2, 4, 4, 8)}
+GIVEN_MULTIPLIERS = {
+  8: (2,),
+  16: (1, 2),
+  32: (1, 2, 4),
+  64: (1, 2, 4, 8),
+  128: (1, 1, 2, 4, 8),
+  256: (1, 1, 2, 4, 4, 8),
+}
 DISC_MULTIPLIERS = {
   8: (2, 4, 8),
   16: (2, 4, 8),
