@@ -92,7 +92,11 @@ def get_config() -> ml_collections.ConfigDict:
   sample.each = False  # write each video to a file of its own too
   sample.statistics_batches = 32  # batches that the standing statistics average
   sample.statistics_batch_size = 32  # videos in each of them
-  sample.video = ''  # a prediction model's own clip to continue (not here yet)
+  sample.split = 'validation'  # prediction: split whose clips are continued; array_file has but one
+  sample.video = ''  # prediction: a video file to continue in their place; its middle square is taken
+  sample.start = 0.0  # second of it at which the given frames begin; negative: they are its last ones
+  sample.futures = 3  # prediction: videos for each clip; sample.num counts clips
+  sample.frames = 0  # prediction: frames to generate, beyond what was trained by rolling forward; 0 for as trained
 
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.protocols = ()  # names of metrics protocols (not here yet)

@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
   hosts.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
   workdir = _workdir()
   if mode == 'sample':
-    from dvd_gan import sample
+    from dvd_gan import prediction, sample
 
-    sample.sample(config, workdir)
+    (prediction.predict if config.data.given else sample.sample)(config, workdir)
     return 0
   from dvd_gan import train
 

@@ -44,7 +44,7 @@ def check(config: Any, workdir: epath.Path) -> None:
     raise UsageError(f'{path} is damaged ({error}); it is written anew once it is gone') from None
   now = json.loads(config.to_json_best_effort())
   model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
-  model += [('data', field) for field in ('resolution', 'frames', 'num_classes')]
+  model += [('data', field) for field in ('resolution', 'frames', 'given', 'num_classes', 'use_labels')]
   for group, field in model:
     new = now[group][field]
     old = earlier.get(group, {}).get(field, new)  # a field younger than the run had its default then

@@ -10,6 +10,7 @@ from etils import epath
 
 from dvd_gan import hosts, models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
+from dvd_gan.datasets import pipeline
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
 from dvd_gan.train_step import to_float
@@ -26,15 +27,14 @@ class Sampler(NamedTuple):
   weights: Tree
   generate: Any  # (weights, standing, z, label, given) -> uint8 [B, T - C, H, W, 3]
   statistics: Any  # (weights, z, label, given) -> the batch's statistics
-  given: (
-    np.ndarray
-  )  # uint8 [N, C, H, W, 3]: training clips' first frames for the statistics, in turn; C = 0 in synthesis
+  given: pipeline.Given | None  # of training clips, for the statistics of a prediction model; None for synthesis
 
   def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
     """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
 
-    Batches are fixed. Classes are drawn uniformly from all, never only from those asked for. The variance is that of all batches
-    together (the mean of the variances plus the variance of the means), f32.
+    Batches are fixed. Classes are drawn uniformly from all, never only from those asked for; prediction goes through
+    its training clips instead. The variance is that of all batches together (the mean of the variances plus the variance
+    of the means), f32.
     """
     config = self.config
     size, batches = config.sample.statistics_batch_size, batches or config.sample.statistics_batches
@@ -42,41 +42,67 @@ class Sampler(NamedTuple):
     for i in range(batches):
       rng = np.random.default_rng((STATISTICS_SEED, i))
       z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)
-      label = rng.integers(config.data.num_classes if config.data.use_labels else 1, size=size, dtype=np.int32)
-      given = np.take(self.given, np.arange(i * size, (i + 1) * size), axis=0, mode='wrap')
-      moments = _moments(self.statistics(self.weights, z, label, given))
+      label = rng.integers(models.num_labels(config), size=size, dtype=np.int32)
+      frames = _no_frames(config, size)
+      if self.given is not None:
+        frames, label = self._clips(i * size, size)
+      moments = _moments(self.statistics(self.weights, z, label, frames))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     return _from_moments(total, batches)
 
-  def clips(self, count: int) -> np.ndarray:
-    """Given frames from the pool, in turn, uint8 [count, C, H, W, 3]."""
-    return np.take(self.given, np.arange(count), axis=0, mode='wrap')
+  def conditions(self) -> pipeline.Given:
+    """What `sample.num` samples start from: classes in turn, or for a prediction model its training clips."""
+    if self.given is not None:
+      return self._clips(0, self.config.sample.num)
+    return pipeline.Given(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
+
+  def _clips(self, first: int, count: int) -> pipeline.Given:
+    """Training clips from number `first` on; after the last comes the first again."""
+    rows = np.arange(first, first + count) % len(self.given.label)
+    return pipeline.Given(*(part[rows] for part in self.given))
 
   def warm_up(self) -> None:
     """Compiles what `standing` and `videos` need."""
-    self.videos(self.standing(batches=1), labels_for(self.config)[:1], truncation=1.0, seed=0, given=self.given[:1])
+    given, labels = self.conditions()
+    self.videos(self.standing(batches=1), labels[:1], truncation=1.0, seed=0, given=given[:1])
 
   def videos(
-    self, standing: Tree, labels: np.ndarray, *, truncation: float, seed: int, given: np.ndarray | None = None
+    self,
+    standing: Tree,
+    labels: np.ndarray,
+    *,
+    truncation: float,
+    seed: int,
+    given: np.ndarray | None = None,
+    part: int = 0,
   ) -> np.ndarray:
-    """One video for each label, uint8 [N, T - C, H, W, 3]; video i depends on (seed, i, labels[i], given[i]) alone.
+    """One video for each label; video i depends on (seed, i, part, labels[i], given[i]) alone.
 
-    Latents are N(0, truncation^2): the paper's truncation is a smaller sigma. `given` is uint8 [N, C, H, W, 3], None for
-    synthesis.
+    Args:
+      standing: statistics at this truncation.
+      labels: int [N].
+      truncation: standard deviation of the latents: the paper's truncation is a smaller sigma.
+      seed: of the latents.
+      given: uint8 [N, C, H, W, 3], the frames before; None for synthesis.
+      part: of a video that is made in several, from 0; each has its own latents.
+
+    Returns:
+      uint8 [N, T - C, H, W, 3].
     """
     config = self.config
-    z = np.stack([np.random.default_rng((seed, i)).standard_normal(config.gen.z_dim) for i in range(len(labels))])
+    count = range(len(labels))
+    z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(config.gen.z_dim) for i in count])
     z = (truncation * z).astype(np.float32)
     size = config.sample.batch_size
-    given = self.clips(len(labels))[:, :0] if given is None else given
+    given = _no_frames(config, len(labels)) if given is None else given
     done = []
     for start in range(0, len(labels), size):
-      part = slice(start, start + size)
+      rows = slice(start, start + size)
       # The last batch is filled up: one shape, one compilation.
-      fill = size - len(labels[part])
-      padded_z = np.pad(z[part], ((0, fill), (0, 0)))
-      padded_label = np.pad(np.asarray(labels[part], np.int32), (0, fill))
-      padded_given = np.pad(given[part], ((0, fill), *[(0, 0)] * 4))
+      fill = size - len(labels[rows])
+      padded_z = np.pad(z[rows], ((0, fill), (0, 0)))
+      padded_label = np.pad(np.asarray(labels[rows], np.int32), (0, fill))
+      padded_given = np.pad(given[rows], ((0, fill), *[(0, 0)] * 4))
       batch = self.generate(self.weights, standing, padded_z, padded_label, padded_given)
       done.append(jax.device_get(batch)[: size - fill])
     return np.concatenate(done)
@@ -95,30 +121,45 @@ def _compiled(gen: Any) -> tuple[Any, Any]:
   return jax.jit(generate), jax.jit(statistics)
 
 
-def make_sampler(config: Any, params: Tree, u: Tree, given: np.ndarray | None = None) -> Sampler:
+def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Given | None = None) -> Sampler:
   """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`.
 
-  `given` is the pool of given frames of a prediction model, uint8 [N, C, H, W, 3]; None for synthesis.
+  `given` is what the standing statistics of a prediction model go through; None for synthesis.
   """
   gen, _ = models.build(config)
   params = sharding.gathered(params)
   weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
-  if given is None:
-    given = np.zeros((1, 0, config.data.resolution, config.data.resolution, 3), np.uint8)
   return Sampler(config, weights, *_compiled(gen), given)
+
+
+def _no_frames(config: Any, count: int) -> np.ndarray:
+  return np.zeros((count, 0, config.data.resolution, config.data.resolution, 3), np.uint8)
 
 
 def labels_for(config: Any) -> np.ndarray:
   """The class of each video asked for: `sample.classes` in turn (all where it is empty), `sample.num` in all."""
-  classes = np.array(config.sample.classes or range(config.data.num_classes), np.int32)
+  classes = np.array(config.sample.classes or range(models.num_labels(config)), np.int32)
   return np.resize(classes, config.sample.num)
 
 
-def sample(config: Any, workdir: epath.Path) -> None:
-  """Writes `samples/` of a checkpoint: for each truncation a grid as MP4 and GIF, and with `sample.each` every video.
+class Opened(NamedTuple):
+  """A checkpoint to sample from."""
+
+  step: int
+  sampler: Sampler
+  stored: Tree | None  # its standing statistics, at truncation 1; a run stopped by a signal left none
+
+  def standing(self, truncation: float) -> Tree:
+    """Standing statistics at a truncation, the stored ones where they serve."""
+    return self.stored if truncation == 1.0 and self.stored is not None else self.sampler.standing(truncation)
+
+
+def open_checkpoint(config: Any, workdir: epath.Path) -> Opened:
+  """The checkpoint `sample.step`, or the newest, with all that `sample.truncation` needs.
 
   Raises:
-    UsageError: if there is no checkpoint.
+    UsageError: if there is none, or if standing statistics of a prediction model have to be made and its training clips
+      are not there.
   """
   folder = workdir / 'checkpoints'
   checkpoints = Checkpoints(folder) if folder.exists() else None
@@ -126,8 +167,6 @@ def sample(config: Any, workdir: epath.Path) -> None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   if not config.train.allow_config_change:
     record.check(config, workdir)
-  if config.data.given:
-    raise UsageError('--mode=sample of a prediction model is not here yet')
   # Many hosts are one program, which has to run on all of them; alone one device will do.
   mesh = sharding.make_mesh(devices=jax.devices() if hosts.several() else jax.devices()[:1])
   step = config.sample.step
@@ -136,23 +175,40 @@ def sample(config: Any, workdir: epath.Path) -> None:
   else:
     step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False)
   checkpoints.close()
-  sampler = make_sampler(config, state.ema_params, state.gen.spectral)
-  del state
+  given = None
+  if config.data.given and (stored is None or set(config.sample.truncation) != {1.0}):
+    given = pipeline.given_frames(config, hosts.in_turn(lambda: pipeline.open_source(config)))
+  return Opened(step, make_sampler(config, state.ema_params, state.gen.spectral, given), stored)
+
+
+def sample(config: Any, workdir: epath.Path) -> None:
+  """Writes `samples/` of a checkpoint: for each truncation a grid as MP4 and GIF, and with `sample.each` every video.
+
+  Raises:
+    UsageError: see `open_checkpoint`.
+  """
+  opened = open_checkpoint(config, workdir)
   labels = labels_for(config)
+  for truncation in config.sample.truncation:
+    standing = opened.standing(truncation)
+    videos = opened.sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
+    name = f'step_{opened.step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
+    grids = {name: video.grid(videos[:MAX_GRID], config.sample.columns)}
+    if config.sample.each:
+      grids |= {
+        f'{name}_{i:05d}_class_{label:03d}': one for i, (one, label) in enumerate(zip(videos, labels, strict=True))
+      }
+    write(config, workdir, grids)
+
+
+def write(config: Any, workdir: epath.Path, videos: dict[str, np.ndarray]) -> None:
+  """Writes each video, uint8 [T, H, W, 3], to samples/NAME.{mp4,gif} and prints their names; from the first process."""
+  if jax.process_index():
+    return
   folder = workdir / 'samples'
   folder.mkdir(parents=True, exist_ok=True)
-  for truncation in config.sample.truncation:
-    # The stored statistics are those at truncation 1; a run stopped by a signal left none.
-    standing = stored if truncation == 1.0 and stored is not None else sampler.standing(truncation)
-    videos = sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
-    if jax.process_index():
-      continue
-    name = f'step_{step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    files = video.write(folder / name, video.grid(videos[:MAX_GRID], config.sample.columns), config.sample.fps)
-    if config.sample.each:
-      for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
-        files += video.write(folder / f'{name}_{i:05d}_class_{label:03d}', one, config.sample.fps)
-    print('\n'.join(files))
+  for name, one in videos.items():
+    print('\n'.join(video.write(folder / name, one, config.sample.fps)))
 
 
 def _moments(statistics: Tree) -> Tree:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import checkpoint, hosts, models, record, sharding, train_step, video
+from dvd_gan import checkpoint, hosts, models, prediction, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
@@ -120,7 +120,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   return 0
 
 
-def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: np.ndarray) -> None:
+def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: pipeline.Given | None) -> None:
   """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
   score(config, metrics)
   all_finite(state)
@@ -168,15 +168,14 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer) -> None:
-  """A grid of samples at fixed z and classes to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
+  """A grid of samples at fixed z and classes, or after fixed training clips' first frames, to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
   config = sampler.config
-  labels = sampling.labels_for(config)
-  given = sampler.clips(len(labels))
+  given, labels = sampler.conditions()
   videos = sampler.videos(standing, labels, truncation=1.0, seed=config.sample.seed, given=given)
   videos = np.concatenate([given, videos], axis=1)
 
   def write() -> None:
-    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns)
+    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns, prediction.borders(config, videos.shape[1]))
     folder = workdir / 'samples'
     folder.mkdir(parents=True, exist_ok=True)
     files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)

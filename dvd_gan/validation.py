@@ -25,6 +25,7 @@ AT_LEAST_ONE = (
   'train.checkpoint_every',
   'sample.num',
   'sample.batch_size',
+  'sample.futures',
   'sample.statistics_batches',
   'sample.statistics_batch_size',
 )
@@ -35,6 +36,7 @@ NOT_NEGATIVE = (
   'train.keep_best',
   'sample.seed',
   'sample.columns',
+  'sample.frames',
 )
 
 
@@ -94,15 +96,17 @@ def validate(config: Any) -> None:
   _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
   _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')
   _require(data.file_seconds > 0, f'data.file_seconds={data.file_seconds} is not above 0')
-  _require(not sample.video, 'sample.video: prediction is not here yet')
+  for name in ('video', 'frames'):
+    _require(data.given or not sample[name], f'sample.{name} is for prediction, and data.given is 0')
   for name in AT_LEAST_ONE + NOT_NEGATIVE:
     group, field = name.split('.')
     least = 1 if name in AT_LEAST_ONE else 0
     _require(config[group][field] >= least, f'{name}={config[group][field]} is less than {least}')
   _require(config.seed >= 0, f'seed={config.seed} is less than 0')
   _require(sample.fps > 0, f'sample.fps={sample.fps} is not positive')
-  wrong = [label for label in sample.classes if not 0 <= label < data.num_classes]
-  _require(not wrong, f'sample.classes: {wrong} not within 0 and data.num_classes - 1 = {data.num_classes - 1}')
+  labels = models.num_labels(config)
+  wrong = [label for label in sample.classes if not 0 <= label < labels]
+  _require(not wrong, f'sample.classes: {wrong} not within 0 and {labels - 1}, the labels that the model knows')
   _require(
     all(t >= 0 for t in sample.truncation) and len(sample.truncation) > 0,
     f'sample.truncation={tuple(sample.truncation)} needs standard deviations, 0 or more',

@@ -8,21 +8,33 @@ from typing import Any
 import numpy as np
 
 MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
+BORDER = 3  # pixels
 
 
-def grid(videos: np.ndarray, columns: int = 0) -> np.ndarray:
-  """Tiles uint8 [N, T, H, W, 3] to [T, rows * H', columns * W', 3], small videos enlarged by a whole factor.
+def grid(videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None) -> np.ndarray:
+  """Tiles videos, small ones enlarged by a whole factor.
 
-  `columns` 0 makes the grid about square.
+  Args:
+    videos: uint8 [N, T, H, W, 3].
+    columns: 0 makes the grid about square.
+    borders: colours of a border around each frame, uint8, broadcast to [N, T, 3]; None for no border.
+
+  Returns:
+    uint8 [T, rows * H', columns * W', 3].
   """
+  scale = math.ceil(MIN_TILE / videos.shape[2])
+  videos = videos.repeat(scale, 2).repeat(scale, 3)
+  if borders is not None:
+    videos = np.pad(videos, ((0, 0), (0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0)))
+    inside = np.zeros(videos.shape[2:4], bool)
+    inside[BORDER:-BORDER, BORDER:-BORDER] = True
+    videos[:, :, ~inside] = np.broadcast_to(borders, (*videos.shape[:2], 3))[:, :, None]
   n, t, h, w, c = videos.shape
   columns = min(columns or math.ceil(math.sqrt(n)), n)
   rows = math.ceil(n / columns)
   blank = np.zeros((rows * columns - n, t, h, w, c), videos.dtype)
   tiles = np.concatenate([videos, blank]).reshape(rows, columns, t, h, w, c)
-  tiles = tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
-  scale = math.ceil(MIN_TILE / h)
-  return tiles.repeat(scale, 1).repeat(scale, 2)
+  return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
 
 
 def write(path: Any, video: np.ndarray, fps: float) -> list[str]:

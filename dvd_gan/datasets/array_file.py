@@ -32,7 +32,9 @@ class ArrayFile:
       raise UsageError(f'{path}: video is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]')
     if self.label.shape != self.video.shape[:1] or not np.issubdtype(self.label.dtype, np.integer):
       raise UsageError(f'{path}: label is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
-    if not len(self.label) or self.label.min() < 0 or self.label.max() >= config.data.num_classes:
+    if not len(self.label):
+      raise UsageError(f'{path}: no clips')
+    if config.data.use_labels and not 0 <= self.label.min() <= self.label.max() < config.data.num_classes:
       raise UsageError(f'{path}: labels must lie in [0, data.num_classes={config.data.num_classes})')
     _, frames, height, width, _ = self.video.shape
     need = window.span(config.data.frames, config.data.stride)

@@ -1,10 +1,11 @@
 """From a config's data set to global arrays on the devices, ahead of the step."""
 
+import copy
 import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,17 +37,55 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 
-def given_frames(config: Any, source: Any) -> np.ndarray:
-  """The first `data.given` frames of as many training windows as standing statistics take, uint8 [N, C, H, W, 3]."""
-  size, given, sample = config.data.resolution, config.data.given, config.sample
-  if not given:
-    return np.zeros((1, 0, size, size, 3), np.uint8)
-  found: list[np.ndarray] = []
-  for batch in source.host_batches(0, np.arange(config.train.batch_size)):
-    found += list(batch['video'][:, :, :given].reshape(-1, given, size, size, 3))
-    if len(found) >= sample.statistics_batches * sample.statistics_batch_size:
-      return np.stack(found[: sample.statistics_batches * sample.statistics_batch_size])
-  raise AssertionError('host_batches has no end')
+class Given(NamedTuple):
+  """What prediction starts from: the first frames of clips, uint8 [N, C, H, W, 3], and their labels, int32 [N]."""
+
+  frames: np.ndarray
+  label: np.ndarray
+
+
+def given_frames(config: Any, source: Any) -> Given | None:
+  """The given frames of as many training windows as standing statistics take; None for synthesis.
+
+  Args:
+    config: of the run.
+    source: its open data set.
+  """
+  data, sample, found = config.data, config.sample, []
+  if not data.given:
+    return None
+  count = sample.statistics_batches * sample.statistics_batch_size
+  batches = source.host_batches(0, np.arange(config.train.batch_size))  # all rows: every host has the same
+  for _ in range(-(-count // (config.train.d_steps * config.train.batch_size))):
+    batch = next(batches)
+    frames = batch['video'][:, :, : data.given]
+    found.append(Given(frames.reshape(-1, *frames.shape[2:]), labels_told(config, batch['label']).ravel()))
+  batches.close()
+  return Given(*(np.concatenate(parts)[:count] for parts in zip(*found, strict=True)))
+
+
+def held_out(config: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Windows of the clips of `sample.split`, each clip once before any comes again.
+
+  Returns:
+    (video uint8 [count, T, H, W, 3], label int32 [count] as in the data set): the same whatever is sampled.
+
+  Raises:
+    UsageError: see `open_source`.
+  """
+  config = copy.deepcopy(config)
+  config.data.split, config.data.use_labels, config.data.flip = config.sample.split, False, False
+  config.data.prefetch = config.train.d_steps = 1
+  config.train.batch_size = count
+  batches = open_source(config).host_batches(0, np.arange(count))
+  batch = next(batches)
+  batches.close()
+  return batch['video'][0], batch['label'][0]
+
+
+def labels_told(config: Any, label: np.ndarray) -> np.ndarray:
+  """The labels that the networks are told: 0 for all without `data.use_labels`."""
+  return label if config.data.use_labels else np.zeros_like(label)
 
 
 class Batches:
@@ -66,8 +105,7 @@ class Batches:
     def run():
       try:
         for host_batch in source.host_batches(first_step, rows):
-          if not config.data.use_labels:
-            host_batch['label'] = np.zeros_like(host_batch['label'])
+          host_batch['label'] = labels_told(config, host_batch['label'])
           self._put(sharding.to_global(sharding.train_batch(mesh), host_batch, rows, size))
           if self._closed.is_set():
             return

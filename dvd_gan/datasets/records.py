@@ -47,7 +47,7 @@ class Records:
       keep: bool [N], the clips that count; all if None.
 
     Raises:
-      UsageError: if no clip is long enough, or labels do not fit `data.num_classes`.
+      UsageError: if no clip is long enough, or labels that are used do not fit `data.num_classes`.
     """
     data = config.data
     self._config, self._folder, self._index = config, folder, clips
@@ -63,9 +63,9 @@ class Records:
     if not len(self._clips):
       raise UsageError(f'{folder}: none of {keep.sum()} clips has the {need} frames of a window')
     labels = labels[self._clips]
-    if labels.min() < 0:
+    if data.use_labels and labels.min() < 0:
       raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
-    if labels.max() >= data.num_classes:
+    if data.use_labels and labels.max() >= data.num_classes:
       raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
     self._told_of: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
     self._scratch = _Scratch(data.resolution)

@@ -38,6 +38,11 @@ DISC_MULTIPLIERS = {
 }
 
 
+def num_labels(config: Any) -> int:
+  """Size of the networks' label vocabulary: one label for all without `data.use_labels`."""
+  return config.data.num_classes if config.data.use_labels else 1
+
+
 def build(config: Any) -> tuple[Generator, DualDiscriminator]:
   """The generator and the two discriminators of a config (`configs/default.py`).
 
@@ -50,7 +55,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     frames=config.data.frames - config.data.given,
     ch=config.gen.ch,
     multipliers=tuple(config.gen.multipliers) or GEN_MULTIPLIERS[resolution],
-    num_classes=config.data.num_classes,
+    num_classes=num_labels(config),
     embed_dim=config.gen.embed_dim,
     attention=tuple(config.gen.attention),
     activation=config.gen.activation,
@@ -63,7 +68,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
   disc = DualDiscriminator(
     ch=config.disc.ch,
     multipliers=tuple(config.disc.multipliers) or DISC_MULTIPLIERS[resolution],
-    num_classes=config.data.num_classes,
+    num_classes=num_labels(config),
     pool=config.disc.pool,
     attention=tuple(config.disc.attention),
     remat=config.disc.remat,

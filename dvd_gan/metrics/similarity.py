@@ -1,0 +1,89 @@
+"""How close predicted videos come to the truth, frame by frame: PSNR and SSIM. No network is needed."""
+
+import functools
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WINDOW = 11  # pixels, side of SSIM's Gaussian window (Wang et al. 2004)
+ROUNDING = 1 / 12  # mean squared error of rounding to 8 bits: less cannot be told, and PSNR ends at 58.9 dB
+FRAMES = 256  # compared at once: one shape, one compilation
+
+
+def psnr_and_ssim(videos: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+  """Compares videos frame by frame.
+
+  Args:
+    videos: uint8 [..., T, H, W, 3].
+    truth: the same shape, or one that broadcasts to it.
+
+  Returns:
+    {'psnr', 'ssim'}, each f32 [..., T]. PSNR is in dB against 255, over the three channels together, 58.9 for equal
+    frames. SSIM is tf.image.ssim's: Wang et al.'s window and constants, each channel alone, then their mean; below 11
+    pixels the window is as large as the picture.
+  """
+  truth = np.broadcast_to(truth, videos.shape)
+  shape, frame = videos.shape[:-3], videos.shape[-3:]
+  videos, truth = videos.reshape(-1, *frame), truth.reshape(-1, *frame)
+  compare = _compare(min(WINDOW, *frame[:2]))
+  parts = []
+  for start in range(0, len(videos), FRAMES):
+    part = videos[start : start + FRAMES], truth[start : start + FRAMES]
+    fill = FRAMES - len(part[0])
+    padded = (np.pad(frames, ((0, fill), *[(0, 0)] * 3)) for frames in part)
+    parts.append(np.stack(compare(*padded))[:, : len(part[0])])
+  psnr, ssim = np.concatenate(parts, axis=1)
+  return {'psnr': psnr.reshape(shape), 'ssim': ssim.reshape(shape)}
+
+
+@functools.lru_cache
+def _compare(window: int):
+  def compare(frames, truth):
+    a, b = frames.astype(jnp.float32), truth.astype(jnp.float32)
+    error = jnp.maximum(dm_pix.mse(a, b), ROUNDING)
+    return 10 * jnp.log10(255**2 / error), dm_pix.ssim(a, b, max_val=255.0, filter_size=window)
+
+  return jax.jit(compare)
+
+
+def summary(futures: np.ndarray, truth: np.ndarray, last: np.ndarray) -> dict[str, dict[str, list[float]]]:
+  """What prediction papers report of several futures for each clip, with the baseline that copies the last frame.
+
+  Args:
+    futures: uint8 [N, n, T, H, W, 3], n futures of each clip.
+    truth: uint8 [N, T, H, W, 3].
+    last: uint8 [N, H, W, 3], the last given frame.
+
+  Returns:
+    For 'psnr' and 'ssim': 'mean' over futures, 'best' (of each clip the future whose mean over frames is best, as in
+    SVG, Denton and Fergus 2018) and 'copy_last', each a list of T means over clips.
+  """
+  ours = psnr_and_ssim(futures, truth[:, None])
+  copy_last = psnr_and_ssim(np.broadcast_to(last[:, None], truth.shape), truth)
+  result = {}
+  for name, values in ours.items():  # [N, n, T]
+    best = np.take_along_axis(values, values.mean(2).argmax(1)[:, None, None], axis=1)
+    rows = {'mean': values.mean((0, 1)), 'best': best.mean((0, 1)), 'copy_last': copy_last[name].mean(0)}
+    result[name] = {row: np.round(by_frame, 4).tolist() for row, by_frame in rows.items()}
+  return result
+
+
+def spread(futures: np.ndarray) -> float:
+  """How far futures of the same clip lie apart: the root mean square difference of two of them, in grey levels.
+
+  Args:
+    futures: uint8 [N, n, T, H, W, 3].
+
+  Returns:
+    The mean over clips and pairs; 0 if they are all the same, NaN for n = 1.
+  """
+  count = futures.shape[1]
+  pairs = [(i, j) for i in range(count) for j in range(i)]
+  if not pairs:
+    return float('nan')
+  apart = [
+    np.sqrt(np.mean((futures[:, i].astype(np.float32) - futures[:, j]) ** 2, axis=(1, 2, 3, 4))) for i, j in pairs
+  ]
+  return float(np.mean(apart))
