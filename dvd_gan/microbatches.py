@@ -31,6 +31,6 @@ def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, t
   shapes = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], parts))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   total, _ = jax.lax.scan(
-    lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), zeros, parts, unroll=count if unroll else 1
+    lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), zeros, parts, unroll=0 if unroll else 1
   )
   return jax.tree.map(lambda x: x / count, total)

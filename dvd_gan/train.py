@@ -168,7 +168,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path, step: int, writer: Writer) -> None:
-  """A grid of samples at fixed z and classes, or after fixed training clips' first frames, to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard."""
+  """A grid of samples to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard, at fixed z and classes or training clips."""
   config = sampler.config
   given, labels = sampler.conditions()
   videos = sampler.videos(standing, labels, truncation=1.0, seed=config.sample.seed, given=given)

@@ -140,7 +140,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
     lambda disc, xs: d_step(recipe, disc, gen_weights, *xs),
     state.disc,
     (batch, jnp.stack(d_keys)),
-    unroll=d_steps if recipe.unroll else 1,
+    unroll=0 if recipe.unroll else 1,  # 0 is all; by their number, one step would stay a loop
   )
   last = jax.tree.map(lambda x: x[-1], batch)
   gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, last, g_key)

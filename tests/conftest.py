@@ -60,8 +60,8 @@ class Step(NamedTuple):
     return self.compiled(state, self.place(batch), self.key)
 
 
-def make_step(devices, shard=1):
-  config = tiny_config()
+def make_step(devices, shard=1, config=None):
+  config = config or tiny_config()
   mesh = sharding.make_mesh(shard, devices=devices)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
   key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))

@@ -43,12 +43,15 @@ def test_every_config_is_valid_and_its_step_builds(name):
   assert all(value.shape == () for value in metrics.values())
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('kinetics600')])
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith(('kinetics600', 'bair'))])
 def test_full_width_parameters_are_the_papers(name):
   config = load(name)
   assert config.gen.attention == (config.data.resolution // 2,)
   config.gen.attention = ()  # the prototype had none
+  config.data.num_classes, config.data.use_labels = 600, True  # and was not for prediction
   gen, disc = models.shapes(config)
+  given = gen.pop('given', {})
+  assert bool(given) == bool(config.data.given)
   counts = millions(gen), millions(disc['spatial']), millions(disc['temporal'])
   for got, expected in zip(counts, PAPER[config.data.resolution], strict=True):
     assert got == pytest.approx(expected, rel=0.01)
@@ -62,7 +65,9 @@ def test_the_papers_numbers_are_the_defaults():
   assert (train.batch_size, train.d_steps, train.ema_decay, train.ema_start) == (512, 2, 0.9999, 20_000)
   assert config.gen.activation == 'relu' and not config.gen.bn_over_time
   strides = {name: load(name).data.stride for name in NAMES if name.startswith('kinetics600')}
-  assert strides.pop('kinetics600_64x16') == 1 and set(strides.values()) == {2}
+  assert strides.pop('kinetics600_64x16') == strides.pop('kinetics600_fp_64x16') == 1 and set(strides.values()) == {2}
+  frames = {name: (load(name).data.given, load(name).data.frames) for name in ('kinetics600_fp_64x16', 'bair_fp_64x16')}
+  assert frames == {'kinetics600_fp_64x16': (5, 16), 'bair_fp_64x16': (1, 16)}
 
 
 def test_a_config_says_its_command_hardware_and_expectation():

@@ -58,7 +58,8 @@ def test_standing_statistics_are_the_moments_of_all_batches_together(sampler, co
     z.append(rng.standard_normal((4, config.gen.z_dim), np.float32))
     label.append(rng.integers(config.data.num_classes, size=4, dtype=np.int32))
   # The first norm sees what no other norm has touched: there batches of 4 and one of 12 agree exactly.
-  whole = sampler.statistics(sampler.weights, np.concatenate(z), np.concatenate(label))
+  no_frames = np.zeros((12, 0, 16, 16, 3), np.uint8)
+  whole = sampler.statistics(sampler.weights, np.concatenate(z), np.concatenate(label), no_frames)
   first = lambda tree: tree['block_4']['norm1']['norm']  # noqa: E731
   np.testing.assert_allclose(first(standing)['mean'], first(whole)['mean'], atol=1e-5)
   np.testing.assert_allclose(first(standing)['var'], first(whole)['var'], rtol=1e-3, atol=1e-6)

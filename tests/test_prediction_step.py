@@ -1,0 +1,114 @@
+"""The train step of a prediction model: who sees which frames."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvd_gan import train_step
+from tests.conftest import make_step, random_batch, tiny_config
+
+GIVEN = 2
+
+
+def prediction_config():
+  """Two frames given, four generated, all of which D_S sees."""
+  config = tiny_config()
+  config.data.given, config.data.frames, config.data.use_labels = GIVEN, 6, False
+  config.disc.frames_k = 4
+  return config
+
+
+@pytest.fixture(scope='module')
+def step():
+  return make_step(jax.devices()[:1], config=prediction_config())
+
+
+@pytest.fixture(scope='module')
+def d_inputs(step):
+  """What the discriminators are given in a D step, as a function of the real videos f32 [B, T, H, W, 3] in [0, 255]."""
+  state, whole = step.fresh(), train_step.disc_loss
+  batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
+
+  def loss(recipe, weights, inputs):
+    value, metrics = whole(recipe, weights, inputs)
+    return value, metrics | inputs
+
+  def inputs(video):
+    # Traced now, so that this function, and its gradient, are compiled without the patch being there later.
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train_step, 'disc_loss', loss)
+      metrics = train_step.d_step(
+        step.recipe, state.disc, state.gen.params, batch | {'video': video}, jax.random.key(1)
+      )[1]
+    return {name: metrics[name] for name in ('frames', 'video')}
+
+  return inputs, batch['video'].astype(jnp.float32)
+
+
+@pytest.fixture(scope='module')
+def seen(d_inputs):
+  inputs, video = d_inputs
+  return jax.device_get(jax.jit(inputs)(video)), jax.device_get(train_step.to_float(video))
+
+
+def test_the_temporal_discriminator_sees_given_frames_then_generated_ones(seen):
+  seen, real = seen
+  np.testing.assert_array_equal(seen['video'][0::2], real)
+  np.testing.assert_array_equal(seen['video'][1::2, :GIVEN], real[:, :GIVEN])
+  assert (seen['video'][1::2, GIVEN:] != real[:, GIVEN:]).mean() > 0.9
+
+
+def test_the_spatial_discriminator_sees_no_given_frame(seen):
+  # All four frames after the given ones, in some order.
+  for frames, video in zip(seen[0]['frames'], seen[0]['video'], strict=True):
+    assert sorted(frames.sum((1, 2, 3)).tolist()) == sorted(video[GIVEN:].sum((1, 2, 3)).tolist())
+
+
+def test_generated_frames_have_no_gradient_to_the_truth(d_inputs):
+  inputs, video = d_inputs
+
+  def generated(video):
+    fake = inputs(video)['video'][1::2, GIVEN:]
+    return jnp.sum(fake * jax.random.normal(jax.random.key(2), fake.shape))
+
+  gradient = jax.jit(jax.grad(generated))(video)
+  assert (gradient[:, GIVEN:] == 0).all()
+  assert (abs(gradient[:, :GIVEN]).max((2, 3, 4)) > 0).all()  # of every given frame
+
+
+def test_the_generators_loss_begins_with_the_given_frames(step, monkeypatch):
+  """G's loss shows D_T the given frames too, and D_S generated ones alone."""
+  shown = {}
+
+  class Disc:
+    def apply(self, variables, frames, video, label):
+      shown.update(frames=frames, video=video)
+      return {'spatial': jnp.zeros(len(label)), 'temporal': jnp.zeros(len(label))}
+
+  class Gen:
+    def apply(self, variables, z, label, given, train):
+      return 2 + jnp.arange(4.0)[None, :, None, None, None] + jnp.zeros((len(label), 4, 16, 16, 3))
+
+  given = jnp.full((3, GIVEN, 16, 16, 3), -1.0)
+  inputs = {'z': jnp.zeros((3, 5)), 'label': jnp.zeros(3, jnp.int32), 'given': given}
+  chosen = train_step.choose_frames(jax.random.key(0), 3, 4, 2)
+  train_step.gen_loss(step.recipe._replace(gen=Gen(), disc=Disc()), {}, {}, inputs | {'chosen': chosen})
+  assert shown['video'][:, :, 0, 0, 0].tolist() == [[-1, -1, 2, 3, 4, 5]] * 3
+  np.testing.assert_array_equal(shown['frames'][..., 0, 0, 0], 2 + chosen)
+
+
+def test_one_device_equals_eight(step):
+  eight = make_step(jax.devices(), config=prediction_config())
+  states = [one.fresh() for one in (step, eight)]
+  for i in range(2):
+    batch = random_batch(step.config, i)
+    batch['label'][:] = 0
+    (one, expected), (all_, got) = (run(state, batch) for run, state in zip((step, eight), states, strict=True))
+    states = [one, all_]
+    for name in expected:
+      assert float(got[name]) == pytest.approx(float(expected[name]), rel=1e-3, abs=1e-4), name
+  text = eight.compiled.as_text()
+  assert 'all-reduce' in text
+  for name in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
+    assert name not in text, name
