@@ -10,7 +10,7 @@ setup(
   version='0.1.0',
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
   python_requires='>=3.11,<3.14',
-  packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'configs'],
+  packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'dvd_gan.metrics', 'configs'],
   package_data={'dvd_gan.datasets': ['*.txt']},
   install_requires=[
     'jax>=0.10.2',
@@ -29,6 +29,7 @@ setup(
     'pillow>=12.3',  # GIFs, and pictures that are no JPEGs
     'simplejpeg>=1.9',  # JPEG frames, by libjpeg-turbo
     'pebble>=5.2',  # decoding in processes that may hang or crash
+    'dm-pix>=0.4.5',  # PSNR and SSIM
     'tqdm>=4.67',
     'tensorboard>=2.21',  # clu needs it and does not say so
     'importlib_resources>=7.1',  # so does tensorflow-datasets

@@ -12,6 +12,6 @@ from configs import kinetics600_fp_64x16
 def get_config():
   config = kinetics600_fp_64x16.get_config()
   config.data.name = 'bair'
-  config.data.num_classes = 1
   config.data.given = 1
+  config.sample.split = 'test'
   return config

@@ -129,7 +129,7 @@ def test_the_program_refuses_in_one_line():
 
 
 PAPER = sorted(
-  path.stem for pattern in ('kinetics600_*', 'ucf101_*') for path in (ROOT / 'configs').glob(f'{pattern}.py')
+  path.stem for pattern in ('kinetics600_*', 'ucf101_*', 'bair_*') for path in (ROOT / 'configs').glob(f'{pattern}.py')
 )
 
 

@@ -8,6 +8,8 @@ from dvd_gan import models, validation
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT, tiny_config
 
+PREDICTION = ('--config=tests/tiny_prediction.py', '--mode=sample', '--workdir={tmp}')
+
 
 def program(*arguments):
   return subprocess.run(
@@ -27,6 +29,8 @@ def program(*arguments):
     (['--config=configs/smoke.py'], '--workdir'),
     (['--config=configs/smoke.py', '--mode=evaluate', '--workdir=x'], 'not here yet'),
     (['--config=configs/smoke.py', '--mode=sample', '--workdir={tmp}/none'], 'no checkpoint'),
+    ([*PREDICTION, '--config.sample.video={tmp}/none.mp4'], 'none.mp4: [Errno 2]'),
+    ([*PREDICTION, f'--config.sample.video={ROOT}/README.md'], 'README.md: cannot be decoded'),
     (['--config=configs/smoke.py', '--config.data.name=webvid', '--mode=prepare'], 'data.name=webvid is unknown'),
     (['--config=configs/smoke.py', '--config.data.name=array_file', '--mode=prepare'], 'data.source=FILE.npz'),
     (['--config=configs/video_folder.py', '--workdir={tmp}'], 'data.source=FOLDER'),

@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 from dvd_gan import train_step
-from tests.conftest import make_step, random_batch, tiny_config
+from tests.conftest import make_step, random_batch
+from tests.tiny_prediction import get_config as prediction_config
 
-GIVEN = 2
-
-
-def prediction_config():
-  """Two frames given, four generated, all of which D_S sees."""
-  config = tiny_config()
-  config.data.given, config.data.frames, config.data.use_labels = GIVEN, 6, False
-  config.disc.frames_k = 4
-  return config
+GIVEN = prediction_config().data.given
 
 
 @pytest.fixture(scope='module')

@@ -74,7 +74,7 @@ def held_out(config: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     UsageError: see `open_source`.
   """
   config = copy.deepcopy(config)
-  config.data.split, config.data.use_labels, config.data.flip = config.sample.split, False, False
+  config.data.split, config.data.flip = config.sample.split, False
   config.data.prefetch = config.train.d_steps = 1
   config.train.batch_size = count
   batches = open_source(config).host_batches(0, np.arange(count))

@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 export JAX_PLATFORMS=cpu
-settings=(kinetics600_64x12 kinetics600_128x48 kinetics600_256x12 kinetics600_64x48 kinetics600_128x12 kinetics600_64x16 ucf101_128x16)
+settings=(kinetics600_64x12 kinetics600_128x48 kinetics600_256x12 kinetics600_64x48 kinetics600_128x12 kinetics600_64x16 ucf101_128x16 kinetics600_fp_64x16 bair_fp_64x16)
 small=(--config.mesh.shard=8 --config.gen.remat=True --config.disc.remat=True)
 parts=--config.train.microbatches
 
@@ -30,6 +30,8 @@ for level in O1 UNKNOWN; do
   row $level kinetics600_64x12 v6e-32 "${small[@]}"
   row $level kinetics600_64x12 v5litepod-32 "${small[@]}"
   row $level kinetics600_64x16 v5litepod-32 "${small[@]}"
+  row $level kinetics600_fp_64x16 v5litepod-32 "${small[@]}"
+  row $level bair_fp_64x16 v5litepod-32 "${small[@]}"
   row $level kinetics600_64x48 v5litepod-64 "${small[@]}"
   row $level kinetics600_128x12 v5litepod-32 "${small[@]}" $parts=2
   row $level ucf101_128x16 v5litepod-32 "${small[@]}" $parts=2

@@ -6,17 +6,19 @@ python results/dry_run/table.py --fit    prints the factors of dvd_gan/memory.py
 
 import importlib
 import json
+import math
 import pathlib
 import sys
 
+import jax
 import numpy as np
 
-from dvd_gan import dry_run, flops, memory, sharding, topology, train_step
+from dvd_gan import dry_run, flops, memory, models, sharding, topology, train_step
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = (
   'kinetics600_64x12', 'kinetics600_64x16', 'kinetics600_64x48', 'kinetics600_128x12', 'kinetics600_128x48',
-  'kinetics600_256x12', 'ucf101_128x16',
+  'kinetics600_256x12', 'ucf101_128x16', 'kinetics600_fp_64x16', 'bair_fp_64x16',
 )  # fmt: skip
 KINDS = {'v3': 'v3', 'v4': 'v4', 'v5e': 'v5litepod', 'v5p': 'v5p', 'v6e': 'v6e'}
 DEVICES = (32, 64, 128, 256, 512)
@@ -112,6 +114,20 @@ def estimates(name):
   return cells
 
 
+def millions(tree):
+  return f'{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) / 1e6:.1f}'
+
+
+def parameters():
+  """Lines of the table of parameters."""
+  lines = ['| config | G | of it for given frames | D_S | D_T |', '|---|---|---|---|---|']
+  for name in CONFIGS:
+    gen, disc = models.shapes(load(name))
+    of = [millions(tree) for tree in (gen, gen.get('given', ()), disc['spatial'], disc['temporal'])]
+    lines.append(f'| {name} | {" | ".join(of)} |')
+  return lines
+
+
 def main():
   rows = compiled_rows()
   if '--fit' in sys.argv:
@@ -144,6 +160,7 @@ def main():
     f'\nThe estimate is off by {100 * np.mean(np.abs(errors)):.0f} % on average and by '
     f'{100 * np.max(np.abs(errors)):.0f} % at most on the {len(errors)} rows that fit (they are also what it was fitted to).\n'
   )
+  lines += ['## Parameters, in millions\n', *parameters(), '']
   lines += ['## Estimated\n', (HERE / 'estimated.md').read_text()]
   for name in CONFIGS:
     cells = estimates(name)

@@ -1,0 +1,203 @@
+import json
+
+import av
+import numpy as np
+import pytest
+from etils import epath
+
+from dvd_gan import prediction, sample, train, video
+from dvd_gan.datasets import pipeline
+from dvd_gan.errors import UsageError
+from dvd_gan.metrics import similarity
+from tests.datasets import clips
+from tests.tiny_prediction import get_config
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Where the tiny prediction model was trained for two steps."""
+  folder = tmp_path_factory.mktemp('prediction')
+  video = np.random.default_rng(0).integers(0, 256, (20, 7, 16, 16, 3), np.uint8)
+  np.savez(folder / 'clips.npz', video=video, label=np.full(20, -1))
+  config = with_data(get_config(), folder)
+  config.train.steps = config.train.sample_every = 2
+  assert train.train(config, epath.Path(folder)) == 0
+  return epath.Path(folder)
+
+
+def with_data(config, folder):
+  config.data.name, config.data.source = 'array_file', str(folder / 'clips.npz')
+  return config
+
+
+@pytest.fixture
+def config(workdir):
+  return with_data(get_config(), workdir)
+
+
+def frames_of(path):
+  with av.open(str(path)) as container:
+    return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]).astype(int)
+
+
+def border_is(frame, colour):
+  """Whether the upper left corner of a frame has a border of that colour, but for H.264's rounding."""
+  return abs(frame[0, :40] - colour).max() < 60
+
+
+def test_training_writes_given_and_generated_frames(workdir):
+  written = frames_of(workdir / 'samples' / 'step_00000002.mp4')
+  assert len(written) == 6
+  assert all(border_is(frame, prediction.GIVEN) for frame in written[:2])
+  assert all(border_is(frame, prediction.GENERATED) for frame in written[2:])
+
+
+def test_held_out_clips_are_continued_and_scored(config, workdir, capsys):
+  config.sample.num, config.sample.futures, config.sample.each = 5, 2, True
+  prediction.predict(config, workdir)
+  name = 'step_00000002_validation_truncation_1_seed_0'
+  told = capsys.readouterr().out
+  assert f'{name}.mp4' in told and 'copying the last frame' in told
+  side = 96 + 2 * video.BORDER
+  assert frames_of(workdir / 'samples' / f'{name}.mp4').shape == (6, 5 * side, 4 * side, 3)
+  assert frames_of(workdir / 'samples' / f'{name}_00004.mp4').shape == (6, side, 4 * side, 3)
+  found = json.loads((workdir / 'samples' / f'{name}.json').read_text())
+  assert (found['step'], found['clips'], found['futures'], found['given'], found['frames']) == (2, 5, 2, 2, 4)
+  truth = pipeline.held_out(config, 5)[0]
+  copied = similarity.psnr_and_ssim(np.broadcast_to(truth[:, 1:2], truth[:, 2:].shape), truth[:, 2:])
+  for metric in ('psnr', 'ssim'):
+    np.testing.assert_allclose(found[metric]['copy_last'], copied[metric].mean(0), atol=1e-3)
+    assert np.mean(found[metric]['best']) >= np.mean(found[metric]['mean'])
+  assert found['spread'] > 0
+
+
+def test_rows_are_given_truth_and_futures(config):
+  config.sample.each = True
+  rng = np.random.default_rng(0)
+  known, made = rng.integers(0, 256, (2, 5, 16, 16, 3), np.uint8), rng.integers(0, 256, (2, 3, 6, 16, 16, 3), np.uint8)
+  files = prediction.pictures(config, 'x', known, made)
+  assert set(files) == {'x', 'x_00000', 'x_00001'}
+  row = files['x_00001']
+  assert row.shape[0] == 8
+  step = 96 + 2 * video.BORDER
+  at = slice(video.BORDER, 96, 6)  # one pixel of each of the model's
+  tiles = [row[:, at, i * step + video.BORDER : i * step + video.BORDER + 96 : 6] for i in range(5)]
+  np.testing.assert_array_equal(tiles[0], known[1][[0, 1, 1, 1, 1, 1, 1, 1]])
+  np.testing.assert_array_equal(tiles[1][:5], known[1])
+  assert (tiles[1][5:] == 128).all()  # not known
+  for i in range(3):
+    np.testing.assert_array_equal(tiles[2 + i], np.concatenate([known[1, :2], made[1, i]]))
+  colours = [prediction.GIVEN] * 2 + [prediction.GENERATED] * 4 + [prediction.ROLLED] * 2
+  np.testing.assert_array_equal(row[:, 0, 0], colours)
+
+
+class Counter:
+  """Stands for a sampler: each frame is the one before plus one, and the part it came in is kept in the last pixel."""
+
+  def __init__(self, config):
+    self.config, self.calls = config, []
+
+  def videos(self, standing, labels, *, truncation, seed, given, part):
+    self.calls.append((labels.tolist(), given[:, :, 0, 0, 0].tolist(), part))
+    ahead = np.arange(1, 5, dtype=np.uint8)[None, :, None, None, None]
+    return given[:, -1:] + ahead
+
+
+@pytest.mark.parametrize(('frames', 'parts'), [(0, 1), (3, 1), (4, 1), (9, 3)])
+def test_rolling_forward_gives_the_last_frames_again(config, frames, parts):
+  config.sample.frames, config.sample.futures = frames, 2
+  sampler = Counter(config)
+  known = np.broadcast_to(np.array([10, 50], np.uint8)[:, None, None, None, None], (2, 6, 16, 16, 3)) + np.arange(
+    6, dtype=np.uint8
+  ).reshape(1, 6, 1, 1, 1)
+  made = prediction.futures(sampler, None, prediction.Clips(known, np.array([0, 3])), 1.0)
+  assert made.shape == (2, 2, frames or 4, 16, 16, 3)
+  assert made[1, 1, :, 0, 0, 0].tolist() == list(range(52, 52 + (frames or 4)))
+  for part, (labels, given, told) in enumerate(sampler.calls):
+    assert told == part and labels == [0, 0, 3, 3]
+    assert given[0] == [10 + 4 * part, 11 + 4 * part] and given[2] == [50 + 4 * part, 51 + 4 * part]
+  assert len(sampler.calls) == parts
+
+
+def test_a_rolled_video_begins_with_the_one_that_is_not(config, workdir):
+  config.sample.num, config.sample.futures = 2, 2
+  opened = sample.open_checkpoint(config, workdir)
+  known = prediction.held_out(config)
+  short = prediction.futures(opened.sampler, opened.standing(1.0), known, 1.0)
+  config.sample.frames = 7
+  long = prediction.futures(opened.sampler, opened.standing(1.0), known, 1.0)
+  np.testing.assert_array_equal(long[:, :, :4], short)
+  prediction.predict(config, workdir)
+  name = 'step_00000002_validation_truncation_1_seed_0_rolled_to_7_frames'
+  written = frames_of(workdir / 'samples' / f'{name}.mp4')
+  assert len(written) == 9 and border_is(written[8], prediction.ROLLED) and border_is(written[5], prediction.GENERATED)
+  assert json.loads((workdir / 'samples' / f'{name}.json').read_text())['frames'] == 4  # rolled ones do not count
+
+
+@pytest.fixture
+def own(config, tmp_path):
+  """A file of 48x32 pixels at 50 frames a second, 30 frames at the training's 25."""
+  clips.encode(tmp_path / 'own.mp4', frames=60, fps=50)
+  config.sample.video = str(tmp_path / 'own.mp4')
+  return config
+
+
+def green(clip):
+  return clip.video[0, :, 8, 8, 1].astype(int)
+
+
+def test_an_own_video_is_resized_cropped_and_taken_at_the_trainings_rate(own):
+  clip = prediction.own_clip(own)
+  assert clip.video.shape == (1, 6, 16, 16, 3) and clip.label.tolist() == [0]
+  assert abs(green(clip) - 8 * np.arange(6)).max() < 8
+  # The middle third of what goes from 0 to 250.
+  assert clip.video[0, 0, :, 0, 0] == pytest.approx(250 / 6, abs=20) and clip.video[0, 0, :, -1, 0] == pytest.approx(
+    250 * 5 / 6, abs=20
+  )
+  own.data.stride = 3
+  assert abs(green(prediction.own_clip(own)) - 24 * np.arange(6)).max() < 8
+  own.data.stride, own.sample.start, own.sample.frames = 1, 0.4, 10
+  clip = prediction.own_clip(own)
+  assert clip.video.shape[1] == 12 and abs(green(clip) - 8 * (10 + np.arange(12))).max() < 8
+  own.sample.start = -1.0  # its end is continued: there is no truth
+  clip = prediction.own_clip(own)
+  assert clip.video.shape[1] == 2 and abs(green(clip) - 8 * np.array([28, 29])).max() < 8
+
+
+def test_an_own_video_needs_no_data_set(own, workdir):
+  own.data.source = '/nowhere.npz'
+  own.sample.start, own.sample.futures = -1.0, 1
+  prediction.predict(own, workdir)
+  name = 'step_00000002_own_truncation_1_seed_0'
+  assert len(frames_of(workdir / 'samples' / f'{name}.mp4')) == 6
+  assert not (workdir / 'samples' / f'{name}.json').exists()  # nothing to compare with
+  # At another truncation the statistics have to be made, from training clips.
+  own.sample.truncation = (0.5,)
+  with pytest.raises(UsageError, match='/nowhere.npz'):
+    prediction.predict(own, workdir)
+
+
+def test_a_video_that_cannot_be_continued_is_told(own, tmp_path):
+  content = (tmp_path / 'own.mp4').read_bytes()
+  (tmp_path / 'cut.mp4').write_bytes(content[: len(content) // 2])
+  (tmp_path / 'empty.mp4').write_bytes(b'')
+  clips.encode_audio(tmp_path / 'sound.mp4')
+  clips.encode(tmp_path / 'short.mp4', frames=1)
+  for name in ('cut', 'empty', 'sound', 'none'):
+    own.sample.video = str(tmp_path / f'{name}.mp4')
+    with pytest.raises(UsageError, match=f'sample.video=.*{name}.mp4') as told:
+      prediction.own_clip(own)
+    assert '\n' not in str(told.value)
+  own.sample.video = str(tmp_path / 'short.mp4')
+  with pytest.raises(UsageError, match='too short: from frame 0 on it has 1 .* is given 2'):
+    prediction.own_clip(own)
+  own.sample.video, own.sample.start = str(tmp_path / 'own.mp4'), 1.18
+  with pytest.raises(UsageError, match='too short: from frame 30 on it has 0'):
+    prediction.own_clip(own)
+
+
+def test_labels_are_told_where_the_config_uses_them(config):
+  assert prediction.held_out(config).label.tolist() == [0] * 4
+  config.data.use_labels = True
+  with pytest.raises(UsageError, match='labels must lie'):
+    prediction.held_out(config)

@@ -1,0 +1,11 @@
+"""The tiny config for prediction, as a file: `--config=tests/tiny_prediction.py`."""
+
+from tests import tiny
+
+
+def get_config():
+  """Two frames given, four generated, all of which D_S sees."""
+  config = tiny.get_config()
+  config.data.given, config.data.frames, config.data.use_labels = 2, 6, False
+  config.disc.frames_k = 4
+  return config
