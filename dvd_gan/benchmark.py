@@ -10,25 +10,31 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import default, smoke
+from configs import default, kinetics600_fp_64x16, smoke
 from dvd_gan import flops, models, sharding, train_step, validation
 from dvd_gan.errors import UsageError
 
 
-def _narrow_64() -> Any:
-  config = default.get_config()
+def _narrow_64(get_config: Callable[[], Any]) -> Any:
+  config = get_config()
+  config.dtype = 'float32'
   config.gen.ch = config.disc.ch = 32
   config.train.batch_size = 4
   return config
 
 
-SIZES = {'64x64x12_ch32_b4': _narrow_64, 'smoke': smoke.get_config}
+SIZES = {
+  '64x64x12_ch32_b4': functools.partial(_narrow_64, default.get_config),
+  '64x64_5to11_ch32_b4': functools.partial(_narrow_64, kinetics600_fp_64x16.get_config),
+  'smoke': smoke.get_config,
+}
 
 
 def measure(config: Any, repeats: int) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   data, d_steps, size = config.data, config.train.d_steps, config.train.batch_size
   rng = np.random.default_rng(0)
   video = rng.integers(0, 256, (d_steps, size, data.frames, data.resolution, data.resolution, 3), np.uint8)
-  label = rng.integers(0, data.num_classes, (d_steps, size), np.int32)
+  label = rng.integers(0, models.num_labels(config), (d_steps, size), np.int32)
   batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
 
   step = functools.partial(train_step.train_step, recipe)
@@ -83,6 +89,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     'repeats': repeats,
     'resolution': data.resolution,
     'frames': data.frames,
+    'given': data.given,
     'gen_ch': config.gen.ch,
     'disc_ch': config.disc.ch,
     'batch_size': size,

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+from configs import default
 from dvd_gan import benchmark
 from tests.conftest import ROOT
 
@@ -25,3 +26,21 @@ def test_it_prints_one_json_object_last_without_tensorflow():
 def test_the_default_size_is_the_one_that_scripts_expect():
   config = benchmark.SIZES['64x64x12_ch32_b4']()
   assert (config.data.resolution, config.data.frames, config.gen.ch, config.train.batch_size) == (64, 12, 32, 4)
+  assert config == _with_narrow_widths(default.get_config())
+
+
+def test_prediction_has_a_size_too():
+  config = benchmark.SIZES['64x64_5to11_ch32_b4']()
+  assert (config.data.given, config.data.frames, config.gen.ch, config.disc.ch, config.dtype) == (
+    5,
+    16,
+    32,
+    32,
+    'float32',
+  )
+
+
+def _with_narrow_widths(config):
+  config.gen.ch = config.disc.ch = 32
+  config.train.batch_size = 4
+  return config

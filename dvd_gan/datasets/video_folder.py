@@ -29,7 +29,7 @@ def make_config(config: Any) -> VideoFolderConfig:
   """Lists `data.source`; its name holds a digest of the listing, so that a changed folder is prepared anew.
 
   Raises:
-    UsageError: if the folder is missing, has no subfolders with videos, or more of them than `data.num_classes`.
+    UsageError: if the folder is missing, has no subfolders with videos, or more of them than labels.
   """
   data = config.data
   if not data.source:
@@ -44,7 +44,7 @@ def make_config(config: Any) -> VideoFolderConfig:
   if not found:
     raise UsageError(f'{root} has no subfolder with videos ({", ".join(SUFFIXES)}); one subfolder is one class')
   classes = tuple(sorted(found))
-  if len(classes) > data.num_classes:
+  if data.use_labels and len(classes) > data.num_classes:
     raise UsageError(f'{root} has {len(classes)} classes: say --config.data.num_classes={len(classes)}')
   labelled = [(path, label) for label, name in enumerate(classes) for path in found[name]]
   min_frames = window.span(data.frames, data.stride) if data.short_clips == 'skip' else 1

@@ -100,6 +100,8 @@ def test_more_classes_than_the_model_has_is_told(folder_config):
   folder_config.data.num_classes = 1
   with pytest.raises(UsageError, match='num_classes=2'):
     prepare.open_records(folder_config)
+  folder_config.data.use_labels = False
+  assert '4 clips' in prepare.open_records(folder_config).describe()
 
 
 def test_decoding_keeps_the_aspect_ratio_and_the_clock(folder):

@@ -1,0 +1,59 @@
+"""How close a prediction model of moving shapes comes to the truth, by kind of motion, beside copying the last frame.
+
+python results/prediction_by_motion.py WORKDIR [STEP]
+
+Prints, over 300 held-out clips with three futures each (EMA weights, standing statistics, truncation 1), PSNR in dB and
+SSIM, means over the generated frames: of all futures, of each clip's best, of copying the last given frame; how far a
+clip's futures lie apart in grey levels; and PSNR by frame for the classes that move.
+"""
+
+import json
+import pathlib
+import sys
+
+import ml_collections
+import numpy as np
+from etils import epath
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dvd_gan import prediction, sample  # noqa: E402
+from dvd_gan.datasets import pipeline, shapes  # noqa: E402
+from dvd_gan.metrics import similarity  # noqa: E402
+
+CLIPS = 300
+ROWS = ('mean', 'best', 'copy_last')
+
+
+def main(workdir: str, step: int = 0) -> None:
+  folder = epath.Path(workdir).expanduser().absolute()
+  config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
+  config.sample.num, config.sample.futures, config.sample.step, config.sample.batch_size = CLIPS, 3, step, 60
+  video, label = pipeline.held_out(config, CLIPS)
+  clips = prediction.Clips(video, pipeline.labels_told(config, label))
+  opened = sample.open_checkpoint(config, folder)
+  futures = prediction.futures(opened.sampler, opened.standing(1.0), clips, truncation=1.0)
+  motion = label % len(shapes.MOTIONS)
+  groups = {name: motion == i for i, name in enumerate(shapes.MOTIONS)}
+  groups |= {'all that move': motion != shapes.MOTIONS.index('still'), 'all': motion >= 0}
+
+  print(f'step {opened.step}, {CLIPS} clips, {config.data.given} given, {futures.shape[2]} generated\n')
+  print(
+    '| motion | clips | PSNR: mean, best of 3 | copying the last | SSIM: mean, best of 3 | copying the last | apart |'
+  )
+  print('|---|---|---|---|---|---|---|')
+  given = config.data.given
+  for name, of in groups.items():
+    found = similarity.summary(futures[of], video[of, given:], video[of, given - 1])
+    cells = []
+    for metric, digits in (('psnr', 1), ('ssim', 2)):
+      mean, best, copied = (f'{np.mean(found[metric][row]):.{digits}f}' for row in ROWS)
+      cells += [f'{mean}, {best}', copied]
+    print(f'| {name} | {of.sum()} | {" | ".join(cells)} | {similarity.spread(futures[of]):.1f} |')
+    if name == 'all that move':
+      by_frame = {row: ' '.join(f'{value:.1f}' for value in found['psnr'][row]) for row in ROWS}
+  print('\nPSNR by frame of all that move: ' + '; '.join(f'{row} {values}' for row, values in by_frame.items()))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], *map(int, sys.argv[2:]))
