@@ -1,0 +1,84 @@
+"""The Frechet distance between features of two sets, from moments that need no list of the features."""
+
+import numpy as np
+
+
+class Moments:
+  """Mean and covariance of features, gathered in parts, in float64.
+
+  Attributes:
+    count: N, rows seen so far.
+    mean: [D].
+  """
+
+  def __init__(self, features: np.ndarray | None = None):
+    self.count, self.mean, self._scatter = 0, np.zeros(0), np.zeros((0, 0))
+    if features is not None:
+      self.add(features)
+
+  def add(self, features: np.ndarray) -> None:
+    """Adds rows [n, D].
+
+    Raises:
+      ValueError: if they hold a number that is not finite, or have another width than the rows before.
+    """
+    features = np.asarray(features, np.float64)
+    if not np.isfinite(features).all():
+      raise ValueError('features are not finite')
+    mean = features.mean(0)
+    centred = features - mean
+    self._merge(len(features), mean, centred.T @ centred)
+
+  def merge(self, other: 'Moments') -> None:
+    """Adds the rows that another has seen."""
+    self._merge(other.count, other.mean, other._scatter)
+
+  def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+    # Chan, Golub and LeVeque 1983: sums of squares would cancel.
+    if not self.count:
+      self.count, self.mean, self._scatter = count, mean, scatter
+    elif count:
+      if mean.shape != self.mean.shape:
+        raise ValueError(f'features have {len(mean)} dimensions, {len(self.mean)} before')
+      total, apart = self.count + count, mean - self.mean
+      self._scatter = self._scatter + scatter + np.outer(apart, apart) * (self.count * count / total)
+      self.mean = self.mean + apart * (count / total)
+      self.count = total
+
+  def covariance(self, ddof: int) -> np.ndarray:
+    """[D, D], divided by N - ddof."""
+    return self._scatter / (self.count - ddof)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """What `of` makes the same moments from, for a file."""
+    return {'count': np.array(self.count), 'mean': self.mean, 'scatter': self._scatter}
+
+  @classmethod
+  def of(cls, arrays: dict[str, np.ndarray]) -> 'Moments':
+    moments = cls()
+    moments._merge(int(arrays['count']), arrays['mean'], arrays['scatter'])
+    return moments
+
+  def warning(self) -> str | None:
+    """What to know about a distance from so few rows; None if there are enough."""
+    if self.count <= len(self.mean):
+      return f'{self.count} samples for {len(self.mean)} dimensions: the covariance has no full rank, the bias is large'
+    return None
+
+
+def distance(a: Moments, b: Moments, *, ddof: int = 1) -> float:
+  """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), in float64 (Heusel et al. 2017).
+
+  By two symmetric eigendecompositions: S1^1/2 S2 S1^1/2 is symmetric and has the eigenvalues of S1 S2, whose square root
+  may not exist in floating point, as when the covariance has no full rank.
+
+  Args:
+    a, b: moments of at least 2 rows each.
+    ddof: 1 for the sample covariance (TF-GAN, most code), 0 for the population's (StyleGAN-V).
+  """
+  first, second = a.covariance(ddof), b.covariance(ddof)
+  values, vectors = np.linalg.eigh(first)
+  root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+  cross = np.linalg.eigvalsh(root @ second @ root)
+  trace = np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(cross, 0)).sum()
+  return float(np.sum((a.mean - b.mean) ** 2) + max(trace, 0.0))

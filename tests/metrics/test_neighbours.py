@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from dvd_gan.metrics import neighbours
+
+
+def test_the_same_distribution_has_both_and_a_distant_one_neither(monkeypatch):
+  monkeypatch.setattr(neighbours, 'ROWS', 70)  # several blocks
+  rng = np.random.default_rng(0)
+  real, same = rng.standard_normal((2, 200, 4))
+  found = neighbours.precision_recall(real, same) | neighbours.density_coverage(real, same)
+  assert all(0.8 < value < 1.2 for value in found.values()), found
+  found = neighbours.precision_recall(real, same + 100) | neighbours.density_coverage(real, same + 100)
+  assert all(value == 0 for value in found.values()), found
+
+
+def test_one_mode_is_precise_but_does_not_cover():
+  rng = np.random.default_rng(0)
+  real = np.concatenate([rng.standard_normal((100, 4)), rng.standard_normal((100, 4)) + 50])
+  found = neighbours.precision_recall(real, real[:100] + 0.01) | neighbours.density_coverage(real, real[:100] + 0.01)
+  assert found['precision'] == 1 and found['recall'] == 0.5 and found['coverage'] == 0.5 and found['density'] > 0.9
+
+
+def test_by_hand():
+  """On a line, k = 1: real balls reach their neighbour, at distances 1, 1 and 2."""
+  real, fake = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [4.5], [9.0]])
+  assert neighbours.precision_recall(real, fake, k=1)['precision'] == pytest.approx(2 / 3)
+  assert neighbours.density_coverage(real, fake, k=1) == pytest.approx({'density': (2 + 1 + 0) / 3, 'coverage': 1})
+  with pytest.raises(ValueError, match='no 3 neighbours'):
+    neighbours.precision_recall(real, fake)
