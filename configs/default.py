@@ -28,13 +28,13 @@ def get_config() -> ml_collections.ConfigDict:
   data.flip = False  # flip windows left-right at random (the paper: UCF-101 only)
   data.clips = 6000  # moving_shapes: how many training clips to draw
   data.jpeg_quality = 95  # of the frames stored by video_folder and moving_shapes
-  data.fps = 25.0  # video_folder: frames are taken at this fixed rate (ucf101, kinetics600: always 25)
+  data.fps = 25.0  # video_folder, sample.video: frames are taken at this fixed rate (ucf101, kinetics600: always 25)
   data.short_clips = 'skip'  # clips shorter than the window: skip them, or repeat their last frame
   data.threads = 0  # decoder threads of training, processes of prepare; 0 for one per core
   data.prefetch = 2  # batches ready ahead of the step
   data.ram_gib = 8.0  # of host memory that batches being read may take: fewer are read ahead where they are larger
   data.cache = ''  # where prepare keeps decoded clips until it is done; empty for beside the data set
-  data.file_seconds = 120.0  # of wall clock that prepare gives to one file
+  data.file_seconds = 120.0  # of wall clock that prepare, or sample.video, gives to one file
   data.runner = ''  # Beam runner of prepare, DirectRunner or DataflowRunner say; empty for this machine without Beam
   data.beam_options = ()  # its options, ('--direct_num_workers=8', '--direct_running_mode=multi_processing') say
 
@@ -93,8 +93,8 @@ def get_config() -> ml_collections.ConfigDict:
   sample.each = False  # write each video to a file of its own too
   sample.statistics_batches = 32  # batches that the standing statistics average
   sample.statistics_batch_size = 32  # videos in each of them
-  sample.split = 'validation'  # prediction: split whose clips are continued; array_file has but one
-  sample.video = ''  # prediction: a video file to continue in their place; its middle square is taken
+  sample.split = 'validation'  # prediction: split whose clips are continued (array_file: all of data.source)
+  sample.video = ''  # prediction: a video file to continue in their place, of which the middle square is taken
   sample.start = 0.0  # second of it at which the given frames begin; negative: they are its last ones
   sample.futures = 3  # prediction: videos for each clip; sample.num counts clips
   sample.frames = 0  # prediction: frames to generate, beyond what was trained by rolling forward; 0 for as trained

@@ -188,7 +188,7 @@ class Checkpoints:
     if different:
       first = different[0]
       raise UsageError(
-        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, train.b1 or data.num_classes '
+        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, data or train.b1 '
         f'must differ from the one it was trained with: {first} is {saved.get(first)}, not {wanted.get(first)}'
       )
 

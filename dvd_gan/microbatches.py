@@ -24,8 +24,9 @@ def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, t
 
   def parted(x):
     # Every count-th group of rows, not the first B / count rows: no row then changes its device.
-    groups = x.reshape(-1, count, together, *x.shape[1:]).swapaxes(0, 1)
-    return groups.reshape(count, -1, *x.shape[1:])
+    rows, *rest = x.shape
+    groups = x.reshape(rows // (count * together), count, together, *rest).swapaxes(0, 1)
+    return groups.reshape(count, rows // count, *rest)
 
   parts = jax.tree.map(parted, batch)
   shapes = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], parts))

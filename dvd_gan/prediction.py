@@ -1,7 +1,7 @@
 """`--mode=sample` of a prediction model: clips, each with several futures, and how close these come to the truth."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,47 +9,51 @@ from etils import epath
 
 from dvd_gan import files, sample, video
 from dvd_gan.datasets import decoding, pipeline, window
+from dvd_gan.datasets.pipeline import Clips
 from dvd_gan.errors import UsageError
 from dvd_gan.metrics import similarity
 
-# Colours of a frame's border.
-GIVEN = (0, 200, 0)
-GENERATED = (0, 0, 0)
-ROLLED = (255, 140, 0)  # generated from generated frames, beyond what the model was trained for
-
-
-class Clips(NamedTuple):
-  """Clips to continue: uint8 [N, L, H, W, 3], the C given frames and as many after them as are known; labels [N]."""
-
-  video: np.ndarray
-  label: np.ndarray
+DRAWN = 14  # futures of a clip that are drawn: H.264 has a largest width
 
 
 def predict(config: Any, workdir: epath.Path) -> None:
   """Writes `samples/` of a checkpoint: given frames | truth | futures as MP4 and GIF, and their scores as JSON.
 
   Raises:
-    UsageError: see `sample.open_checkpoint`, `held_out`, `own_clip`.
+    UsageError: see `own_clip`, `sample.open_checkpoint`, `held_out`.
   """
-  clips = own_clip(config) if config.sample.video else held_out(config)
+  clips = own_clip(config) if config.sample.video else None
   opened = sample.open_checkpoint(config, workdir)
+  if clips is None:  # after the checkpoint is known to be there: a data set may be hours of work
+    clips = held_out(config)
   for truncation in config.sample.truncation:
     made = futures(opened.sampler, opened.standing(truncation), clips, truncation)
     name = f'step_{opened.step:08d}_{_source(config)}_truncation_{truncation:g}_seed_{config.sample.seed}'
     if made.shape[2] > config.data.frames - config.data.given:
       name += f'_rolled_to_{made.shape[2]}_frames'
-    sample.write(config, workdir, pictures(config, name, clips.video, made))
+    rows = max(sample.MAX_GRID // (2 + min(made.shape[1], DRAWN)), 1)
+    sample.write(config, workdir, name, picture(config, clips.video[:rows], made[:rows]))
+    if config.sample.each:
+      for i in range(len(made)):
+        sample.write(config, workdir, f'{name}_{i:05d}', picture(config, clips.video[i : i + 1], made[i : i + 1]))
     if found := scores(config, clips.video, made):
       about = {'step': opened.step, 'from': _source(config), 'truncation': truncation, 'seed': config.sample.seed}
       if jax.process_index() == 0:
-        files.write(workdir / 'samples' / f'{name}.json', (json.dumps(about | found) + '\n').encode())
+        content = json.dumps(about | found, allow_nan=False) + '\n'
+        files.write(workdir / 'samples' / f'{name}.json', content.encode())
         print(told(found))
 
 
 def held_out(config: Any) -> Clips:
-  """`sample.num` windows of clips of `sample.split`; UsageError where there are none."""
-  clips, label = pipeline.held_out(config, config.sample.num)
-  return Clips(clips, pipeline.labels_told(config, label))
+  """Windows of `sample.num` clips of `sample.split`, the same whatever else is sampled.
+
+  Raises:
+    UsageError: if there is no such split, or as `pipeline.open_source`.
+  """
+  try:
+    return pipeline.windows(config, config.sample.split, config.sample.num, frames=config.data.frames)
+  except UsageError as error:
+    raise UsageError(f'sample.split={config.sample.split}: {error}') from None
 
 
 def own_clip(config: Any) -> Clips:
@@ -58,24 +62,23 @@ def own_clip(config: Any) -> Clips:
   Raises:
     UsageError: if the file is missing, is no video that can be read to its end, or has fewer than C frames there.
   """
-  data, sample_ = config.data, config.sample
-  path = epath.Path(sample_.video).expanduser()
+  data, start = config.data, config.sample.start
+  path = epath.Path(config.sample.video).expanduser()
   try:
     source = path.read_bytes() if files.is_remote(path) else str(path)
     frames = decoding.decode(source, short_side=data.resolution, fps=data.fps, seconds=data.file_seconds)
   except (decoding.RejectedError, *files.errors()) as error:
-    raise UsageError(f'sample.video={sample_.video}: {error}') from None
-  first = round(sample_.start * data.fps)
-  if first < 0:
-    first = max(len(frames) - window.span(data.given, data.stride), 0)  # the last C frames
-  frames = frames[first :: data.stride]
+    more = ' (data.file_seconds)' if isinstance(error, decoding.RejectedError) and not error.lasting else ''
+    raise UsageError(f'sample.video={config.sample.video}: {error}{more}') from None
+  first = round(start * data.fps) if start >= 0 else max(len(frames) - window.span(data.given, data.stride), 0)
+  frames = frames[first :: data.stride][: data.given + _generated(config)]
   if len(frames) < data.given:
     raise UsageError(
-      f'sample.video={sample_.video} is too short: from frame {first} on it has {len(frames)} at {data.fps:g} fps and '
-      f'stride {data.stride}; the model is given {data.given}'
+      f'sample.video={config.sample.video} is too short: from frame {first} on it has {len(frames)} at {data.fps:g} fps '
+      f'and stride {data.stride}; the model is given {data.given}'
     )
   top, left = ((side - data.resolution) // 2 for side in frames.shape[1:3])
-  frames = frames[None, : data.given + _generated(config), top : top + data.resolution, left : left + data.resolution]
+  frames = frames[None, :, top : top + data.resolution, left : left + data.resolution]
   return Clips(frames, sample.labels_for(config)[:1])
 
 
@@ -99,38 +102,27 @@ def futures(sampler: sample.Sampler, standing: Any, clips: Clips, truncation: fl
   return made.reshape(-1, count, *made.shape[1:])
 
 
-def pictures(config: Any, name: str, clips: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
-  """Files to write: clips in rows, in columns the given frames (the last of them held), the truth, the futures.
+def picture(config: Any, clips: np.ndarray, made: np.ndarray) -> np.ndarray:
+  """Clips in rows; in columns the given frames (the last of them held), the truth, the futures.
 
-  With `sample.each` a file for each clip too. Where the truth is not known its column is grey.
+  Args:
+    config: of the model.
+    clips: uint8 [N, L, H, W, 3], from the given frames on. Where the truth is not known its column is grey.
+    made: uint8 [N, n, F, H, W, 3].
+
+  Returns:
+    uint8 [C + F, rows, columns, 3].
   """
-  given, length = config.data.given, made.shape[2]
-  after = np.minimum(np.arange(given + length), given - 1)
-  held = clips[:, None, after]
-  truth = np.pad(
-    clips[:, None], ((0, 0), (0, 0), (0, given + length - clips.shape[1]), *[(0, 0)] * 3), constant_values=128
-  )
-  shown = np.repeat(clips[:, None, :given], made.shape[1], axis=1)
+  given, made = config.data.given, made[:, :DRAWN]
+  length = given + made.shape[2]
+  clips = clips[:, None, :length]
+  held = clips[:, :, np.minimum(np.arange(length), given - 1)]
+  unknown = length - clips.shape[2]
+  truth = np.pad(clips, ((0, 0), (0, 0), (0, unknown), *[(0, 0)] * 3), constant_values=128)
+  shown = np.repeat(clips[:, :, :given], made.shape[1], axis=1)
   tiles = np.concatenate([held, truth, np.concatenate([shown, made], axis=2)], axis=1)  # [N, 2 + n, C + F, H, W, 3]
-  columns = tiles.shape[1]
-  colours = borders(config, given + length)
-
-  def grid(rows):
-    return video.grid(rows.reshape(-1, *rows.shape[2:]), columns, colours)
-
-  written = {name: grid(tiles[: max(sample.MAX_GRID // columns, 1)])}
-  if config.sample.each:
-    written |= {f'{name}_{i:05d}': grid(row[None]) for i, row in enumerate(tiles)}
-  return written
-
-
-def borders(config: Any, length: int) -> np.ndarray | None:
-  """Colour of each frame's border, uint8 [length, 3]: given, generated, rolled; None for synthesis."""
-  data = config.data
-  if not data.given:
-    return None
-  counts = (data.given, data.frames - data.given, max(length - data.frames, 0))
-  return np.repeat(np.array([GIVEN, GENERATED, ROLLED], np.uint8), counts, axis=0)[:length]
+  borders = video.borders(given, config.data.frames, length)
+  return video.grid(tiles.reshape(-1, *tiles.shape[2:]), tiles.shape[1], borders)
 
 
 def scores(config: Any, clips: np.ndarray, made: np.ndarray) -> dict[str, Any] | None:
@@ -138,14 +130,13 @@ def scores(config: Any, clips: np.ndarray, made: np.ndarray) -> dict[str, Any] |
 
   Rolled frames do not count: the model was not trained to make them.
   """
-  data = config.data
-  length = min(clips.shape[1], data.frames, data.given + made.shape[2]) - data.given
+  given = config.data.given
+  length = min(clips.shape[1], config.data.frames, given + made.shape[2]) - given
   if not length:
     return None
-  truth, made = clips[:, data.given : data.given + length], made[:, :, :length]
-  found = similarity.summary(made, truth, clips[:, data.given - 1])
-  numbers = {'clips': len(clips), 'futures': made.shape[1], 'given': data.given, 'frames': length}
-  return numbers | found | {'spread': similarity.spread(made)}
+  truth, made = clips[:, given : given + length], made[:, :, :length]
+  numbers = {'clips': len(clips), 'futures': made.shape[1], 'given': given, 'frames': length}
+  return numbers | similarity.summary(made, truth, clips[:, given - 1]) | {'spread': similarity.spread(made)}
 
 
 def told(found: dict[str, Any]) -> str:
@@ -164,4 +155,7 @@ def _generated(config: Any) -> int:
 
 def _source(config: Any) -> str:
   """Where the clips come from, in a file's name."""
-  return epath.Path(config.sample.video).stem if config.sample.video else config.sample.split
+  if config.sample.video:
+    start = config.sample.start
+    return f'own_{epath.Path(config.sample.video).stem}_{f"from_{start:g}s" if start >= 0 else "end"}'
+  return epath.Path(config.data.source).stem if config.data.name == 'array_file' else config.sample.split

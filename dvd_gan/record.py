@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from configs import default
 from dvd_gan import files
 from dvd_gan.errors import UsageError
 
@@ -42,12 +43,13 @@ def check(config: Any, workdir: epath.Path) -> None:
     earlier = json.loads(path.read_text())['config']
   except (ValueError, KeyError) as error:
     raise UsageError(f'{path} is damaged ({error}); it is written anew once it is gone') from None
-  now = json.loads(config.to_json_best_effort())
+  now, before = (json.loads(one.to_json_best_effort()) for one in (config, default.get_config()))
   model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
-  model += [('data', field) for field in ('resolution', 'frames', 'given', 'num_classes', 'use_labels')]
+  model += [('data', field) for field in ('resolution', 'frames', 'given', 'use_labels')]
+  model += [('data', 'num_classes')] * config.data.use_labels
   for group, field in model:
     new = now[group][field]
-    old = earlier.get(group, {}).get(field, new)  # a field younger than the run had its default then
+    old = earlier.get(group, {}).get(field, before[group][field])  # a field younger than the run
     if old != new:
       raise UsageError(
         f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '

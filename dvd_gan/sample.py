@@ -1,6 +1,7 @@
 """Samples: latents, truncation, standing statistics, grids; and `--mode=sample`."""
 
 import functools
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ class Sampler(NamedTuple):
   weights: Tree
   generate: Any  # (weights, standing, z, label, given) -> uint8 [B, T - C, H, W, 3]
   statistics: Any  # (weights, z, label, given) -> the batch's statistics
-  given: pipeline.Given | None  # of training clips, for the statistics of a prediction model; None for synthesis
+  given: pipeline.Clips | None  # of training clips, for the statistics of a prediction model; None for synthesis
 
   def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
     """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
@@ -50,16 +51,16 @@ class Sampler(NamedTuple):
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     return _from_moments(total, batches)
 
-  def conditions(self) -> pipeline.Given:
+  def conditions(self) -> pipeline.Clips:
     """What `sample.num` samples start from: classes in turn, or for a prediction model its training clips."""
     if self.given is not None:
       return self._clips(0, self.config.sample.num)
-    return pipeline.Given(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
+    return pipeline.Clips(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
 
-  def _clips(self, first: int, count: int) -> pipeline.Given:
+  def _clips(self, first: int, count: int) -> pipeline.Clips:
     """Training clips from number `first` on; after the last comes the first again."""
     rows = np.arange(first, first + count) % len(self.given.label)
-    return pipeline.Given(*(part[rows] for part in self.given))
+    return pipeline.Clips(*(part[rows] for part in self.given))
 
   def warm_up(self) -> None:
     """Compiles what `standing` and `videos` need."""
@@ -121,7 +122,7 @@ def _compiled(gen: Any) -> tuple[Any, Any]:
   return jax.jit(generate), jax.jit(statistics)
 
 
-def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Given | None = None) -> Sampler:
+def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Clips | None = None) -> Sampler:
   """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`.
 
   `given` is what the standing statistics of a prediction model go through; None for synthesis.
@@ -177,7 +178,8 @@ def open_checkpoint(config: Any, workdir: epath.Path) -> Opened:
   checkpoints.close()
   given = None
   if config.data.given and (stored is None or set(config.sample.truncation) != {1.0}):
-    given = pipeline.given_frames(config, hosts.in_turn(lambda: pipeline.open_source(config)))
+    print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
+    given = pipeline.given_frames(config)
   return Opened(step, make_sampler(config, state.ema_params, state.gen.spectral, given), stored)
 
 
@@ -193,21 +195,17 @@ def sample(config: Any, workdir: epath.Path) -> None:
     standing = opened.standing(truncation)
     videos = opened.sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
     name = f'step_{opened.step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    grids = {name: video.grid(videos[:MAX_GRID], config.sample.columns)}
+    write(config, workdir, name, video.grid(videos[:MAX_GRID], config.sample.columns))
     if config.sample.each:
-      grids |= {
-        f'{name}_{i:05d}_class_{label:03d}': one for i, (one, label) in enumerate(zip(videos, labels, strict=True))
-      }
-    write(config, workdir, grids)
+      for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
+        write(config, workdir, f'{name}_{i:05d}_class_{label:03d}', one)
 
 
-def write(config: Any, workdir: epath.Path, videos: dict[str, np.ndarray]) -> None:
-  """Writes each video, uint8 [T, H, W, 3], to samples/NAME.{mp4,gif} and prints their names; from the first process."""
-  if jax.process_index():
-    return
-  folder = workdir / 'samples'
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, one in videos.items():
+def write(config: Any, workdir: epath.Path, name: str, one: np.ndarray) -> None:
+  """Writes a video, uint8 [T, H, W, 3], to samples/NAME.{mp4,gif} and prints their names; from the first process."""
+  if jax.process_index() == 0:
+    folder = workdir / 'samples'
+    folder.mkdir(parents=True, exist_ok=True)
     print('\n'.join(video.write(folder / name, one, config.sample.fps)))
 
 

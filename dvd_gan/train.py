@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import checkpoint, hosts, models, prediction, record, sharding, train_step, video
+from dvd_gan import checkpoint, hosts, models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
@@ -59,7 +59,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   record.write(config, workdir)  # now that the checkpoint is known to fit
   first_step = int(state.step)
   writer = Writer(workdir, first_step)
-  given = pipeline.given_frames(config, source)
+  given = pipeline.given_frames(config)
   batches = pipeline.Batches(config, source, mesh, first_step)
   step_fn = train_step.jitted(recipe, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
@@ -120,7 +120,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   return 0
 
 
-def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: pipeline.Given | None) -> None:
+def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: pipeline.Clips | None) -> None:
   """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
   score(config, metrics)
   all_finite(state)
@@ -173,9 +173,10 @@ def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path,
   given, labels = sampler.conditions()
   videos = sampler.videos(standing, labels, truncation=1.0, seed=config.sample.seed, given=given)
   videos = np.concatenate([given, videos], axis=1)
+  borders = video.borders(config.data.given, config.data.frames, config.data.frames) if config.data.given else None
 
   def write() -> None:
-    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns, prediction.borders(config, videos.shape[1]))
+    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns, borders)
     folder = workdir / 'samples'
     folder.mkdir(parents=True, exist_ok=True)
     files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)

@@ -1,5 +1,6 @@
 """Checks of a config, before anything compiles."""
 
+import math
 from typing import Any
 
 import jax
@@ -77,6 +78,10 @@ def validate(config: Any) -> None:
     f'disc.frames_k={disc.frames_k} is not within 1 and the {generated} frames generated',
   )
   _require(
+    not data.given or gen.given_multipliers or res in models.GIVEN_MULTIPLIERS,
+    f'data.resolution={res} has no default widths: give gen.given_multipliers',
+  )
+  _require(
     not (data.given and gen.given_multipliers) or len(gen.given_multipliers) == units,
     f'gen.given_multipliers has {len(gen.given_multipliers)} entries; {res} pixels need {units}',
   )
@@ -96,6 +101,11 @@ def validate(config: Any) -> None:
   _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
   _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')
   _require(data.file_seconds > 0, f'data.file_seconds={data.file_seconds} is not above 0')
+  _require(math.isfinite(sample.start), f'sample.start={sample.start} is no time')
+  _require(
+    not (sample.video and data.given and data.use_labels) or len(sample.classes) == 1,
+    'sample.video: the model knows classes (data.use_labels), so name one: sample.classes=(ID,)',
+  )
   for name in ('video', 'frames'):
     _require(data.given or not sample[name], f'sample.{name} is for prediction, and data.given is 0')
   for name in AT_LEAST_ONE + NOT_NEGATIVE:

@@ -9,6 +9,10 @@ import numpy as np
 
 MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
 BORDER = 3  # pixels
+# Colours of a predicted frame's border.
+GIVEN = (0, 200, 0)
+GENERATED = (0, 0, 0)
+ROLLED = (255, 140, 0)  # generated from generated frames, beyond what the model was trained for
 
 
 def grid(videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None) -> np.ndarray:
@@ -35,6 +39,12 @@ def grid(videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None
   blank = np.zeros((rows * columns - n, t, h, w, c), videos.dtype)
   tiles = np.concatenate([videos, blank]).reshape(rows, columns, t, h, w, c)
   return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
+
+
+def borders(given: int, trained: int, length: int) -> np.ndarray:
+  """Colour of each frame's border, uint8 [length, 3]: `given` frames, generated up to `trained`, then rolled."""
+  colours = np.array([GIVEN, GENERATED, ROLLED], np.uint8)
+  return np.repeat(colours, (given, trained - given, max(length - trained, 0)), axis=0)[:length]
 
 
 def write(path: Any, video: np.ndarray, fps: float) -> list[str]:

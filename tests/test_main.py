@@ -71,6 +71,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('sample.frames', 20, 'sample.frames is for prediction'),
     ('sample.futures', 0, 'sample.futures=0'),
     ('data.given', 5, 'data.given=5'),
+    ('sample.start', float('nan'), 'sample.start=nan'),
     ('data.given', 3, 'the 2 frames generated'),
     ('data.short_clips', 'stretch', 'skip or repeat'),
     ('data.ram_gib', 0.0, 'ram_gib'),

@@ -15,15 +15,15 @@ class WithoutBatchStatistics:
   def __init__(self, gen, standing):
     self._gen, self._standing, self.frames = gen, standing, gen.frames
 
-  def apply(self, variables, z, label, train):
-    return self._gen.apply(variables | {'standing': self._standing}, z, label, train=False)
+  def apply(self, variables, z, label, given, train):
+    return self._gen.apply(variables | {'standing': self._standing}, z, label, given, train=False)
 
 
-@pytest.fixture(scope='module')
-def setup():
+@pytest.fixture(scope='module', params=[0, 1], ids=['synthesis', 'prediction'])
+def setup(request):
   """(recipe, state on two devices, one D step's batch on them)."""
   config = tiny_config()
-  config.data.resolution, config.data.frames = 8, 4
+  config.data.resolution, config.data.given, config.data.frames = 8, request.param, 4 + request.param
   config.gen.multipliers, config.gen.attention, config.disc.multipliers = (2, 2), (), (1, 2, 2)
   recipe = train_step.make_recipe(config, unroll=False)
   mesh = sharding.make_mesh(devices=jax.devices()[:2])

@@ -48,14 +48,14 @@ def border_is(frame, colour):
 def test_training_writes_given_and_generated_frames(workdir):
   written = frames_of(workdir / 'samples' / 'step_00000002.mp4')
   assert len(written) == 6
-  assert all(border_is(frame, prediction.GIVEN) for frame in written[:2])
-  assert all(border_is(frame, prediction.GENERATED) for frame in written[2:])
+  assert all(border_is(frame, video.GIVEN) for frame in written[:2])
+  assert all(border_is(frame, video.GENERATED) for frame in written[2:])
 
 
 def test_held_out_clips_are_continued_and_scored(config, workdir, capsys):
   config.sample.num, config.sample.futures, config.sample.each = 5, 2, True
   prediction.predict(config, workdir)
-  name = 'step_00000002_validation_truncation_1_seed_0'
+  name = 'step_00000002_clips_truncation_1_seed_0'
   told = capsys.readouterr().out
   assert f'{name}.mp4' in told and 'copying the last frame' in told
   side = 96 + 2 * video.BORDER
@@ -63,7 +63,8 @@ def test_held_out_clips_are_continued_and_scored(config, workdir, capsys):
   assert frames_of(workdir / 'samples' / f'{name}_00004.mp4').shape == (6, side, 4 * side, 3)
   found = json.loads((workdir / 'samples' / f'{name}.json').read_text())
   assert (found['step'], found['clips'], found['futures'], found['given'], found['frames']) == (2, 5, 2, 2, 4)
-  truth = pipeline.held_out(config, 5)[0]
+  truth = prediction.held_out(config).video
+  assert truth.shape == (5, 6, 16, 16, 3)
   copied = similarity.psnr_and_ssim(np.broadcast_to(truth[:, 1:2], truth[:, 2:].shape), truth[:, 2:])
   for metric in ('psnr', 'ssim'):
     np.testing.assert_allclose(found[metric]['copy_last'], copied[metric].mean(0), atol=1e-3)
@@ -72,13 +73,11 @@ def test_held_out_clips_are_continued_and_scored(config, workdir, capsys):
 
 
 def test_rows_are_given_truth_and_futures(config):
-  config.sample.each = True
   rng = np.random.default_rng(0)
   known, made = rng.integers(0, 256, (2, 5, 16, 16, 3), np.uint8), rng.integers(0, 256, (2, 3, 6, 16, 16, 3), np.uint8)
-  files = prediction.pictures(config, 'x', known, made)
-  assert set(files) == {'x', 'x_00000', 'x_00001'}
-  row = files['x_00001']
+  row = prediction.picture(config, known, made)
   assert row.shape[0] == 8
+  row = row[:, 96 + 2 * video.BORDER :]  # of the second clip
   step = 96 + 2 * video.BORDER
   at = slice(video.BORDER, 96, 6)  # one pixel of each of the model's
   tiles = [row[:, at, i * step + video.BORDER : i * step + video.BORDER + 96 : 6] for i in range(5)]
@@ -87,7 +86,7 @@ def test_rows_are_given_truth_and_futures(config):
   assert (tiles[1][5:] == 128).all()  # not known
   for i in range(3):
     np.testing.assert_array_equal(tiles[2 + i], np.concatenate([known[1, :2], made[1, i]]))
-  colours = [prediction.GIVEN] * 2 + [prediction.GENERATED] * 4 + [prediction.ROLLED] * 2
+  colours = [video.GIVEN] * 2 + [video.GENERATED] * 4 + [video.ROLLED] * 2
   np.testing.assert_array_equal(row[:, 0, 0], colours)
 
 
@@ -110,7 +109,7 @@ def test_rolling_forward_gives_the_last_frames_again(config, frames, parts):
   known = np.broadcast_to(np.array([10, 50], np.uint8)[:, None, None, None, None], (2, 6, 16, 16, 3)) + np.arange(
     6, dtype=np.uint8
   ).reshape(1, 6, 1, 1, 1)
-  made = prediction.futures(sampler, None, prediction.Clips(known, np.array([0, 3])), 1.0)
+  made = prediction.futures(sampler, None, pipeline.Clips(known, np.array([0, 3])), 1.0)
   assert made.shape == (2, 2, frames or 4, 16, 16, 3)
   assert made[1, 1, :, 0, 0, 0].tolist() == list(range(52, 52 + (frames or 4)))
   for part, (labels, given, told) in enumerate(sampler.calls):
@@ -128,9 +127,9 @@ def test_a_rolled_video_begins_with_the_one_that_is_not(config, workdir):
   long = prediction.futures(opened.sampler, opened.standing(1.0), known, 1.0)
   np.testing.assert_array_equal(long[:, :, :4], short)
   prediction.predict(config, workdir)
-  name = 'step_00000002_validation_truncation_1_seed_0_rolled_to_7_frames'
+  name = 'step_00000002_clips_truncation_1_seed_0_rolled_to_7_frames'
   written = frames_of(workdir / 'samples' / f'{name}.mp4')
-  assert len(written) == 9 and border_is(written[8], prediction.ROLLED) and border_is(written[5], prediction.GENERATED)
+  assert len(written) == 9 and border_is(written[8], video.ROLLED) and border_is(written[5], video.GENERATED)
   assert json.loads((workdir / 'samples' / f'{name}.json').read_text())['frames'] == 4  # rolled ones do not count
 
 
@@ -168,9 +167,14 @@ def test_an_own_video_needs_no_data_set(own, workdir):
   own.data.source = '/nowhere.npz'
   own.sample.start, own.sample.futures = -1.0, 1
   prediction.predict(own, workdir)
-  name = 'step_00000002_own_truncation_1_seed_0'
+  name = 'step_00000002_own_own_end_truncation_1_seed_0'
   assert len(frames_of(workdir / 'samples' / f'{name}.mp4')) == 6
   assert not (workdir / 'samples' / f'{name}.json').exists()  # nothing to compare with
+  own.sample.start, own.sample.frames = 0.0, 3  # fewer than trained
+  prediction.predict(own, workdir)
+  name = 'step_00000002_own_own_from_0s_truncation_1_seed_0'
+  assert len(frames_of(workdir / 'samples' / f'{name}.mp4')) == 5
+  assert json.loads((workdir / 'samples' / f'{name}.json').read_text())['spread'] is None
   # At another truncation the statistics have to be made, from training clips.
   own.sample.truncation = (0.5,)
   with pytest.raises(UsageError, match='/nowhere.npz'):
@@ -199,5 +203,24 @@ def test_a_video_that_cannot_be_continued_is_told(own, tmp_path):
 def test_labels_are_told_where_the_config_uses_them(config):
   assert prediction.held_out(config).label.tolist() == [0] * 4
   config.data.use_labels = True
-  with pytest.raises(UsageError, match='labels must lie'):
+  with pytest.raises(UsageError, match='sample.split=validation: .* labels must lie'):
     prediction.held_out(config)
+
+
+def test_class_conditional_prediction_is_told_the_clips_labels(config, tmp_path):
+  known = np.zeros((6, 7, 16, 16, 3), np.uint8)
+  known[:] = 40 * np.arange(6)[:, None, None, None, None]
+  np.savez(tmp_path / 'labelled.npz', video=known, label=np.arange(6) % 3)
+  config.data.source, config.data.use_labels = str(tmp_path / 'labelled.npz'), True
+  for found in (prediction.held_out(config), pipeline.given_frames(config)):
+    assert (found.label == found.video[:, 0, 0, 0, 0] // 40 % 3).all() and set(found.label) > {0}
+  assert found.video.shape == (8, 2, 16, 16, 3)  # two batches of four for the statistics
+
+
+def test_other_truncations_have_statistics_of_their_own(config, workdir):
+  config.sample.num, config.sample.truncation = 1, (1.0, 0.0)
+  prediction.predict(config, workdir)
+  found = [
+    json.loads((workdir / 'samples' / f'step_00000002_clips_truncation_{t}_seed_0.json').read_text()) for t in (1, 0)
+  ]
+  assert found[0]['spread'] > 0 == found[1]['spread']  # without noise there is one future

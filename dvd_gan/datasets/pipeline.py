@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dvd_gan import sharding
+from dvd_gan import hosts, sharding
 from dvd_gan.errors import UsageError
 
+WINDOWS = 32  # read at once for prediction's statistics and samples
 TFDS_SOURCES = ('moving_shapes', 'video_folder', 'ucf101', 'kinetics600', 'bair')
 
 
@@ -37,50 +38,38 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 
-class Given(NamedTuple):
-  """What prediction starts from: the first frames of clips, uint8 [N, C, H, W, 3], and their labels, int32 [N]."""
+class Clips(NamedTuple):
+  """What prediction starts from: clips, or their given frames alone, uint8 [N, L, H, W, 3], and labels, int32 [N]."""
 
-  frames: np.ndarray
+  video: np.ndarray
   label: np.ndarray
 
 
-def given_frames(config: Any, source: Any) -> Given | None:
-  """The given frames of as many training windows as standing statistics take; None for synthesis.
-
-  Args:
-    config: of the run.
-    source: its open data set.
-  """
-  data, sample, found = config.data, config.sample, []
-  if not data.given:
+def given_frames(config: Any) -> Clips | None:
+  """The given frames of as many training windows as standing statistics take; None for synthesis."""
+  if not config.data.given:
     return None
-  count = sample.statistics_batches * sample.statistics_batch_size
-  batches = source.host_batches(0, np.arange(config.train.batch_size))  # all rows: every host has the same
-  for _ in range(-(-count // (config.train.d_steps * config.train.batch_size))):
-    batch = next(batches)
-    frames = batch['video'][:, :, : data.given]
-    found.append(Given(frames.reshape(-1, *frames.shape[2:]), labels_told(config, batch['label']).ravel()))
-  batches.close()
-  return Given(*(np.concatenate(parts)[:count] for parts in zip(*found, strict=True)))
+  count = config.sample.statistics_batches * config.sample.statistics_batch_size
+  return windows(config, config.data.split, count, frames=config.data.given)
 
 
-def held_out(config: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Windows of the clips of `sample.split`, each clip once before any comes again.
-
-  Returns:
-    (video uint8 [count, T, H, W, 3], label int32 [count] as in the data set): the same whatever is sampled.
+def windows(config: Any, split: str, count: int, *, frames: int) -> Clips:
+  """The first `frames` of windows of a split, each clip once before any comes again: the same for every batch size.
 
   Raises:
     UsageError: see `open_source`.
   """
   config = copy.deepcopy(config)
-  config.data.split, config.data.flip = config.sample.split, False
+  config.data.split, config.data.flip = split, False
   config.data.prefetch = config.train.d_steps = 1
-  config.train.batch_size = count
-  batches = open_source(config).host_batches(0, np.arange(count))
-  batch = next(batches)
+  config.train.batch_size = WINDOWS
+  batches = hosts.in_turn(lambda: open_source(config)).host_batches(0, np.arange(WINDOWS))
+  found = []
+  for _ in range(-(-count // WINDOWS)):
+    batch = next(batches)
+    found.append((batch['video'][0, :, :frames].copy(), labels_told(config, batch['label'][0])))
   batches.close()
-  return batch['video'][0], batch['label'][0]
+  return Clips(*(np.concatenate(parts)[:count] for parts in zip(*found, strict=True)))
 
 
 def labels_told(config: Any, label: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How close predicted videos come to the truth, frame by frame: PSNR and SSIM. No network is needed."""
 
 import functools
+import itertools
 
 import dm_pix
 import jax
@@ -66,24 +67,23 @@ def summary(futures: np.ndarray, truth: np.ndarray, last: np.ndarray) -> dict[st
   for name, values in ours.items():  # [N, n, T]
     best = np.take_along_axis(values, values.mean(2).argmax(1)[:, None, None], axis=1)
     rows = {'mean': values.mean((0, 1)), 'best': best.mean((0, 1)), 'copy_last': copy_last[name].mean(0)}
-    result[name] = {row: np.round(by_frame, 4).tolist() for row, by_frame in rows.items()}
+    result[name] = {row: np.round(by_frame.astype(float), 4).tolist() for row, by_frame in rows.items()}
   return result
 
 
-def spread(futures: np.ndarray) -> float:
+def spread(futures: np.ndarray) -> float | None:
   """How far futures of the same clip lie apart: the root mean square difference of two of them, in grey levels.
 
   Args:
     futures: uint8 [N, n, T, H, W, 3].
 
   Returns:
-    The mean over clips and pairs; 0 if they are all the same, NaN for n = 1.
+    The mean over clips and pairs; 0 if they are all the same, None for n = 1.
   """
-  count = futures.shape[1]
-  pairs = [(i, j) for i in range(count) for j in range(i)]
-  if not pairs:
-    return float('nan')
-  apart = [
-    np.sqrt(np.mean((futures[:, i].astype(np.float32) - futures[:, j]) ** 2, axis=(1, 2, 3, 4))) for i, j in pairs
-  ]
-  return float(np.mean(apart))
+  if futures.shape[1] < 2:
+    return None
+  apart = []
+  for clip in futures:  # one at a time: as floats all are four times as large
+    pairs = itertools.combinations(clip.astype(np.float32), 2)
+    apart += [np.sqrt(np.mean((one - other) ** 2)) for one, other in pairs]
+  return round(float(np.mean(apart)), 4)

@@ -41,6 +41,31 @@ def test_each_state_has_the_resolution_and_width_of_its_unit(given, frames):
   assert all((state >= 0).all() for state in states)
 
 
+def test_every_unit_begins_from_its_state_and_frames_are_looked_at_alone():
+  config = tiny_config()
+  config.data.given, config.data.frames, config.gen.attention = 2, 5, ()
+  gen, _ = models.build(config)
+  params = models.init(config)[0]
+  z, label = jax.random.normal(jax.random.key(0), (2, config.gen.z_dim)), jnp.zeros(2, jnp.int32)
+  given = jax.random.uniform(jax.random.key(1), (2, 2, 16, 16, 3), minval=-1)
+
+  @jax.jit
+  def call(params, given):
+    video, seen = gen.apply({'params': params}, z, label, given, train=True, capture_intermediates=True)
+    return video, [seen['intermediates']['given'][f'block_{i}']['__call__'][0] for i in range(2)]
+
+  before, features = call(params, given)
+  for i in range(2):
+    without = params | {
+      'given': params['given'] | {f'state_{i}': jax.tree.map(jnp.zeros_like, params['given'][f'state_{i}'])}
+    }
+    assert abs(call(without, given)[0] - before).max() > 1e-3
+  _, other = call(params, given.at[:, 1].set(0.5))
+  for a, b in zip(features, other, strict=True):
+    np.testing.assert_array_equal(a[:, 0], b[:, 0])
+    assert (a[:, 1] != b[:, 1]).any()
+
+
 def test_a_video_depends_on_its_own_given_frames_and_on_each_of_them():
   _, train, sample = call(2, 5)
   given = jax.random.uniform(jax.random.key(1), (3, 2, 16, 16, 3), minval=-1)
