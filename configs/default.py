@@ -47,7 +47,6 @@ def get_config() -> ml_collections.ConfigDict:
   gen.attention = (32,)  # resolutions whose unit gets separable self-attention before its second block; () for none
   gen.upsampling = 'bilinear'  # or nearest
   gen.activation = 'relu'  # of the ConvGRU's candidate: relu (the paper) or tanh
-  gen.update_bias = 0.0  # added to the bias of the ConvGRU's update gate: above 0, states last longer from the start
   gen.bn_over_time = False  # ablation: pool batch statistics over time
   gen.remat = False  # compute activations again in the backward pass: less memory, about a third more arithmetic
 

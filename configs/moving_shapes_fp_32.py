@@ -13,12 +13,12 @@ def get_config():
   config = moving_shapes_32.get_config()
   config.data.frames = 10
   config.data.given = 4
-  config.data.stride = 2
   config.data.use_labels = False
-  config.gen.given_multipliers = (4, 8, 12)
-  config.gen.z_dim = 8  # the future of such clips is nearly certain
-  config.gen.update_bias = 2.0  # what is given lasts from the start; a run as short as this could hardly learn it
+  config.gen.given_multipliers = (4, 8, 12)  # gen.ch is 4 here: the widths of the units that they feed
+  config.gen.z_dim = 32
   config.disc.frames_k = 3
-  config.train.d_steps = 1
-  config.train.gen_lr = config.train.disc_lr = 1e-3
+  config.train.batch_size = 8
+  config.train.steps = 6000
+  config.train.gen_lr = 1e-3
+  config.train.disc_lr = 2e-3
   return config

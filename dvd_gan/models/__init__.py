@@ -61,7 +61,6 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     activation=config.gen.activation,
     upsampling=config.gen.upsampling,
     over_time=config.gen.bn_over_time,
-    update_bias=config.gen.update_bias,
     given_widths=tuple(multiplier * config.gen.ch for multiplier in given),
     remat=config.gen.remat,
     dtype=jnp.dtype(config.dtype),

@@ -26,14 +26,12 @@ class ConvGRU(nn.Module):
     frames: length of the output.
     activation: 'relu', the paper's, or 'tanh'.
     dtype: of the computation.
-    update_bias: added to the bias of the update gate.
   """
 
   features: int
   frames: int
   activation: str = 'relu'
   dtype: jnp.dtype = jnp.float32
-  update_bias: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, state: jax.Array | None = None) -> jax.Array:
@@ -49,8 +47,7 @@ class ConvGRU(nn.Module):
     width = self.features
     gates = [_Gate(width, x.shape[-1], name=name)() for name in ('reset', 'update', 'candidate')]
     kernels = [kernel for kernel, _ in gates]
-    (_, reset_bias), (_, update_bias), (_, candidate_bias) = gates
-    bias = jnp.concatenate([reset_bias, update_bias + self.update_bias, candidate_bias])
+    bias = jnp.concatenate([bias for _, bias in gates])
     on_input = jnp.concatenate([kernel[:, :, width:] for kernel in kernels], axis=-1)
     on_state = jnp.concatenate([kernel[:, :, :width] for kernel in kernels[:2]], axis=-1)
     on_reset_state = kernels[2][:, :, :width]

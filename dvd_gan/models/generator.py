@@ -22,7 +22,6 @@ class Generator(nn.Module):
     embed_dim: width of e(y), the class embedding.
     attention: resolutions, at the output of a unit's first block, that get separable self-attention.
     activation: the ConvGRU's, 'relu' or 'tanh'.
-    update_bias: added to the bias of the ConvGRU's update gate.
     upsampling: 'bilinear' or 'nearest'.
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
@@ -41,7 +40,6 @@ class Generator(nn.Module):
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
   given_widths: tuple[int, ...] = ()
-  update_bias: float = 0.0
   remat: bool = False
 
   @nn.compact
@@ -78,7 +76,7 @@ class Generator(nn.Module):
     block = functools.partial(residual, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype)
     for i, (width, out, state) in enumerate(zip(widths[:-1], widths[1:], states, strict=True)):
       resolution = BASE * 2**i
-      gru = recurrent(width, self.frames, self.activation, self.dtype, self.update_bias, name=f'gru_{resolution}')
+      gru = recurrent(width, self.frames, self.activation, self.dtype, name=f'gru_{resolution}')
       x = gru(x, state)  # [B, T, H, W, width]
       x = block(width, up=False, name=f'block_{resolution}')(x, cond, train)
       if resolution in self.attention:

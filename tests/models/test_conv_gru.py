@@ -74,14 +74,3 @@ def test_a_state_does_not_depend_on_later_inputs(setup):
 def test_kernels_act_on_the_concatenation_so_their_norm_is_the_papers(setup):
   _, _, params, _ = setup
   assert {params[gate]['kernel'].shape for gate in ('reset', 'update', 'candidate')} == {(3, 3, WIDTH + INPUTS, WIDTH)}
-
-
-def test_a_bias_on_the_update_gate_is_that_of_its_parameters(setup):
-  """With 2 on top, the gate is what it would be with parameters that are 2 larger; with 50, the state stays."""
-  activation, module, params, x = setup
-  state = jax.random.normal(jax.random.key(1), (B, SIZE, SIZE, WIDTH))
-  larger = params | {'update': params['update'] | {'bias': params['update']['bias'] + 2}}
-  got = module.clone(update_bias=2.0).apply({'params': params}, x, state)
-  np.testing.assert_allclose(got, _reference(larger, x, state, activation), atol=1e-4)
-  kept = module.clone(update_bias=50.0).apply({'params': params}, x, state)
-  np.testing.assert_allclose(kept, jnp.repeat(state[:, None], T, 1), atol=1e-5)
