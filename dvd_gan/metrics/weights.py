@@ -1,6 +1,6 @@
 """Weights of published networks: read from the files in which they are public, checked, and put in our networks' layout.
 
-Nothing is downloaded: the user names a file, local or gs://. i3d_weights.py knows I3D's many files.
+Nothing is downloaded: the user names a file, local or gs://. Here is what i3d_weights.py and c3d_weights.py share.
 """
 
 import hashlib
@@ -16,10 +16,8 @@ from etils import epath
 
 from dvd_gan import files
 from dvd_gan.errors import UsageError
-from dvd_gan.metrics.c3d import C3D, FRAMES
 
 NAMED = 3  # how many of the arrays at fault an error names
-MEAN_CORNER = 8  # pixels: where the published evaluation cuts the mean clip
 
 
 class Weights(NamedTuple):
@@ -52,7 +50,6 @@ class Slot(NamedTuple):
 
 CONV_AXES = (2, 3, 4, 1, 0)  # [out, in, t, h, w] to [t, h, w, in, out]
 DENSE_AXES = (1, 0)  # [out, in] to [in, out]
-MEAN_AXES = (1, 2, 3, 0)  # [channels, t, h, w] to [t, h, w, channels]
 
 
 def parameters(net: nn.Module, video: tuple[int, ...]) -> dict[str, Any]:
@@ -127,35 +124,6 @@ def read_npz(content: bytes, path: object) -> dict[str, np.ndarray]:
 def sha256(content: bytes) -> str:
   """Hexadecimal digest."""
   return hashlib.sha256(content).hexdigest()
-
-
-def load_c3d(path: str, mean_path: str, net: C3D = C3D()) -> Weights:  # noqa: B008 (immutable)
-  """Weights of C3D from the two files of TGANv2's release.
-
-  Args:
-    path: `conv3d_deepnetA_ucf.npz`: `conv1a/W` [64, 3, 3, 3, 3] (out, in, t, h, w), `conv1a/b`, ..., `fc8/W` [out, in].
-    mean_path: `mean2.npz`: `mean` [3, 16, H, W], BGR, of which rows and columns 8 to 120 are used.
-    net: the network to fill.
-
-  Raises:
-    UsageError: a file cannot be read, or its arrays are not the network's.
-  """
-  at, mean_at = epath.Path(path), epath.Path(mean_path)
-  content, mean_content = read(at), read(mean_at)
-  params = parameters(net, (1, FRAMES, net.resolution, net.resolution, 3))
-  mean = {'mean': params.pop('mean')}
-  axes = {2: DENSE_AXES, 5: CONV_AXES}
-  slots = {name: Slot(name, axes.get(len(shape), ())) for name, shape in names(params).items()}
-  filled = place(read_npz(content, at), slots, params, at)
-  filled |= place(
-    _cut(read_npz(mean_content, mean_at), net.resolution), {'mean': Slot('mean', MEAN_AXES)}, mean, mean_at
-  )
-  return Weights(filled, {at.name: sha256(content), mean_at.name: sha256(mean_content)})
-
-
-def _cut(arrays, resolution):
-  cut = slice(MEAN_CORNER, MEAN_CORNER + resolution)
-  return {name: array[:, :, cut, cut] if array.ndim == 4 else array for name, array in arrays.items()}
 
 
 def _fits(shape, wanted):

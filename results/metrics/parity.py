@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from dvd_gan.datasets import shapes
-from dvd_gan.metrics import c3d, i3d, i3d_weights, resize, weights
+from dvd_gan.metrics import c3d, c3d_weights, i3d, i3d_weights, resize, weights
 
 HERE = pathlib.Path(__file__).resolve().parent
 REFERENCE = HERE.parents[1] / 'tests' / 'metrics' / 'i3d_reference.npz'
@@ -64,7 +64,7 @@ def main(i3d_path: str, python: str) -> None:
     subprocess.run([str(part) for part in command], check=True)
     with np.load(at / 'out.npz') as archive:
       theirs = dict(archive)
-    ours_c3d = jax.jit(c3d.C3D().apply)({'params': weights.load_c3d(c3d_path, mean_path).params}, small)
+    ours_c3d = jax.jit(c3d.C3D().apply)({'params': c3d_weights.load(c3d_path, mean_path).params}, small)
   loaded = i3d_weights.load(i3d_path)
   ours = jax.jit(i3d.I3D().apply)({'params': loaded.params}, video)
 

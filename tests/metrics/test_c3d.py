@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from dvd_gan.metrics import c3d, weights
+from dvd_gan.metrics import c3d, c3d_weights, weights
 from tests.metrics import networks
 
 # Maps of 24, 12, 6, 3, 2 and 1 pixels: the last two pools meet odd sizes or not, as the real network's last one does.
@@ -32,7 +32,7 @@ def saved(published, tmp_path):
 def test_it_is_the_network_written_in_tensorflow(published, saved):
   arrays, mean = published
   video = np.random.default_rng(2).uniform(-1, 1, SHAPE).astype(np.float32)
-  loaded = weights.load_c3d(*saved, NET)
+  loaded = c3d_weights.load(*saved, NET)
   found = jax.jit(NET.apply)({'params': loaded.params}, video)
   logits, fc7 = networks.c3d(arrays, mean[:, :, 8:32, 8:32], video)
   np.testing.assert_allclose(found['logits'], logits, atol=1e-5 * np.abs(logits).max())
@@ -55,16 +55,16 @@ def test_other_files_are_refused(published, saved):
   path, mean = saved
   without = {name: array for name, array in arrays.items() if name != 'conv3a/b'}
   np.savez(path, **without, extra=np.zeros(3), **{'bn1a/gamma': np.ones(64)})
-  networks.refused(lambda: weights.load_c3d(path, mean, NET), '1 missing (conv3a/b)', '2 not of', 'bn1a/gamma, extra')
+  networks.refused(lambda: c3d_weights.load(path, mean, NET), '1 missing (conv3a/b)', '2 not of', 'bn1a/gamma, extra')
   np.savez(path, **arrays | {'fc8/W': arrays['fc8/W'].T, 'fc7/b': np.full(64, np.nan), 'fc6/b': np.arange(64)})
   words = ('fc8/W [64, 101] in place of [101, 64]', '1 not finite (fc7/b)', '1 no floats (fc6/b)')
-  networks.refused(lambda: weights.load_c3d(path, mean, NET), *words)
+  networks.refused(lambda: c3d_weights.load(path, mean, NET), *words)
   np.savez(path, **arrays)
   np.savez(mean, mean=np.zeros((3, 16, 24, 24)))
-  networks.refused(lambda: weights.load_c3d(path, mean, NET), 'mean2.npz', 'mean [3, 16, 16, 16]')
+  networks.refused(lambda: c3d_weights.load(path, mean, NET), 'mean2.npz', 'mean [3, 16, 16, 16]')
   mean.write_bytes(b'PK\x03\x04 no')
-  networks.refused(lambda: weights.load_c3d(path, mean, NET), 'no intact .npz')
-  networks.refused(lambda: weights.load_c3d(path.parent / 'none.npz', mean, NET), 'cannot read', 'none.npz')
+  networks.refused(lambda: c3d_weights.load(path, mean, NET), 'no intact .npz')
+  networks.refused(lambda: c3d_weights.load(path.parent / 'none.npz', mean, NET), 'cannot read', 'none.npz')
 
 
 def test_other_videos_are_refused():
