@@ -5,8 +5,8 @@ import pytest
 from dvd_gan.metrics import c3d, c3d_weights, weights
 from tests.metrics import networks
 
-# Maps of 40, 20, 10, 5, 3 and 2 pixels: pools meet odd sizes, as the real network's last one does.
-NET = c3d.C3D(resolution=40, hidden=64)
+# Maps of 33, 17, 9, 5, 3 and 2 pixels: pools meet odd sizes, as the real network's last one does.
+NET = c3d.C3D(resolution=33, hidden=64)
 SHAPE = (2, 16, 20, 30, 3)
 
 
@@ -34,7 +34,7 @@ def test_it_is_the_network_written_in_tensorflow(published, saved):
   video = np.random.default_rng(2).uniform(-1, 1, SHAPE).astype(np.float32)
   loaded = c3d_weights.load(*saved, NET)
   found = jax.jit(NET.apply)({'params': loaded.params}, video)
-  logits, fc7 = networks.c3d(arrays, mean[:, :, 8:48, 8:48], video)
+  logits, fc7 = networks.c3d(arrays, mean[:, :, 8:41, 8:41], video)
   np.testing.assert_allclose(found['logits'], logits, atol=1e-5 * np.abs(logits).max())
   np.testing.assert_allclose(found['fc7'], fc7, atol=1e-5 * fc7.max())
   exponentials = np.exp(logits - logits.max(1, keepdims=True))
@@ -68,4 +68,4 @@ def test_other_files_are_refused(published, saved):
 
 
 def test_other_videos_are_refused():
-  networks.refused(lambda: weights.parameters(NET, (1, 12, 40, 40, 3)), '16', '12')
+  networks.refused(lambda: weights.parameters(NET, (1, 12, 33, 33, 3)), '16', '12')
