@@ -177,7 +177,7 @@ def _flat(tree, prefix):
 
 
 def _naming(arrays, at) -> tuple[Callable[[str], str], tuple[int, ...]]:
-  """How a file names a parameter of ours, and how it orders a kernel's axes; drops what a PyTorch file may hold more."""
+  """How a file names a parameter of ours, and how it orders a kernel's axes; drops what PyTorch has besides."""
   if f'params/{STEM}/Conv_0/kernel' in arrays:
     return _jax_name, ()
   for style, (stem, norm) in enumerate(((STEM.lower(), 'batch3d'), (STEM, 'bn'))):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# How the centre of output pixel i is found in the input. tf1: i * in / out, tf.compat.v1.image.resize_bilinear's default
+# Where output pixel i lies in the input. tf1: i * in / out, the default of tf.compat.v1.image.resize_bilinear
 # (Google's FVD). align_corners: i * (in - 1) / (out - 1) (Chainer's resize_images, so TGANv2's C3D). half_pixel:
 # (i + 1/2) * in / out - 1/2 (tf.image.resize, and torch's interpolate with align_corners=False, so StyleGAN-V's FVD).
 METHODS = ('tf1', 'align_corners', 'half_pixel')

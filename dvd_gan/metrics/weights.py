@@ -1,4 +1,4 @@
-"""Weights of published networks: read from the files in which they are public, checked, and put in our networks' layout.
+"""Weights of published networks: read from the files in which they are public, checked, put in our networks' layout.
 
 Nothing is downloaded: the user names a file, local or gs://. Here is what i3d_weights.py and c3d_weights.py share.
 """
