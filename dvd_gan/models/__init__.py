@@ -1,4 +1,4 @@
-"""The networks. This is the only folder that imports flax; `build` is its door for the rest of the program."""
+"""The networks that are trained. Besides metrics' networks nothing else imports flax; `build` is the door to this folder."""
 
 from typing import Any
 

@@ -1,0 +1,78 @@
+"""C3D with UCF-101's 101 classes, the network of that data set's inception score (Tran et al. 2015, arXiv:1412.0767).
+
+As TGANv2 evaluates it (Saito et al. 2020, pfnet-research/tgan2). Parameters have the names of its public weights
+(c3d_weights.py), layouts are those of the arrays here.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dvd_gan.errors import UsageError
+from dvd_gan.metrics.resize import resize
+
+FRAMES = 16
+RESOLUTION = 112  # pixels
+# Convolutions (name, channels) between max-pools; the first pool leaves time alone.
+STAGES = (
+  (('conv1a', 64),),
+  (('conv2a', 128),),
+  (('conv3a', 256), ('conv3b', 256)),
+  (('conv4a', 512), ('conv4b', 512)),
+  (('conv5a', 512), ('conv5b', 512)),
+)
+
+
+class C3D(nn.Module):
+  """The network and all that it does to a video first.
+
+  Attributes:
+    num_classes: 101.
+    resolution: that of the network, 112; tests take less.
+    hidden: width of the two layers before the last, 4096; tests take less.
+  """
+
+  num_classes: int = 101
+  resolution: int = RESOLUTION
+  hidden: int = 4096
+
+  @nn.compact
+  def __call__(self, video: jax.Array) -> dict[str, jax.Array]:
+    """Scores and features of clips.
+
+    Args:
+      video: f32 [N, 16, H, W, 3], RGB in [-1, 1], any H and W: it is resized here.
+
+    Returns:
+      f32 'probabilities' and 'logits' [N, num_classes], and 'fc7' [N, hidden], the features before them.
+
+    Raises:
+      UsageError: the video has another number of frames or no three channels.
+    """
+    if video.ndim != 5 or video.shape[1] != FRAMES or video.shape[-1] != 3:
+      raise UsageError(f'C3D takes video [N, {FRAMES}, H, W, 3], got {list(video.shape)}')
+    mean = self.param('mean', nn.initializers.zeros, (FRAMES, self.resolution, self.resolution, 3))
+    # BGR from here on. Full scale is 128, not 127.5, in the published evaluation.
+    x = resize(128 * video[..., ::-1], self.resolution, 'align_corners') + (128 - mean)
+    for stage, convolutions in enumerate(STAGES):
+      for name, channels in convolutions:
+        x = nn.relu(self._convolution(x, name, channels))
+      window = (2 if stage else 1, 2, 2)
+      x = nn.max_pool(x, window, window, padding='SAME')  # Chainer's cover_all (ceil mode): 7x7 becomes 4x4
+    x = jnp.moveaxis(x, -1, 1).reshape(len(x), -1)  # channels first, as the weights expect
+    x = nn.relu(self._linear(x, 'fc6', self.hidden))
+    fc7 = nn.relu(self._linear(x, 'fc7', self.hidden))
+    logits = self._linear(fc7, 'fc8', self.num_classes)
+    return {'probabilities': nn.softmax(logits), 'logits': logits, 'fc7': fc7}
+
+  def _convolution(self, x, name, channels):
+    weights = self.param(f'{name}/W', nn.initializers.he_normal(), (3, 3, 3, x.shape[-1], channels))
+    bias = self.param(f'{name}/b', nn.initializers.zeros, (channels,))
+    # TPUs and GPUs would else keep three digits.
+    precise = dict(dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'), precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.conv_general_dilated(x, weights, (1, 1, 1), 'SAME', **precise) + bias
+
+  def _linear(self, x, name, features):
+    weights = self.param(f'{name}/W', nn.initializers.he_normal(), (x.shape[-1], features))
+    bias = self.param(f'{name}/b', nn.initializers.zeros, (features,))
+    return jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + bias
