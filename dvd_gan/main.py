@@ -31,8 +31,6 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   mode = _MODE.value
   validation.validate(config)
-  if mode == 'evaluate':
-    raise UsageError(f'--mode={mode} is not here yet')
   if mode == 'prepare':
     from dvd_gan.datasets import pipeline
 
@@ -53,6 +51,11 @@ def main(argv: list[str]) -> int:
     from dvd_gan import prediction, sample
 
     (prediction.predict if config.data.given else sample.sample)(config, workdir)
+    return 0
+  if mode == 'evaluate':
+    from dvd_gan import evaluate
+
+    evaluate.evaluate(config, workdir)
     return 0
   from dvd_gan import train
 

@@ -51,7 +51,7 @@ def held_out(config: Any) -> Clips:
     UsageError: if there is no such split, or as `pipeline.open_source`.
   """
   try:
-    return pipeline.windows(config, config.sample.split, config.sample.num, frames=config.data.frames)
+    return pipeline.Windows(config, config.sample.split).first(config.sample.num, frames=config.data.frames)
   except UsageError as error:
     raise UsageError(f'sample.split={config.sample.split}: {error}') from None
 

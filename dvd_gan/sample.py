@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import hosts, models, record, sharding, video
+from dvd_gan import checkpoint, hosts, models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
 from dvd_gan.errors import UsageError
@@ -29,6 +30,7 @@ class Sampler(NamedTuple):
   generate: Any  # (weights, standing, z, label, given) -> uint8 [B, T - C, H, W, 3]
   statistics: Any  # (weights, z, label, given) -> the batch's statistics
   given: pipeline.Clips | None  # of training clips, for the statistics of a prediction model; None for synthesis
+  place: Callable[[np.ndarray], Any] = lambda array: array  # puts a batch's inputs onto devices
 
   def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
     """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
@@ -47,6 +49,7 @@ class Sampler(NamedTuple):
       frames = _no_frames(config, size)
       if self.given is not None:
         frames, label = self._clips(i * size, size)
+        label = pipeline.labels_told(config, label)
       moments = _moments(self.statistics(self.weights, z, label, frames))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     return _from_moments(total, batches)
@@ -90,23 +93,38 @@ class Sampler(NamedTuple):
     Returns:
       uint8 [N, T - C, H, W, 3].
     """
-    config = self.config
-    count = range(len(labels))
-    z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(config.gen.z_dim) for i in count])
-    z = (truncation * z).astype(np.float32)
-    size = config.sample.batch_size
-    given = _no_frames(config, len(labels)) if given is None else given
+    size = self.config.sample.batch_size
     done = []
-    for start in range(0, len(labels), size):
-      rows = slice(start, start + size)
-      # The last batch is filled up: one shape, one compilation.
-      fill = size - len(labels[rows])
-      padded_z = np.pad(z[rows], ((0, fill), (0, 0)))
-      padded_label = np.pad(np.asarray(labels[rows], np.int32), (0, fill))
-      padded_given = np.pad(given[rows], ((0, fill), *[(0, 0)] * 4))
-      batch = self.generate(self.weights, standing, padded_z, padded_label, padded_given)
-      done.append(jax.device_get(batch)[: size - fill])
+    for first in range(0, len(labels), size):
+      rows = slice(first, first + size)
+      some = None if given is None else given[rows]
+      batch = self.batch(standing, first, labels[rows], some, truncation=truncation, seed=seed, part=part)
+      done.append(jax.device_get(batch)[: len(labels[rows])])
     return np.concatenate(done)
+
+  def batch(
+    self,
+    standing: Tree,
+    first: int,
+    labels: np.ndarray,
+    given: np.ndarray | None,
+    *,
+    truncation: float,
+    seed: int,
+    part: int = 0,
+  ) -> jax.Array:
+    """Videos number `first` and on, of `videos`, on the devices: uint8 [sample.batch_size, T - C, H, W, 3].
+
+    Where fewer labels are given the rest is filled up: one shape, one compilation.
+    """
+    count, size = len(labels), self.config.sample.batch_size
+    numbers = range(first, first + count)
+    z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(self.config.gen.z_dim) for i in numbers])
+    given = _no_frames(self.config, count) if given is None else given
+    labels = pipeline.labels_told(self.config, np.asarray(labels, np.int32))
+    inputs = (truncation * z).astype(np.float32), labels, given
+    inputs = (np.pad(one, ((0, size - count), *[(0, 0)] * (one.ndim - 1))) for one in inputs)
+    return self.generate(self.weights, standing, *map(self.place, inputs))
 
 
 @functools.lru_cache(maxsize=4)
@@ -149,14 +167,20 @@ class Opened(NamedTuple):
   step: int
   sampler: Sampler
   stored: Tree | None  # its standing statistics, at truncation 1; a run stopped by a signal left none
+  digest: str  # of the EMA weights: another training has another
 
   def standing(self, truncation: float) -> Tree:
     """Standing statistics at a truncation, the stored ones where they serve."""
     return self.stored if truncation == 1.0 and self.stored is not None else self.sampler.standing(truncation)
 
 
-def open_checkpoint(config: Any, workdir: epath.Path) -> Opened:
+def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | None = None) -> Opened:
   """The checkpoint `sample.step`, or the newest, with all that `sample.truncation` needs.
+
+  Args:
+    config: of the model.
+    workdir: of its run.
+    mesh: where its weights go; by default one device, or all where there are many hosts.
 
   Raises:
     UsageError: if there is none, or if standing statistics of a prediction model have to be made and its training clips
@@ -169,7 +193,7 @@ def open_checkpoint(config: Any, workdir: epath.Path) -> Opened:
   if not config.train.allow_config_change:
     record.check(config, workdir)
   # Many hosts are one program, which has to run on all of them; alone one device will do.
-  mesh = sharding.make_mesh(devices=jax.devices() if hosts.several() else jax.devices()[:1])
+  mesh = mesh or sharding.make_mesh(devices=jax.devices() if hosts.several() else jax.devices()[:1])
   step = config.sample.step
   if step:
     state, stored = checkpoints.restore(step, config, mesh)
@@ -180,7 +204,8 @@ def open_checkpoint(config: Any, workdir: epath.Path) -> Opened:
   if config.data.given and (stored is None or set(config.sample.truncation) != {1.0}):
     print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
     given = pipeline.given_frames(config)
-  return Opened(step, make_sampler(config, state.ema_params, state.gen.spectral, given), stored)
+  sampler = make_sampler(config, state.ema_params, state.gen.spectral, given)
+  return Opened(step, sampler, stored, checkpoint.digest(state.ema_params))
 
 
 def sample(config: Any, workdir: epath.Path) -> None:

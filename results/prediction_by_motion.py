@@ -7,7 +7,6 @@ SSIM, means over the generated frames: of all futures, of each clip's best, of c
 clip's futures lie apart in grey levels; and PSNR by frame for the classes that move.
 """
 
-import copy
 import json
 import pathlib
 import sys
@@ -30,10 +29,7 @@ def main(workdir: str, step: int = 0) -> None:
   folder = epath.Path(workdir).expanduser().absolute()
   config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
   config.sample.num, config.sample.futures, config.sample.step, config.sample.batch_size = CLIPS, 3, step, 60
-  labelled = copy.deepcopy(config)
-  labelled.data.use_labels = True
-  video, label = pipeline.windows(labelled, 'validation', CLIPS, frames=config.data.frames)
-  clips = pipeline.Clips(video, pipeline.labels_told(config, label))
+  video, label = clips = pipeline.Windows(config, 'validation').first(CLIPS, frames=config.data.frames)
   opened = sample.open_checkpoint(config, folder)
   futures = prediction.futures(opened.sampler, opened.standing(1.0), clips, truncation=1.0)
   motion = label % len(shapes.MOTIONS)

@@ -200,8 +200,8 @@ def test_a_video_that_cannot_be_continued_is_told(own, tmp_path):
     prediction.own_clip(own)
 
 
-def test_labels_are_told_where_the_config_uses_them(config):
-  assert prediction.held_out(config).label.tolist() == [0] * 4
+def test_labels_are_needed_where_the_config_uses_them(config):
+  assert prediction.held_out(config).label.tolist() == [-1] * 4  # not told, so they may be missing
   config.data.use_labels = True
   with pytest.raises(UsageError, match='sample.split=validation: .* labels must lie'):
     prediction.held_out(config)

@@ -49,6 +49,10 @@ class ArrayFile:
     """One line for `--mode=prepare`."""
     return f'{self._config.data.source}: {len(self.label)} clips {list(self.video.shape[1:])}, nothing to prepare'
 
+  def __len__(self) -> int:
+    """Clips."""
+    return len(self.label)
+
   def host_batches(self, first_step: int, rows: np.ndarray):
     """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""
     config = self._config

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+DEFAULT_RATE = 25.0  # frames a second, where neither file nor caller says
 MAX_STILL = 30.0  # seconds that one frame may be shown: more is a broken clock
 COMPLETE = 0.95  # share of the announced frames that must come out: less is a truncated file
 SLACK = 0.2  # seconds by which sound may outlast the pictures
@@ -37,7 +38,7 @@ def decode(
   source: str | os.PathLike | bytes,
   *,
   short_side: int,
-  fps: float,
+  fps: float | None,
   min_frames: int = 1,
   seconds: float = math.inf,
   threads: int = 0,
@@ -47,7 +48,7 @@ def decode(
   Args:
     source: path of a local file, or a file's bytes.
     short_side: pixels; the other side follows the aspect ratio.
-    fps: frames a second of the result: at each instant the last frame shown by then.
+    fps: frames a second of the result: at each instant the last frame shown by then. None for the file's own rate.
     min_frames: fewer than these, after resampling, is a rejection.
     seconds: of wall clock; taking longer is a rejection. Looked at between frames.
     threads: of the decoder; 0 for one per core.
@@ -70,7 +71,6 @@ def decode(
     size, last_bytes = len(source), source[-2:]
   if not size:
     raise RejectedError('empty file')
-  clip = _Resampler(short_side, fps)
   packets = decoded = hidden = 0
   try:
     with av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as container:
@@ -79,7 +79,9 @@ def decode(
       stream = container.streams.video[0]
       stream.thread_type = 'AUTO'
       stream.thread_count = threads
-      rate = float(stream.average_rate or stream.guessed_rate or fps)
+      rate = float(stream.average_rate or stream.guessed_rate or fps or DEFAULT_RATE)
+      fps = fps or rate
+      clip = _Resampler(short_side, fps)
       for packet, frame in _frames(container, stream):
         packets += packet is not None
         hidden += packet is not None and packet.is_discard

@@ -1,6 +1,7 @@
 """From a config's data set to global arrays on the devices, ahead of the step."""
 
 import copy
+import itertools
 import queue
 import threading
 import time
@@ -39,7 +40,7 @@ def open_source(config: Any, *, build: bool = False) -> Any:
 
 
 class Clips(NamedTuple):
-  """What prediction starts from: clips, or their given frames alone, uint8 [N, L, H, W, 3], and labels, int32 [N]."""
+  """What prediction starts from: clips, or their given frames alone, uint8 [N, L, H, W, 3], and the data set's labels."""
 
   video: np.ndarray
   label: np.ndarray
@@ -50,26 +51,42 @@ def given_frames(config: Any) -> Clips | None:
   if not config.data.given:
     return None
   count = config.sample.statistics_batches * config.sample.statistics_batch_size
-  return windows(config, config.data.split, count, frames=config.data.given)
+  return Windows(config, config.data.split).first(count, frames=config.data.given)
 
 
-def windows(config: Any, split: str, count: int, *, frames: int) -> Clips:
-  """The first `frames` of windows of a split, each clip once before any comes again: the same for every batch size.
+class Windows:
+  """Windows of a split's clips in a fixed order, each clip once before any comes again, whatever the batch size.
 
-  Raises:
-    UsageError: see `open_source`.
+  Attributes:
+    clips: how many there are.
   """
-  config = copy.deepcopy(config)
-  config.data.split, config.data.flip = split, False
-  config.data.prefetch = config.train.d_steps = 1
-  config.train.batch_size = WINDOWS
-  batches = hosts.in_turn(lambda: open_source(config)).host_batches(0, np.arange(WINDOWS))
-  found = []
-  for _ in range(-(-count // WINDOWS)):
-    batch = next(batches)
-    found.append((batch['video'][0, :, :frames].copy(), labels_told(config, batch['label'][0])))
-  batches.close()
-  return Clips(*(np.concatenate(parts)[:count] for parts in zip(*found, strict=True)))
+
+  def __init__(self, config: Any, split: str):
+    """Opens the data set.
+
+    Raises:
+      UsageError: see `open_source`.
+    """
+    config = copy.deepcopy(config)
+    config.data.split, config.data.flip = split, False
+    config.data.prefetch = config.train.d_steps = 1
+    config.train.batch_size = WINDOWS
+    self._source = hosts.in_turn(lambda: open_source(config))
+    self.clips = len(self._source)
+
+  def first(self, count: int, *, frames: int) -> Clips:
+    """The first `frames` frames of windows 0 to count - 1."""
+    return Clips(*map(np.stack, zip(*itertools.islice(self.each(0, frames=frames), count), strict=True)))
+
+  def each(self, number: int, *, frames: int) -> Iterator[tuple[np.ndarray, np.int32]]:
+    """From window `number` on, without end: its first frames, uint8 [frames, H, W, 3], and its label."""
+    step, drop = divmod(number, WINDOWS)
+    for rows in (np.arange(drop, WINDOWS), np.arange(WINDOWS)):
+      for batch in self._source.host_batches(step, rows):
+        yield from zip(batch['video'][0, :, :frames].copy(), batch['label'][0], strict=True)
+        if len(rows) < WINDOWS:
+          break
+      step += 1
 
 
 def labels_told(config: Any, label: np.ndarray) -> np.ndarray:

@@ -79,6 +79,10 @@ class Records:
       f'{rejected} files rejected' + (f', see {rejects}' if rejected else '')
     )
 
+  def __len__(self) -> int:
+    """Clips."""
+    return len(self._clips)
+
   def host_batches(self, first_step: int, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""
     data, d_steps = self._config.data, self._config.train.d_steps

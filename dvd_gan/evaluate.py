@@ -1,0 +1,197 @@
+"""`--mode=evaluate`: protocols -> numbers -> JSON and a curve."""
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from dvd_gan import files, hosts, record, sample, sharding
+from dvd_gan.checkpoint import Checkpoints
+from dvd_gan.errors import RunError, UsageError
+from dvd_gan.metrics import scores, video_sets
+from dvd_gan.metrics.features import Extractor
+from dvd_gan.metrics.protocols import PROTOCOLS, Protocol
+from dvd_gan.metrics.video_sets import VideoSet
+
+POLL = 30  # seconds between looks for a new checkpoint
+
+
+def evaluate(config: Any, workdir: epath.Path) -> None:
+  """Runs `eval.protocols` on a checkpoint, on each one of a training run (`eval.follow`), or on a folder of videos.
+
+  Leaves eval/PROTOCOL-STEP.json (PROTOCOL-FOLDER.json), and with several truncations eval/curve-STEP.
+
+  Raises:
+    UsageError: for an unknown protocol, one that does not suit the config, weights or data that are missing, or as
+      `sample.open_checkpoint`.
+  """
+  config = copy.deepcopy(config)
+  protocols = {name: chosen(config, name) for name in config.eval.protocols}
+  if not protocols:
+    raise UsageError(f'eval.protocols is empty; there are {", ".join(PROTOCOLS)}')
+  record.open_workdir(workdir)
+  mesh = sharding.make_mesh()
+  cache = epath.Path(config.eval.cache).expanduser() if config.eval.cache else workdir / 'eval' / 'cache'
+  extractor = Extractor(config, cache, mesh)
+  for protocol in protocols.values():
+    extractor.network(protocol.network)  # what is missing is told before hours of work
+  if config.eval.videos:
+    title = epath.Path(config.eval.videos).expanduser().name
+    for name, protocol in protocols.items():
+      made = video_sets.folder(config, protocol.frames or config.data.frames)
+      report(config, workdir, extractor, name, protocol, made, title)
+    return
+  config.sample.truncation, config.sample.batch_size = config.eval.truncation, config.eval.batch_size
+  for step in steps(config, workdir):
+    config.sample.step = step
+    opened = sample.open_checkpoint(config, workdir, mesh)
+    opened = opened._replace(sampler=opened.sampler._replace(place=extractor.place))
+    results = []
+    for truncation in config.eval.truncation:
+      for name, protocol in protocols.items():
+        made = video_sets.samples(config, opened, truncation, protocol)
+        title = str(opened.step) + ('' if truncation == 1 else f'-truncation_{truncation:g}')
+        about = {'step': opened.step, 'truncation': truncation}
+        results.append(report(config, workdir, extractor, name, protocol, made, title, **about))
+    if len(config.eval.truncation) > 1:
+      curve(results, workdir / 'eval', f'curve-{opened.step}')
+
+
+def chosen(config: Any, name: str) -> Protocol:
+  """A protocol by its name, with `eval.samples` in it.
+
+  Raises:
+    UsageError: if there is none of that name, or it is not for the config's videos.
+  """
+  if name not in PROTOCOLS:
+    raise UsageError(f'eval.protocols: there is no {name}, only {", ".join(PROTOCOLS)}')
+  protocol = PROTOCOLS[name]
+  if not config.eval.videos and protocol.frames > config.data.frames:
+    raise UsageError(f'{name} takes videos of {protocol.frames} frames, the model makes {config.data.frames}')
+  if protocol.futures > 1 and not config.data.given and not config.eval.videos:
+    raise UsageError(f'{name} is for prediction, and data.given is 0')
+  return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
+
+
+def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
+  """The checkpoints to evaluate: one, or those of a training run as they come, up to its last."""
+  if not config.eval.follow:
+    yield config.eval.step
+    return
+  done, folder = 0, workdir / 'checkpoints'
+  while done < config.train.steps:
+    newest = 0
+    if jax.process_index() == 0 and folder.exists():
+      checkpoints = Checkpoints(folder)
+      newest = checkpoints.newest() or 0
+      checkpoints.close()
+    newest = int(hosts.gather(str(newest))[0])
+    if newest > done:
+      yield newest
+      done = newest
+    else:
+      time.sleep(POLL)
+
+
+def report(
+  config: Any,
+  workdir: epath.Path,
+  extractor: Extractor,
+  name: str,
+  protocol: Protocol,
+  made: VideoSet,
+  title: str,
+  **about: Any,
+) -> dict[str, Any]:
+  """Computes a protocol's numbers of a set, beside the floor, writes them to eval/NAME-TITLE.json and returns them.
+
+  Raises:
+    RunError: if features are not finite, or there are too few for the number.
+  """
+  started = time.monotonic()
+  loops = protocol.loops if not config.eval.videos else 1
+  count = made.count // loops
+  real, clips = video_sets.real(config, protocol, count)
+  reference = min(protocol.real or count, clips) if protocol.real >= 0 else clips
+  if real.count >= reference + count:
+    floor = (0, reference), (reference, reference + count)
+  else:  # too few for another set of that size
+    floor = (0, real.count // 2), (real.count // 2, real.count)
+  try:
+    known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [(0, reference), *floor])
+    parts = extractor.parts(protocol, made, f'{name}: {title}')
+    fake = scores.gather(protocol, parts, [(i * count, (i + 1) * count) for i in range(loops)])
+    found = scores.numbers(protocol, known[0], known[1:], fake)
+  except ValueError as error:
+    raise RunError(f'{name} of {title}: {error}') from None
+  result = {'protocol': name, **found, **about, 'samples': count, 'seed': config.eval.seed}
+  result |= {
+    'videos': config.eval.videos or None,
+    'real': {'split': protocol.split or config.data.split, 'clips': clips, 'reference': reference},
+    'definition': dataclasses.asdict(protocol) | {'frames': protocol.frames or config.data.frames},
+    'network_sha256': extractor.network(protocol.network).sha256,
+    'config': {group: config[group].to_dict() for group in ('data', 'gen')},
+    'versions': record.versions(),
+    'seconds': round(time.monotonic() - started, 1),
+  }
+  if jax.process_index() == 0:
+    target = workdir / 'eval' / f'{name}-{title}.json'
+    files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
+    print(f'{told(result)}\n{target}', flush=True)
+  return result
+
+
+def told(result: dict[str, Any]) -> str:
+  """A result in a few lines."""
+  lines = [f'{result["protocol"]}, {result["samples"]} samples']
+  if found := result.get('frechet'):
+    lines.append(f'  Frechet distance {found["distance"]:.3f}, real against real {found["floor"]:.3f}')
+    lines += [f'  warning: {found["warning"]}'] if found['warning'] else []
+  if found := result.get('inception_score'):
+    lines.append(f'  IS {found["score"]:.3f} +- {found["std"]:.3f}, real clips {found["real"]:.3f}')
+  if found := result.get('accuracy'):
+    real = result['accuracy_real']
+    lines.append('  right: ' + ', '.join(f'{what} {found[what]:.1%} (real {real[what]:.1%})' for what in found))
+  return '\n'.join(lines)
+
+
+def curve(results: list[dict[str, Any]], folder: epath.Path, name: str) -> None:
+  """Frechet distance against IS over truncations, the paper's figure, as NAME.json and NAME.png.
+
+  Where one protocol gives the distance and another the score, the first of each counts.
+  """
+  points: dict[float, dict[str, Any]] = {}
+  for result in results:
+    point = points.setdefault(result['truncation'], {'truncation': result['truncation']})
+    for kind, value in (('frechet', 'distance'), ('inception_score', 'score')):
+      if kind in result and kind not in point:
+        point |= {kind: result[kind][value], f'{kind}_protocol': result['protocol']}
+  whole = [point for point in points.values() if 'frechet' in point and 'inception_score' in point]
+  if not whole or jax.process_index():
+    return
+  import io
+
+  import matplotlib.figure
+
+  files.write(folder / f'{name}.json', (json.dumps(whole, indent=1) + '\n').encode())
+  figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout='constrained')
+  axes = figure.subplots()
+  axes.plot([point['inception_score'] for point in whole], [point['frechet'] for point in whole], 'o-')
+  for point in whole:
+    axes.annotate(
+      f'{point["truncation"]:g}',
+      (point['inception_score'], point['frechet']),
+      xytext=(4, 4),
+      textcoords='offset points',
+    )
+  axes.set_xlabel(f'Inception Score ({whole[0]["inception_score_protocol"]})')
+  axes.set_ylabel(f'Frechet distance ({whole[0]["frechet_protocol"]})')
+  axes.set_title('truncation (standard deviation of z) at each point')
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', dpi=150)
+  files.write(folder / f'{name}.png', buffer.getvalue())

@@ -1,0 +1,95 @@
+"""Features of video sets, computed on all devices and kept in files, so that nothing is computed twice."""
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from etils import epath
+
+from dvd_gan import files, hosts, sharding
+from dvd_gan.errors import UsageError
+from dvd_gan.metrics import networks, video_sets
+from dvd_gan.metrics.protocols import Protocol
+from dvd_gan.metrics.video_sets import VideoSet
+
+PART = 64  # videos in a file of features, at least: what a stop can cost
+
+Part = dict[str, np.ndarray]
+
+
+class Extractor:
+  """Networks on a mesh, and the files that keep what they said."""
+
+  def __init__(self, config: Any, folder: epath.Path, mesh: jax.sharding.Mesh):
+    """Nothing is loaded yet.
+
+    Args:
+      config: reads `eval`.
+      folder: of the files of features, shared by all processes.
+      mesh: its devices share each batch.
+
+    Raises:
+      UsageError: if `eval.batch_size` does not divide over them.
+    """
+    size = config.eval.batch_size
+    if size % mesh.size:
+      raise UsageError(f'eval.batch_size={size} does not divide over the {mesh.size} devices')
+    self._files, self._size, self._mesh, self._folder = config.eval, size, mesh, folder
+    self._networks: dict[str, networks.Network] = {}
+
+  def network(self, name: str) -> networks.Network:
+    """A network, loaded once and laid whole on every device; raises as `networks.load`."""
+    if name not in self._networks:
+      network = networks.load(name, self._files)
+      self._networks[name] = network._replace(params=jax.device_put(network.params, sharding.replicated(self._mesh)))
+    return self._networks[name]
+
+  def place(self, array: np.ndarray) -> jax.Array:
+    """A batch, known whole to every process, split over all devices."""
+    return jax.make_array_from_callback(array.shape, sharding.batch(self._mesh), lambda index: array[index])
+
+  def parts(self, protocol: Protocol, videos: VideoSet, title: str) -> Iterator[Part]:
+    """Features of a set by name, f32 [n, ...], and 'label' int32 [n], part by part.
+
+    A part that is in a file is read; the others are computed, and written by the first process. The file's folder is
+    named for all that decides what is in it.
+    """
+    network, size = self.network(protocol.network), self._size
+    length = -(-PART // size) * size
+    key = {'videos': videos.key, 'network': network.sha256, 'resize': protocol.resize, 'part': length}
+    folder = self._folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    starts = range(0, videos.count, length)
+    names = {start: f'{start:07d}_{min(length, videos.count - start)}.npz' for start in starts}
+    here = set(json.loads(hosts.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
+    extract = networks.extractor(network.apply, protocol.resize, sharding.replicated(self._mesh))
+    quiet = jax.process_index() > 0 or len(here) == len(starts)
+    with tqdm.tqdm(total=videos.count, desc=title, unit='video', file=sys.stderr, disable=quiet) as progress:
+      batches = None
+      for start in starts:
+        rows = min(length, videos.count - start)
+        progress.update(rows if start in here else 0)
+        if start in here:
+          batches = None
+          with (folder / names[start]).open('rb') as file, np.load(file) as arrays:
+            yield dict(arrays)
+          continue
+        batches = batches or videos.batches(start, size)
+        found = []
+        for _ in range(-(-rows // size)):
+          video, label = next(batches)
+          video = video if isinstance(video, jax.Array) else self.place(video_sets.filled(video, size))
+          out = jax.device_get(extract(network.params, video))
+          found.append({name: value[: len(label)] for name, value in out.items()} | {'label': label})
+          progress.update(len(label))
+        part = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        if jax.process_index() == 0:
+          buffer = io.BytesIO()
+          np.savez(buffer, **part)
+          files.write(folder / names[start], buffer.getvalue())
+        yield part

@@ -1,0 +1,96 @@
+"""Protocols of published numbers, by name: everything that two numbers must share to be compared."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+  """How a number is made.
+
+  Attributes:
+    source: where the protocol is from.
+    number: 'frechet', 'inception_score', or 'toy' (both, and accuracies by class).
+    network: 'i3d_400', 'i3d_600', 'c3d_101' or 'shapes' (networks.py).
+    feature: which of its outputs.
+    resize: (size, method) one after another before the network (resize.py); the network's own resizing is not here.
+    frames: of a video; 0 for as many as the model's.
+    samples: N.
+    real: clips of the real side; 0 for N, -1 for every clip once.
+    split: of the real clips; empty for the config's `data.split`.
+    ddof: of covariances: 1 sample, 0 population.
+    splits: parts of the samples, for the Inception Score.
+    loops: repetitions with fresh samples, for the Inception Score: the mean and deviation over them are told.
+    replacement: real clips are drawn with replacement.
+    futures: of each given clip, in prediction.
+  """
+
+  source: str
+  number: str = 'frechet'
+  network: str = 'i3d_400'
+  feature: str = 'logits'
+  resize: tuple[tuple[int, str], ...] = ((224, 'tf1'),)
+  frames: int = 16
+  samples: int = 2048
+  real: int = 0
+  split: str = ''
+  ddof: int = 1
+  splits: int = 1
+  loops: int = 1
+  replacement: bool = False
+  futures: int = 1
+
+
+_C3D = {'number': 'inception_score', 'network': 'c3d_101', 'feature': 'probabilities', 'resize': ()}
+_K600 = {'network': 'i3d_600', 'frames': 0, 'samples': 50_000}
+
+PROTOCOLS = {
+  'fvd_google': Protocol(source='Unterthiner et al. 2018, google-research/frechet_video_distance'),
+  'fvd_stylegan_v': Protocol(
+    source='Skorokhodov et al. 2022, universome/stylegan-v: population covariance in float64',
+    resize=((224, 'half_pixel'),),
+    ddof=0,
+  ),
+  'fvd_magvit': Protocol(
+    source='Yu et al. 2023, google-research/magvit: through 64x64', resize=((64, 'half_pixel'), (224, 'tf1'))
+  ),
+  'fvd_bair_256x100': Protocol(
+    source='Clark et al. 2019 and its successors: 256 test clips, 100 futures of each',
+    samples=25_600,
+    real=256,
+    split='test',
+    futures=100,
+  ),
+  'fvd_k600_16f': Protocol(
+    source='Clark et al. 2019 on the test set, given frames included; samples and clips without replacement',
+    samples=50_000,
+    split='test',
+  ),
+  'fvd_k600_16f_train': Protocol(
+    source='Clark et al. 2019 on the training set, given frames included; without replacement',
+    samples=50_000,
+    split='train',
+  ),
+  'fvd_k600_16f_replacement': Protocol(
+    source='as fvd_k600_16f, clips drawn with replacement', samples=50_000, split='test', replacement=True
+  ),
+  'fid_k600': Protocol(source='Clark et al. 2019: average-pool features, all of the training set', feature='average_pool', real=-1, **_K600),
+  'is_k600': Protocol(
+    source='Clark et al. 2019; 10 splits as Salimans et al. 2016',
+    number='inception_score',
+    feature='probabilities',
+    splits=10,
+    **_K600,
+  ),
+  'is_ucf101_tgan2': Protocol(source='Saito et al. 2020, pfnet-research/tgan2: 10 loops of 2,048', loops=10, **_C3D),
+  'is_ucf101_magvit': Protocol(source='Yu et al. 2023: 4 loops of 10,000', samples=10_000, loops=4, **_C3D),
+  'toy': Protocol(
+    source='ours, for moving_shapes',
+    number='toy',
+    network='shapes',
+    feature='features',
+    resize=((32, 'half_pixel'),),
+    frames=0,
+    samples=600,
+    split='validation',
+  ),
+}  # fmt: skip

@@ -1,0 +1,113 @@
+"""From features to a protocol's numbers, part by part: what is kept does not grow with N but where it must."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dvd_gan.datasets import shapes
+from dvd_gan.metrics import frechet, neighbours
+from dvd_gan.metrics.inception_score import inception_score
+from dvd_gan.metrics.protocols import Protocol
+
+NEIGHBOURS = 10_000  # samples at most for numbers that compare each with each
+
+
+@dataclasses.dataclass
+class Gathered:
+  """What is kept of a range of rows: moments of the feature, and lists of what a number needs one by one."""
+
+  moments: frechet.Moments
+  kept: dict[str, list[np.ndarray]]
+
+  def all(self, name: str) -> np.ndarray:
+    return np.concatenate(self.kept[name])
+
+
+def gather(protocol: Protocol, parts: Iterable[dict[str, np.ndarray]], ranges: list[tuple[int, int]]) -> list[Gathered]:
+  """One `Gathered` for each range of rows (first, end) of a set."""
+  found = [Gathered(frechet.Moments(), {}) for _ in ranges]
+  row = 0
+  for part in parts:
+    count = len(part['label'])
+    for (first, end), one in zip(ranges, found, strict=True):
+      rows = slice(max(first - row, 0), max(min(end - row, count), 0))
+      if rows.start >= rows.stop:
+        continue
+      if protocol.number != 'inception_score':
+        one.moments.add(part[protocol.feature][rows])
+      for name in _needed(protocol, end - first):
+        one.kept.setdefault(name, []).append(part[name][rows])
+    row += count
+  return found
+
+
+def _needed(protocol: Protocol, count: int) -> tuple[str, ...]:
+  """The arrays that are kept whole."""
+  if protocol.number == 'inception_score':
+    return ('probabilities',)
+  each = (protocol.feature,) if count <= NEIGHBOURS else ()
+  return (*each, 'probabilities', 'shape', 'motion', 'label') if protocol.number == 'toy' else each
+
+
+def numbers(
+  protocol: Protocol, reference: Gathered, halves: tuple[Gathered, Gathered], fake: list[Gathered]
+) -> dict[str, Any]:
+  """The numbers of a set.
+
+  Args:
+    protocol: decides which.
+    reference: real clips.
+    halves: two disjoint sets of real clips, whose distance is the floor; the second also gives what a real set scores.
+    fake: the set, in its loops.
+
+  Returns:
+    'value', the protocol's own number, and 'frechet', 'inception_score', 'accuracy' in detail, as it has them.
+
+  Raises:
+    ValueError: if features are not finite, or there are too few.
+  """
+  result: dict[str, Any] = {}
+  if protocol.number != 'inception_score':
+    result['frechet'] = found = {
+      'distance': frechet.distance(reference.moments, fake[0].moments, ddof=protocol.ddof),
+      'floor': frechet.distance(halves[0].moments, halves[1].moments, ddof=protocol.ddof),
+      'floor_clips': [half.moments.count for half in halves],
+    }
+    warnings = {one.moments.warning() for one in (reference, fake[0], *halves)} - {None}
+    found['warning'] = '; '.join(sorted(warnings)) or None
+    lists = [one.kept.get(protocol.feature) for one in (reference, fake[0])]
+    if all(lists):
+      real, made = (np.concatenate(one) for one in lists)
+      if min(len(real), len(made)) > 5:
+        found |= neighbours.precision_recall(real, made) | neighbours.density_coverage(real, made)
+  if protocol.number != 'frechet':
+    scores = [inception_score(one.all('probabilities'), protocol.splits) for one in fake]
+    real = inception_score(halves[1].all('probabilities'), protocol.splits)
+    result['inception_score'] = {
+      'score': float(np.mean([score.mean for score in scores])),
+      'std': scores[0].std if len(scores) == 1 else float(np.std([score.mean for score in scores])),
+      'real': real.mean,
+      'real_std': real.std,
+      'real_clips': len(halves[1].all('probabilities')),
+    }
+  if protocol.number == 'toy':
+    result['accuracy'] = accuracy(fake[0])
+    result['accuracy_real'] = accuracy(halves[1])
+  first = result.get('frechet') or result['inception_score']
+  return {'value': next(iter(first.values())), **result}
+
+
+def accuracy(found: Gathered) -> dict[str, float] | None:
+  """Share of moving_shapes clips whose shape, motion and both are read as labelled; None where there are no labels."""
+  label = found.all('label')
+  if label.min() < 0:
+    return None
+  shape, motion = np.divmod(label, len(shapes.MOTIONS))
+  right = found.all('shape').argmax(1) == shape, found.all('motion').argmax(1) == motion
+  return {
+    'shape': float(right[0].mean()),
+    'motion': float(right[1].mean()),
+    'both': float((right[0] & right[1]).mean()),
+  }

@@ -1,0 +1,135 @@
+"""Sets of videos to be looked at: real clips, a model's samples, a folder of files. Each part of one can be had alone."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from dvd_gan import files, models, sample
+from dvd_gan.datasets import decoding, pipeline
+from dvd_gan.datasets.archives import SUFFIXES
+from dvd_gan.errors import UsageError
+from dvd_gan.metrics.protocols import Protocol
+
+NO_LABEL = -1
+
+
+class VideoSet(NamedTuple):
+  """A set of videos.
+
+  Attributes:
+    key: all that decides what they are, for the cache.
+    count: how many.
+    batches: (first, size) -> endless or ending pairs (uint8 [size, T, H, W, 3] in numpy or on devices, int32 labels
+      [n]) from video number `first` on; `first` is a multiple of `size`, and n < size at the end.
+  """
+
+  key: dict[str, Any]
+  count: int
+  batches: Callable[[int, int], Iterator[tuple[Any, np.ndarray]]]
+
+
+def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
+  """The real side of a protocol: its reference clips and, where there are as many more, `samples` for the floor.
+
+  Returns:
+    (windows of clips, each once, or drawn with replacement; how many clips the split has).
+
+  Raises:
+    UsageError: see `pipeline.open_source`.
+  """
+  split, frames, seed = protocol.split or config.data.split, protocol.frames or config.data.frames, config.eval.seed
+  found = pipeline.Windows(config, split)
+  wanted = (protocol.real if protocol.real > 0 else samples) + samples
+  count = found.clips if protocol.real < 0 else wanted if protocol.replacement else min(wanted, found.clips)
+
+  def batches(first, size):
+    one_by_one = found.each(first, frames=frames)
+    if protocol.replacement:
+      numbers = np.random.default_rng((seed, 2)).integers(found.clips, size=count)[first:]
+      one_by_one = (next(found.each(int(number), frames=frames)) for number in numbers)
+    for start in range(first, count, size):
+      video, label = zip(*itertools.islice(one_by_one, min(size, count - start)), strict=True)
+      yield np.stack(video), np.array(label)
+
+  names = ('name', 'dir', 'source', 'resolution', 'frames', 'stride', 'fps', 'clips', 'use_labels')
+  key = {name: config.data[name] for name in names}
+  key |= {'split': split, 'first_frames': frames, 'seed': config.seed, 'found': found.clips}
+  key['replacement'] = seed if protocol.replacement else None
+  return VideoSet({'real': key}, count, batches), found.clips
+
+
+def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Protocol) -> VideoSet:
+  """A model's samples: of classes drawn uniformly, or in prediction `futures` of each clip of the split in turn.
+
+  A predicted video begins with its given frames.
+  """
+  seed, given, futures = config.eval.seed, config.data.given, protocol.futures
+  split, frames = protocol.split or config.data.split, protocol.frames or config.data.frames
+  count = protocol.samples * protocol.loops
+  standing = functools.cache(lambda: opened.standing(truncation))
+  labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
+  known = functools.cache(lambda: pipeline.Windows(config, split).first(-(-count // futures), frames=given))
+
+  def batches(first, size):
+    for start in range(first, count, size):
+      numbers = np.arange(start, min(start + size, count))
+      begun, label = None, labels[numbers]
+      if given:
+        begun, label = (part[numbers // futures] for part in known())
+      video = opened.sampler.batch(standing(), start, label, begun, truncation=truncation, seed=seed)
+      if given:
+        video = jnp.concatenate([opened.sampler.place(filled(begun, size)), video], axis=1)
+      yield video[:, :frames], label if given or config.data.use_labels else np.full(len(label), NO_LABEL)
+
+  key = {'step': opened.step, 'weights': opened.digest, 'truncation': truncation, 'seed': seed, 'frames': frames}
+  key |= {'statistics': [config.sample.statistics_batches, config.sample.statistics_batch_size]}
+  key |= {'data': config.data.to_dict(), 'gen': config.gen.to_dict()}
+  if given:
+    key |= {'split': split, 'futures': futures}
+  return VideoSet({'samples': key}, count, batches)
+
+
+def folder(config: Any, frames: int) -> VideoSet:
+  """The video files of `eval.videos`, in the order of their names: the first frames of each as they are stored.
+
+  Raises:
+    UsageError: if there are none; where its turn comes, if one cannot be read or is too short.
+  """
+  root = epath.Path(config.eval.videos).expanduser()
+  if not root.is_dir():
+    raise UsageError(f'eval.videos={config.eval.videos} is not a folder')
+  names = sorted(path for path in files.walk(root) if path.lower().endswith(SUFFIXES))
+  if not names:
+    raise UsageError(f'eval.videos={config.eval.videos} holds no videos ({", ".join(SUFFIXES)})')
+  side = config.data.resolution
+
+  def read(name):
+    path = root / name
+    try:
+      source = path.read_bytes() if files.is_remote(path) else str(path)
+      video = decoding.decode(source, short_side=side, fps=None, min_frames=frames)
+    except (decoding.RejectedError, *files.errors()) as error:
+      raise UsageError(f'{path}: {error}') from None
+    top, left = ((length - side) // 2 for length in video.shape[1:3])
+    return video[:frames, top : top + side, left : left + side]
+
+  def batches(first, size):
+    for start in range(first, len(names), size):
+      some = names[start : start + size]
+      yield np.stack([read(name) for name in some]), np.full(len(some), NO_LABEL, np.int32)
+
+  listing = [(name, *files.size_and_time(root / name)) for name in names]
+  return VideoSet({'folder': listing, 'side': side, 'frames': frames}, len(names), batches)
+
+
+def filled(video: Any, size: int) -> Any:
+  """A last, smaller batch filled up: one shape, one compilation."""
+  if isinstance(video, jax.Array) or len(video) == size:
+    return video
+  return np.pad(video, ((0, size - len(video)), *[(0, 0)] * 4))

@@ -1,0 +1,266 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from dvd_gan import checkpoint, evaluate, models, record, sample, sharding, train_step, video
+from dvd_gan.datasets import shapes
+from dvd_gan.errors import RunError, UsageError
+from dvd_gan.metrics import features, frechet, networks, protocols, scores, video_sets
+from dvd_gan.metrics.protocols import Protocol
+from tests.tiny import get_config
+from tests.tiny_prediction import get_config as get_prediction_config
+
+CLIPS = 70
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A checkpoint of the tiny model, and real clips."""
+  return make(get_config(), tmp_path_factory.mktemp('evaluate'))
+
+
+def make(config, folder):
+  rng = np.random.default_rng(0)
+  clips = rng.integers(0, 256, (CLIPS, 7, 16, 16, 3), np.uint8)
+  np.savez(folder / 'clips.npz', video=clips, label=np.arange(CLIPS) % 3)
+  with_data(config, folder)
+  recipe = train_step.make_recipe(config, unroll=False)
+  state = jax.jit(functools.partial(train_step.init_state, recipe))(models.init(config), jax.random.key(0))
+  state = jax.device_put(state, sharding.state(sharding.make_mesh(), state))
+  checkpoints = checkpoint.Checkpoints(folder / 'checkpoints')
+  checkpoints.save(2, state)
+  checkpoints.close()
+  record.write(config, epath.Path(folder))
+  return epath.Path(folder)
+
+
+def with_data(config, folder):
+  config.data.name, config.data.source = 'array_file', str(folder / 'clips.npz')
+  return config
+
+
+def look(params, video):
+  """Stands for a network: a few means of the picture, as features and as probabilities."""
+  cut = video.reshape(*video.shape[:2], 2, video.shape[2] // 2, 2, video.shape[3] // 2, 3).mean((3, 5))
+  found = params * cut.mean(1).reshape(len(video), 12)
+  change = jnp.abs(jnp.diff(cut, axis=1)).mean((1, 2, 3, 4))
+  return {
+    'features': jnp.concatenate([found, change[:, None]], axis=1),
+    'probabilities': jax.nn.softmax(10 * found),
+    'shape': found[:, :6],
+    'motion': found[:, :5],
+  }
+
+
+STAND_IN = networks.Network('stand_in', look, np.float32(2), {'weights': '0'})
+
+
+@pytest.fixture
+def config(workdir, monkeypatch):
+  config = with_data(get_config(), workdir)
+  config.eval.batch_size, config.eval.samples, config.eval.protocols = 16, 30, ('toy',)
+  monkeypatch.setattr(networks, 'load', lambda name, files: STAND_IN)
+  monkeypatch.setattr(features, 'PART', 20)  # two batches: several parts to a set
+  monkeypatch.setitem(protocols.PROTOCOLS, 'toy', protocols.PROTOCOLS['toy'].__class__(
+    source='test', number='toy', network='stand_in', feature='features', resize=((8, 'half_pixel'),), frames=0
+  ))  # fmt: skip
+  return config
+
+
+def result(workdir, name):
+  return json.loads((workdir / 'eval' / f'{name}.json').read_text())
+
+
+def seen(videos):
+  return jax.device_get(look(np.float32(2), networks.prepared(jnp.asarray(videos), ((8, 'half_pixel'),))))
+
+
+def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, workdir, capsys):
+  evaluate.evaluate(config, workdir)
+  found = result(workdir, 'toy-2')
+  opened = sample.open_checkpoint(config, workdir)
+  labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
+  made = seen(opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0))
+  real = seen(video_sets.pipeline.Windows(config, 'train').first(60, frames=5).video)
+  moments = [frechet.Moments(real['features'][:30]), frechet.Moments(real['features'][30:])]
+  assert found['frechet']['distance'] == pytest.approx(
+    frechet.distance(moments[0], frechet.Moments(made['features'])), rel=1e-2
+  )
+  assert found['frechet']['floor'] == pytest.approx(frechet.distance(*moments), rel=1e-3)
+  assert found['value'] == found['frechet']['distance'] > 5 * found['frechet']['floor']
+  assert found['frechet']['warning'] is None and 0 <= found['frechet']['precision'] <= 1
+  shape, motion = np.divmod(labels, 5)
+  expected = (made['shape'].argmax(1) == shape).mean(), (made['motion'].argmax(1) == motion).mean()
+  assert (found['accuracy']['shape'], found['accuracy']['motion']) == pytest.approx(expected, abs=0.04)
+  assert found['inception_score']['real'] == pytest.approx(
+    scores.inception_score(real['probabilities'][30:], 1).mean, rel=1e-4
+  )
+  assert (found['samples'], found['step'], found['truncation'], found['seed']) == (30, 2, 1.0, 0)
+  assert found['real'] == {'split': 'train', 'clips': CLIPS, 'reference': 30}
+  assert found['network_sha256'] == {'weights': '0'} and found['definition']['frames'] == 5
+  assert 'real against real' in capsys.readouterr().out
+
+
+def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monkeypatch):
+  config.eval.cache = str(tmp_path)
+  evaluate.evaluate(config, workdir)
+  before = result(workdir, 'toy-2')
+  parts = sorted(tmp_path.glob('*/*.npz'))
+  assert [part.name for part in parts if part.name.startswith('0000032')] == ['0000032_28.npz']  # of the real clips
+  assert len(parts) == 3
+  calls = []
+  place = features.Extractor.place
+  monkeypatch.setattr(features.Extractor, 'place', lambda self, array: calls.append(len(array)) or place(self, array))
+  evaluate.evaluate(config, workdir)
+  assert not calls
+  parts[-1].unlink()
+  evaluate.evaluate(config, workdir)
+  assert calls
+  again = result(workdir, 'toy-2')
+  assert again['frechet'] == before['frechet'] and again['accuracy'] == before['accuracy']
+  # Another seed is another set of samples; the real clips stay.
+  config.eval.seed = 1
+  evaluate.evaluate(config, workdir)
+  assert result(workdir, 'toy-2')['frechet'] != before['frechet']
+  assert len(sorted(tmp_path.glob('*/*.npz'))) == 4 + 0 * len(parts)
+
+
+@pytest.mark.parametrize('size', [8, 32])
+def test_the_batch_size_does_not_matter(config, workdir, tmp_path, size):
+  config.eval.cache = str(tmp_path / 'one')
+  evaluate.evaluate(config, workdir)
+  before = result(workdir, 'toy-2')
+  config.eval.batch_size, config.eval.cache = size, str(tmp_path / 'other')
+  evaluate.evaluate(config, workdir)
+  after = result(workdir, 'toy-2')
+  assert after['frechet']['distance'] == pytest.approx(before['frechet']['distance'], rel=1e-3)
+  assert after['frechet']['floor'] == pytest.approx(before['frechet']['floor'], rel=1e-5)
+
+
+def test_several_truncations_make_a_curve(config, workdir):
+  config.eval.truncation = (1.0, 0.5)
+  evaluate.evaluate(config, workdir)
+  curve = result(workdir, 'curve-2')
+  assert [point['truncation'] for point in curve] == [1.0, 0.5]
+  half = result(workdir, 'toy-2-truncation_0.5')
+  assert curve[1]['frechet'] == half['frechet']['distance']
+  assert curve[1]['inception_score'] == half['inception_score']['score']
+  assert (workdir / 'eval' / 'curve-2.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp_path):
+  real = video_sets.pipeline.Windows(config, 'train').first(40, frames=5).video[30:]
+  folder = tmp_path / 'theirs'
+  folder.mkdir()
+  for i, clip in enumerate(real):
+    (folder / f'{i:02d}.mp4').write_bytes(video.mp4(np.repeat(np.repeat(clip, 4, 1), 4, 2), 8))
+  config.eval.videos = str(folder)
+  evaluate.evaluate(config, tmp_path / 'elsewhere')  # no checkpoint is needed
+  found = result(tmp_path / 'elsewhere', 'toy-theirs')
+  assert found['samples'] == 10 and found['accuracy'] is None and found['videos'] == str(folder)
+  config.eval.videos = ''
+  evaluate.evaluate(config, workdir)
+  assert found['frechet']['distance'] < 0.5 * result(workdir, 'toy-2')['frechet']['distance']
+  config.eval.videos = str(folder)
+  (folder / '05.mp4').write_bytes(b'')
+  with pytest.raises(UsageError, match='05.mp4: empty file'):
+    evaluate.evaluate(config, tmp_path / 'elsewhere')
+  config.eval.videos = str(tmp_path / 'nothing')
+  with pytest.raises(UsageError, match='is not a folder'):
+    evaluate.evaluate(config, tmp_path / 'elsewhere')
+
+
+def test_a_training_run_is_followed_to_its_end(config, workdir, monkeypatch):
+  config.eval.follow, config.train.steps = True, 2
+  newest = iter([None, None, 2])
+  monkeypatch.setattr(checkpoint.Checkpoints, 'newest', lambda self: next(newest))
+  monkeypatch.setattr(evaluate, 'POLL', 0)
+  assert list(evaluate.steps(config, workdir)) == [2]
+
+
+def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
+  folder = make(get_prediction_config(), tmp_path)
+  config = with_data(get_prediction_config(), folder)
+  config.eval.batch_size, config.eval.samples, config.eval.protocols = 8, 12, ('toy',)
+  evaluate.evaluate(config, folder)
+  found = result(folder, 'toy-2')
+  assert found['accuracy'] is not None and found['definition']['frames'] == 6  # by the labels of the clips continued
+  opened = sample.open_checkpoint(config, folder)
+  known = video_sets.pipeline.Windows(config, 'train').first(4, frames=6)
+  protocol = Protocol(source='test', futures=3, frames=5, samples=12)
+  made, label = next(video_sets.samples(config, opened, 1.0, protocol).batches(0, 8))
+  np.testing.assert_array_equal(made[:, :2], known.video[np.arange(8) // 3, :2])
+  assert made.shape == (8, 5, 16, 16, 3) and label.tolist() == known.label[np.arange(8) // 3].tolist()
+  assert (np.asarray(made[0, 2:]) != np.asarray(made[1, 2:])).any()
+
+
+def test_what_cannot_be_evaluated_is_told(config, workdir, monkeypatch):
+  for name, fields, message in (
+    ('fvd_nowhere', {}, 'there is no fvd_nowhere, only'),
+    ('fvd_google', {}, 'takes videos of 16 frames, the model makes 5'),
+    ('toy', {'batch_size': 12}, 'does not divide over the 8 devices'),
+    ('toy', {'step': 7}, 'no checkpoint of step 7'),
+  ):
+    broken = with_data(get_config(), workdir)
+    broken.eval.protocols = (name,)
+    broken.eval.update(fields)
+    with pytest.raises(UsageError, match=message):
+      evaluate.evaluate(broken, workdir)
+  config.eval.protocols = ()
+  with pytest.raises(UsageError, match='eval.protocols is empty'):
+    evaluate.evaluate(config, workdir)
+  monkeypatch.setattr(networks, 'load', lambda name, files: STAND_IN._replace(params=np.float32('nan')))
+  config.eval.protocols, config.eval.cache = ('toy',), str(workdir / 'nan')
+  monkeypatch.setattr(STAND_IN, 'sha256', {'weights': 'nan'}, raising=False) if False else None
+  with pytest.raises(RunError, match='not finite'):
+    evaluate.evaluate(config, workdir)
+
+
+def test_parts_and_ranges_need_not_agree():
+  protocol = Protocol(source='test', number='toy', feature='features')
+  rows = np.random.default_rng(0).standard_normal((50, 3))
+  parts = [
+    {
+      'features': rows[a:b],
+      'probabilities': rows[a:b],
+      'shape': rows[a:b],
+      'motion': rows[a:b],
+      'label': np.zeros(b - a),
+    }
+    for a, b in ((0, 20), (20, 40), (40, 50))
+  ]
+  ranges = [(0, 50), (5, 10), (18, 45), (40, 50)]
+  for (first, end), found in zip(ranges, scores.gather(protocol, parts, ranges), strict=True):
+    assert found.moments.count == end - first
+    np.testing.assert_allclose(found.moments.mean, rows[first:end].mean(0))
+    np.testing.assert_array_equal(found.all('probabilities'), rows[first:end])
+
+
+def test_every_protocol_can_be_carried_out():
+  sizes = {'i3d_400': 224, 'i3d_600': 224, 'shapes': 32}
+  outputs = {
+    'i3d_400': {'logits', 'average_pool'}, 'i3d_600': {'logits', 'average_pool', 'probabilities'},
+    'c3d_101': {'probabilities'}, 'shapes': {'features'},
+  }  # fmt: skip
+  assert {'fvd_stylegan_v', 'fvd_google', 'fvd_magvit', 'fvd_bair_256x100', 'fvd_k600_16f', 'fid_k600', 'is_k600',
+          'is_ucf101_tgan2', 'is_ucf101_magvit', 'toy'} <= set(protocols.PROTOCOLS)  # fmt: skip
+  for name, protocol in protocols.PROTOCOLS.items():
+    assert protocol.feature in outputs[protocol.network], name
+    if protocol.network in sizes:
+      assert protocol.resize[-1][0] == sizes[protocol.network], name
+    assert protocol.source and protocol.number in ('frechet', 'inception_score', 'toy'), name
+
+
+def test_the_toy_protocols_classes_are_those_of_the_data():
+  found = scores.Gathered(frechet.Moments(), {
+    'label': [np.arange(30)],
+    'shape': [np.eye(6)[np.arange(30) // 5]],
+    'motion': [np.eye(5)[(np.arange(30) + (np.arange(30) < 6)) % 5]],  # wrong for six
+  })  # fmt: skip
+  assert scores.accuracy(found) == pytest.approx({'shape': 1, 'motion': 0.8, 'both': 0.8})
+  assert len(shapes.SHAPES) == 6 and len(shapes.MOTIONS) == 5
