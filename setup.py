@@ -11,7 +11,7 @@ setup(
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
   python_requires='>=3.11,<3.14',
   packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'dvd_gan.metrics', 'configs'],
-  package_data={'dvd_gan.datasets': ['*.txt']},
+  package_data={'dvd_gan.datasets': ['*.txt'], 'dvd_gan.metrics': ['*.npz']},
   install_requires=[
     'jax>=0.10.2',
     'flax>=0.12.8',
