@@ -127,7 +127,7 @@ def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monk
   config.eval.seed = 1
   evaluate.evaluate(config, workdir)
   assert result(workdir, 'toy-2')['frechet'] != before['frechet']
-  assert len(sorted(tmp_path.glob('*/*.npz'))) == 4 + 0 * len(parts)
+  assert len(list(tmp_path.glob('*/*.npz'))) == 4
 
 
 @pytest.mark.parametrize('size', [8, 32])
@@ -190,6 +190,7 @@ def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
   evaluate.evaluate(config, folder)
   found = result(folder, 'toy-2')
   assert found['accuracy'] is not None and found['definition']['frames'] == 6  # by the labels of the clips continued
+  config.sample.batch_size = 8
   opened = sample.open_checkpoint(config, folder)
   known = video_sets.pipeline.Windows(config, 'train').first(4, frames=6)
   protocol = Protocol(source='test', futures=3, frames=5, samples=12)
@@ -216,7 +217,6 @@ def test_what_cannot_be_evaluated_is_told(config, workdir, monkeypatch):
     evaluate.evaluate(config, workdir)
   monkeypatch.setattr(networks, 'load', lambda name, files: STAND_IN._replace(params=np.float32('nan')))
   config.eval.protocols, config.eval.cache = ('toy',), str(workdir / 'nan')
-  monkeypatch.setattr(STAND_IN, 'sha256', {'weights': 'nan'}, raising=False) if False else None
   with pytest.raises(RunError, match='not finite'):
     evaluate.evaluate(config, workdir)
 
