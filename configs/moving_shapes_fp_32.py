@@ -14,12 +14,7 @@ def get_config():
   config.data.given = 4
   config.data.stride = 2
   config.data.use_labels = False
-  config.gen.multipliers = (12, 8, 6, 4)
-  config.gen.given_multipliers = (4, 6, 8)  # gen.ch is 4 here: the widths of the units that they feed
-  config.disc.frames_k = 2
-  # Colours must come through batch norm unchanged: of few videos, their mean is too uncertain.
-  config.train.batch_size = 32
-  config.train.d_steps = 1
-  config.train.steps = 3000
-  config.train.gen_lr = config.train.disc_lr = 1e-3
+  config.train.batch_size = 8
+  config.train.gen_lr = 1e-3
+  config.train.disc_lr = 2e-3
   return config
