@@ -66,7 +66,7 @@ class ShapesClassifier(nn.Module):
       video: f32 [N, T, 32, 32, 3] in [-1, 1], T >= 4; trained with 6 to 16 frames.
 
     Returns:
-      f32 'features' [N, 64], 'shape' [N, 6] and 'motion' [N, 5], logits, and 'probabilities' [N, 30], the products of
+      f32 'features' [N, 64], for the Frechet distance, 'shape' [N, 6] and 'motion' [N, 5], logits, and 'probabilities' [N, 30], the products of
       theirs, ordered as datasets.shapes.CLASSES.
 
     Raises:
@@ -84,10 +84,11 @@ class ShapesClassifier(nn.Module):
       x = Convolution(features, strides, name=f'convolution_{i}')(x)
       x = nn.relu(nn.GroupNorm(GROUPS, name=f'norm_{i}')(x))
     x = x.mean(1).reshape(len(x), -1)  # [N, 4 * 4 * 64]: places are kept, and any T will do
-    # Smooth: a dimension that is 0 for most clips makes a poor Gaussian.
-    features = nn.gelu(self._dense(FEATURES, 'features')(x))
-    shape = self._dense(len(SHAPES), 'shape')(features)
-    motion = self._dense(len(MOTIONS), 'motion')(features)
+    # Before the activation: after it some dimensions hardly vary, and the Gaussian of a few hundred clips is degenerate.
+    features = self._dense(FEATURES, 'features')(x)
+    active = nn.gelu(features)
+    shape = self._dense(len(SHAPES), 'shape')(active)
+    motion = self._dense(len(MOTIONS), 'motion')(active)
     products = nn.softmax(shape)[:, :, None] * nn.softmax(motion)[:, None, :]
     return {'features': features, 'shape': shape, 'motion': motion, 'probabilities': products.reshape(len(x), -1)}
 
