@@ -120,6 +120,17 @@ def test_playing_order_matters_for_motion_not_for_shape(classify, found):
   assert np.abs(shuffled['motion'] - found['motion']).mean() > 1
 
 
+@pytest.mark.parametrize('strides', [(1, 2, 2), (2, 2, 2)])
+def test_the_product_over_patches_is_a_convolution(strides):
+  rng = np.random.default_rng(0)
+  x, kernel = (rng.standard_normal(shape, np.float32) for shape in ((2, 5, 6, 8, 3), (3, 3, 3, 3, 4)))
+  layer = shapes_classifier.Convolution(4, strides)
+  found = layer.apply({'params': {'kernel': kernel, 'bias': np.ones(4, np.float32)}}, x)
+  layout = ('NDHWC', 'DHWIO', 'NDHWC')
+  expected = jax.lax.conv_general_dilated(x, kernel, strides, ((1, 1),) * 3, dimension_numbers=layout)
+  np.testing.assert_allclose(found, expected + 1, atol=1e-4)
+
+
 def test_other_videos_are_refused():
   for shape in ((1, 3, 32, 32, 3), (1, 16, 64, 64, 3), (16, 32, 32, 3)):
     networks.refused(lambda shape=shape: weights.parameters(shapes_classifier.ShapesClassifier(), shape), 'T >= 4')
