@@ -25,7 +25,7 @@ MIN_CONTRAST = 0.05  # of [-1, 1]: keeps an empty clip's noise small
 
 
 class Convolution(nn.Module):
-  """3x3x3 convolution with 'SAME' padding as one matrix product over patches.
+  """3x3x3 convolution with a padding of 1 as one matrix product over patches.
 
   XLA's own gradient of a 3-D convolution by its kernel takes 17 times as long on a CPU, where this network is trained.
 
@@ -42,13 +42,11 @@ class Convolution(nn.Module):
     """x f32 [N, T, H, W, C]; returns the same with each side over its stride, rounded up, and `features` as C."""
     kernel = self.param('kernel', nn.initializers.he_normal(), (*(SIDE,) * 3, x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    sides = x.shape[1:4]
+    (frames, height, width), (by_t, by_h, by_w) = x.shape[1:4], self.strides
     x = jnp.pad(x, ((0, 0), *((SIDE // 2, SIDE // 2),) * 3, (0, 0)))
     patches = [
-      x[
-        (slice(None), *(slice(at, at + side, step) for at, side, step in zip(offset, sides, self.strides, strict=True)))
-      ]
-      for offset in np.ndindex(SIDE, SIDE, SIDE)
+      x[:, t : t + frames : by_t, i : i + height : by_h, j : j + width : by_w]
+      for t, i, j in np.ndindex(SIDE, SIDE, SIDE)
     ]
     kernel = kernel.reshape(-1, self.features)
     # TPUs and GPUs would else keep three digits.
@@ -66,7 +64,7 @@ class ShapesClassifier(nn.Module):
       video: f32 [N, T, 32, 32, 3] in [-1, 1], T >= 4; trained with 6 to 16 frames.
 
     Returns:
-      f32 'features' [N, 64], 'shape' [N, 6] and 'motion' [N, 5], logits, and 'probabilities' [N, 30], the products of
+      f32 'features' [N, 64], for the Frechet distance, 'shape' [N, 6] and 'motion' [N, 5], logits, and 'probabilities' [N, 30], the products of
       theirs, ordered as datasets.shapes.CLASSES.
 
     Raises:
@@ -84,10 +82,11 @@ class ShapesClassifier(nn.Module):
       x = Convolution(features, strides, name=f'convolution_{i}')(x)
       x = nn.relu(nn.GroupNorm(GROUPS, name=f'norm_{i}')(x))
     x = x.mean(1).reshape(len(x), -1)  # [N, 4 * 4 * 64]: places are kept, and any T will do
-    # Smooth: a dimension that is 0 for most clips makes a poor Gaussian.
-    features = nn.gelu(self._dense(FEATURES, 'features')(x))
-    shape = self._dense(len(SHAPES), 'shape')(features)
-    motion = self._dense(len(MOTIONS), 'motion')(features)
+    # Before the activation: after it some dimensions hardly vary, and the Gaussian of a few hundred clips is degenerate.
+    features = self._dense(FEATURES, 'features')(x)
+    active = nn.gelu(features)
+    shape = self._dense(len(SHAPES), 'shape')(active)
+    motion = self._dense(len(MOTIONS), 'motion')(active)
     products = nn.softmax(shape)[:, :, None] * nn.softmax(motion)[:, None, :]
     return {'features': features, 'shape': shape, 'motion': motion, 'probabilities': products.reshape(len(x), -1)}
 

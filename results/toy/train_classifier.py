@@ -35,6 +35,7 @@ TRAINED_FRAMES = (6, 8, 12, 16)  # one compiled step each
 DRAWN = window.span(max(FRAMES), max(STRIDES))
 STEPS, BATCH, RATE, WARMUP, DECAY = 1200, 64, 3e-3, 100, 1e-3
 MAX_NOISE = 0.05  # of [-1, 1], its deviation
+FROZEN = 0.5  # of the still clips: see `batch`
 
 
 def resized(video: np.ndarray) -> np.ndarray:
@@ -77,6 +78,23 @@ def split(labels):
   return labels // len(shapes.MOTIONS), labels % len(shapes.MOTIONS)
 
 
+def batch(videos: np.ndarray, labels: np.ndarray, frames: int, rng: np.random.Generator):
+  """(f32 [BATCH, frames, 32, 32, 3] in [-1, 1], label) from the pool.
+
+  Half of the still clips are other clips that stopped: drawn ones stand near the centre, so that the place of a shape
+  alone would tell them, and a frozen sample would pass for a moving one.
+  """
+  chosen = []
+  for at in rng.integers(CLIPS, size=BATCH):
+    clip, label = videos[at], labels[at]
+    if shapes.MOTIONS[label % len(shapes.MOTIONS)] == 'still' and rng.random() < FROZEN:
+      at = rng.integers(CLIPS)
+      clip, label = np.broadcast_to(videos[at, rng.integers(DRAWN)], clip.shape), labels[at]
+      label += shapes.MOTIONS.index('still') - label % len(shapes.MOTIONS)
+    chosen.append((augmented(clip, frames, rng), label))
+  return np.stack([clip for clip, _ in chosen]), np.array([label for _, label in chosen])
+
+
 def train(videos: np.ndarray, labels: np.ndarray) -> dict:
   """The parameters after STEPS steps of AdamW on the sum of both heads' cross-entropies."""
   net = shapes_classifier.ShapesClassifier()
@@ -100,9 +118,7 @@ def train(videos: np.ndarray, labels: np.ndarray) -> dict:
   state, recent = optimizer.init(params), []
   for i in range(STEPS):
     frames = TRAINED_FRAMES[i % len(TRAINED_FRAMES)]
-    clips = rng.integers(CLIPS, size=BATCH)
-    video = np.stack([augmented(videos[clip], frames, rng) for clip in clips])
-    params, state, value, right = step(params, state, video, labels[clips])
+    params, state, value, right = step(params, state, *batch(videos, labels, frames, rng))
     recent.append((value, right))
     if (i + 1) % 100 == 0:
       value, right = np.mean(recent[-100:], axis=0)
@@ -195,9 +211,10 @@ def main() -> None:
       'weight_decay': DECAY,
       'frames': TRAINED_FRAMES,
       'strides': STRIDES,
-      'sizes': SIZES,
+      'sizes': dict(zip(SIZES, SIZE_ODDS, strict=True)),
       'jpeg_quality': QUALITY,
       'max_noise': MAX_NOISE,
+      'frozen': FROZEN,
     },
     'parameters': sum(int(np.prod(shape)) for shape in weights.names(loaded.params).values()),
     'sha256': loaded.sha256,
