@@ -69,7 +69,11 @@ class Extractor:
     here = set(json.loads(hosts.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
     extract = networks.extractor(network.apply, protocol.resize, sharding.replicated(self._mesh))
     quiet = jax.process_index() > 0 or len(here) == len(starts)
-    with tqdm.tqdm(total=videos.count, desc=title, unit='video', file=sys.stderr, disable=quiet) as progress:
+    # A terminal gets one line that moves; a log file a line now and then.
+    every = (
+      {} if sys.stderr.isatty() else {'mininterval': 60, 'ascii': True, 'bar_format': '{desc} {n_fmt}/{total_fmt}\n'}
+    )
+    with tqdm.tqdm(total=videos.count, desc=title, unit='video', file=sys.stderr, disable=quiet, **every) as progress:
       batches = None
       for start in starts:
         rows = min(length, videos.count - start)
