@@ -121,7 +121,8 @@ def picture(config: Any, clips: np.ndarray, made: np.ndarray) -> np.ndarray:
   truth = np.pad(clips, ((0, 0), (0, 0), (0, unknown), *[(0, 0)] * 3), constant_values=128)
   shown = np.repeat(clips[:, :, :given], made.shape[1], axis=1)
   tiles = np.concatenate([held, truth, np.concatenate([shown, made], axis=2)], axis=1)  # [N, 2 + n, C + F, H, W, 3]
-  borders = video.borders(given, config.data.frames, length)
+  real, rolled = (video.borders(given, trained, length) for trained in (length, config.data.frames))
+  borders = np.tile([real, real, *[rolled] * made.shape[1]], (len(made), 1, 1))
   return video.grid(tiles.reshape(-1, *tiles.shape[2:]), tiles.shape[1], borders)
 
 
