@@ -11,7 +11,6 @@ import jax
 from etils import epath
 
 from dvd_gan import files, hosts, record, sample, sharding
-from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.errors import RunError, UsageError
 from dvd_gan.metrics import scores, video_sets
 from dvd_gan.metrics.features import Extractor
@@ -41,7 +40,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
   for protocol in protocols.values():
     extractor.network(protocol.network)  # what is missing is told before hours of work
   if config.eval.videos:
-    title = epath.Path(config.eval.videos).expanduser().name
+    title = epath.Path(config.eval.videos).expanduser().absolute().name
     for name, protocol in protocols.items():
       made = video_sets.folder(config, protocol.frames or config.data.frames)
       report(config, workdir, extractor, name, protocol, made, title)
@@ -71,8 +70,8 @@ def chosen(config: Any, name: str) -> Protocol:
   if name not in PROTOCOLS:
     raise UsageError(f'eval.protocols: there is no {name}, only {", ".join(PROTOCOLS)}')
   protocol = PROTOCOLS[name]
-  if not config.eval.videos and protocol.frames > config.data.frames:
-    raise UsageError(f'{name} takes videos of {protocol.frames} frames, the model makes {config.data.frames}')
+  if protocol.frames > config.data.frames:
+    raise UsageError(f'{name} takes videos of {protocol.frames} frames, data.frames is {config.data.frames}')
   if protocol.futures > 1 and not config.data.given and not config.eval.videos:
     raise UsageError(f'{name} is for prediction, and data.given is 0')
   return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
@@ -85,12 +84,9 @@ def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
     return
   done, folder = 0, workdir / 'checkpoints'
   while done < config.train.steps:
-    newest = 0
-    if jax.process_index() == 0 and folder.exists():
-      checkpoints = Checkpoints(folder)
-      newest = checkpoints.newest() or 0
-      checkpoints.close()
-    newest = int(hosts.gather(str(newest))[0])
+    # By the folder's listing: a second manager beside the trainer's own is not for many processes.
+    saved = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+    newest = int(hosts.gather(str(max(saved, default=0)))[0])
     if newest > done:
       yield newest
       done = newest
@@ -114,14 +110,12 @@ def report(
     RunError: if features are not finite, or there are too few for the number.
   """
   started = time.monotonic()
-  loops = protocol.loops if not config.eval.videos else 1
-  count = made.count // loops
+  loops = max(min(protocol.loops, made.count // protocol.samples), 1)
+  count = min(protocol.samples, made.count)
   real, clips = video_sets.real(config, protocol, count)
-  reference = min(protocol.real or count, clips) if protocol.real >= 0 else clips
-  if real.count >= reference + count:
-    floor = (0, reference), (reference, reference + count)
-  else:  # too few for another set of that size
-    floor = (0, real.count // 2), (real.count // 2, real.count)
+  reference = min(protocol.real or count, real.count) if protocol.real >= 0 else real.count
+  second = min(count, real.count // 2)  # where there are too few clips for two sets
+  floor = (0, min(reference, real.count - second)), (real.count - second, real.count)
   try:
     known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [(0, reference), *floor])
     parts = extractor.parts(protocol, made, f'{name}: {title}')
@@ -129,17 +123,21 @@ def report(
     found = scores.numbers(protocol, known[0], known[1:], fake)
   except ValueError as error:
     raise RunError(f'{name} of {title}: {error}') from None
-  result = {'protocol': name, **found, **about, 'samples': count, 'seed': config.eval.seed}
+  result = {'protocol': name, **found, **about, 'samples': count, 'loops': loops, 'seed': config.eval.seed}
   result |= {
     'videos': config.eval.videos or None,
     'real': {'split': protocol.split or config.data.split, 'clips': clips, 'reference': reference},
     'definition': dataclasses.asdict(protocol) | {'frames': protocol.frames or config.data.frames},
     'network_sha256': extractor.network(protocol.network).sha256,
-    'config': {group: config[group].to_dict() for group in ('data', 'gen')},
+    'sets': {'real': real.key, 'made': made.key},
     'versions': record.versions(),
     'seconds': round(time.monotonic() - started, 1),
   }
   if jax.process_index() == 0:
+    if config.eval.samples:
+      title += f'-of_{count}'
+    if config.eval.seed:
+      title += f'-seed_{config.eval.seed}'
     target = workdir / 'eval' / f'{name}-{title}.json'
     files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
     print(f'{told(result)}\n{target}', flush=True)
@@ -150,7 +148,10 @@ def told(result: dict[str, Any]) -> str:
   """A result in a few lines."""
   lines = [f'{result["protocol"]}, {result["samples"]} samples']
   if found := result.get('frechet'):
-    lines.append(f'  Frechet distance {found["distance"]:.3f}, real against real {found["floor"]:.3f}')
+    one, other = found['floor_clips']
+    lines.append(
+      f'  Frechet distance {found["distance"]:.3f}, real against real {found["floor"]:.3f} ({one} and {other})'
+    )
     lines += [f'  warning: {found["warning"]}'] if found['warning'] else []
   if found := result.get('inception_score'):
     lines.append(f'  IS {found["score"]:.3f} +- {found["std"]:.3f}, real clips {found["real"]:.3f}')

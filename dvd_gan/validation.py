@@ -29,6 +29,7 @@ AT_LEAST_ONE = (
   'sample.futures',
   'sample.statistics_batches',
   'sample.statistics_batch_size',
+  'eval.batch_size',
 )
 NOT_NEGATIVE = (
   'data.threads',
@@ -38,6 +39,9 @@ NOT_NEGATIVE = (
   'sample.seed',
   'sample.columns',
   'sample.frames',
+  'eval.step',
+  'eval.samples',
+  'eval.seed',
 )
 
 
@@ -117,10 +121,12 @@ def validate(config: Any) -> None:
   labels = models.num_labels(config)
   wrong = [label for label in sample.classes if not 0 <= label < labels]
   _require(not wrong, f'sample.classes: {wrong} not within 0 and {labels - 1}, the labels that the model knows')
-  _require(
-    all(t >= 0 for t in sample.truncation) and len(sample.truncation) > 0,
-    f'sample.truncation={tuple(sample.truncation)} needs standard deviations, 0 or more',
-  )
+  for name in ('sample', 'eval'):
+    truncation = tuple(config[name].truncation)
+    _require(
+      truncation and all(t >= 0 for t in truncation),
+      f'{name}.truncation={truncation} needs standard deviations, 0 or more',
+    )
 
 
 def validate_batch(config: Any) -> None:

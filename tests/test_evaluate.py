@@ -82,7 +82,7 @@ def seen(videos):
 
 def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, workdir, capsys):
   evaluate.evaluate(config, workdir)
-  found = result(workdir, 'toy-2')
+  found = result(workdir, 'toy-2-of_30')
   opened = sample.open_checkpoint(config, workdir)
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
   made = seen(opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0))
@@ -109,7 +109,7 @@ def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, work
 def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monkeypatch):
   config.eval.cache = str(tmp_path)
   evaluate.evaluate(config, workdir)
-  before = result(workdir, 'toy-2')
+  before = result(workdir, 'toy-2-of_30')
   parts = sorted(tmp_path.glob('*/*.npz'))
   assert [part.name for part in parts if part.name.startswith('0000032')] == ['0000032_28.npz']  # of the real clips
   assert len(parts) == 3
@@ -121,12 +121,12 @@ def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monk
   parts[-1].unlink()
   evaluate.evaluate(config, workdir)
   assert calls
-  again = result(workdir, 'toy-2')
+  again = result(workdir, 'toy-2-of_30')
   assert again['frechet'] == before['frechet'] and again['accuracy'] == before['accuracy']
   # Another seed is another set of samples; the real clips stay.
   config.eval.seed = 1
   evaluate.evaluate(config, workdir)
-  assert result(workdir, 'toy-2')['frechet'] != before['frechet']
+  assert result(workdir, 'toy-2-of_30-seed_1')['frechet'] != before['frechet']
   assert len(list(tmp_path.glob('*/*.npz'))) == 4
 
 
@@ -134,10 +134,10 @@ def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monk
 def test_the_batch_size_does_not_matter(config, workdir, tmp_path, size):
   config.eval.cache = str(tmp_path / 'one')
   evaluate.evaluate(config, workdir)
-  before = result(workdir, 'toy-2')
+  before = result(workdir, 'toy-2-of_30')
   config.eval.batch_size, config.eval.cache = size, str(tmp_path / 'other')
   evaluate.evaluate(config, workdir)
-  after = result(workdir, 'toy-2')
+  after = result(workdir, 'toy-2-of_30')
   assert after['frechet']['distance'] == pytest.approx(before['frechet']['distance'], rel=1e-3)
   assert after['frechet']['floor'] == pytest.approx(before['frechet']['floor'], rel=1e-5)
 
@@ -147,7 +147,7 @@ def test_several_truncations_make_a_curve(config, workdir):
   evaluate.evaluate(config, workdir)
   curve = result(workdir, 'curve-2')
   assert [point['truncation'] for point in curve] == [1.0, 0.5]
-  half = result(workdir, 'toy-2-truncation_0.5')
+  half = result(workdir, 'toy-2-truncation_0.5-of_30')
   assert curve[1]['frechet'] == half['frechet']['distance']
   assert curve[1]['inception_score'] == half['inception_score']['score']
   assert (workdir / 'eval' / 'curve-2.png').read_bytes().startswith(b'\x89PNG')
@@ -161,11 +161,11 @@ def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp
     (folder / f'{i:02d}.mp4').write_bytes(video.mp4(np.repeat(np.repeat(clip, 4, 1), 4, 2), 8))
   config.eval.videos = str(folder)
   evaluate.evaluate(config, tmp_path / 'elsewhere')  # no checkpoint is needed
-  found = result(tmp_path / 'elsewhere', 'toy-theirs')
+  found = result(tmp_path / 'elsewhere', 'toy-theirs-of_10')
   assert found['samples'] == 10 and found['accuracy'] is None and found['videos'] == str(folder)
   config.eval.videos = ''
   evaluate.evaluate(config, workdir)
-  assert found['frechet']['distance'] < 0.5 * result(workdir, 'toy-2')['frechet']['distance']
+  assert found['frechet']['distance'] < 0.5 * result(workdir, 'toy-2-of_30')['frechet']['distance']
   config.eval.videos = str(folder)
   (folder / '05.mp4').write_bytes(b'')
   with pytest.raises(UsageError, match='05.mp4: empty file'):
@@ -177,10 +177,13 @@ def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp
 
 def test_a_training_run_is_followed_to_its_end(config, workdir, monkeypatch):
   config.eval.follow, config.train.steps = True, 2
-  newest = iter([None, None, 2])
-  monkeypatch.setattr(checkpoint.Checkpoints, 'newest', lambda self: next(newest))
-  monkeypatch.setattr(evaluate, 'POLL', 0)
   assert list(evaluate.steps(config, workdir)) == [2]
+  config.train.steps = 5
+  found = evaluate.steps(config, workdir)
+  assert next(found) == 2
+  monkeypatch.setattr(evaluate.time, 'sleep', lambda seconds: (workdir / 'checkpoints' / '5').mkdir())
+  assert list(found) == [5]
+  (workdir / 'checkpoints' / '5').rmdir()
 
 
 def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
@@ -188,7 +191,7 @@ def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
   config = with_data(get_prediction_config(), folder)
   config.eval.batch_size, config.eval.samples, config.eval.protocols = 8, 12, ('toy',)
   evaluate.evaluate(config, folder)
-  found = result(folder, 'toy-2')
+  found = result(folder, 'toy-2-of_12')
   assert found['accuracy'] is not None and found['definition']['frames'] == 6  # by the labels of the clips continued
   config.sample.batch_size = 8
   opened = sample.open_checkpoint(config, folder)
@@ -203,7 +206,7 @@ def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
 def test_what_cannot_be_evaluated_is_told(config, workdir, monkeypatch):
   for name, fields, message in (
     ('fvd_nowhere', {}, 'there is no fvd_nowhere, only'),
-    ('fvd_google', {}, 'takes videos of 16 frames, the model makes 5'),
+    ('fvd_google', {}, 'takes videos of 16 frames, data.frames is 5'),
     ('toy', {'batch_size': 12}, 'does not divide over the 8 devices'),
     ('toy', {'step': 7}, 'no checkpoint of step 7'),
   ):

@@ -27,7 +27,7 @@ def program(*arguments):
     (['--config=configs/smoke.py', '--config.data.resolution=24', '--workdir=x'], 'data.resolution=24'),
     (['--config=configs/smoke.py', '--config.train.batch_size=12', '--workdir=x'], '8 devices'),
     (['--config=configs/smoke.py'], '--workdir'),
-    (['--config=configs/smoke.py', '--mode=evaluate', '--workdir=x'], 'not here yet'),
+    (['--config=configs/smoke.py', '--mode=evaluate', '--workdir={tmp}'], 'eval.protocols is empty'),
     (['--config=configs/smoke.py', '--mode=sample', '--workdir={tmp}/none'], 'no checkpoint'),
     ([*PREDICTION, '--config.sample.video={tmp}/none.mp4'], 'none.mp4: [Errno 2]'),
     ([*PREDICTION, f'--config.sample.video={ROOT}/README.md'], 'README.md: cannot be decoded'),
@@ -81,6 +81,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('sample.classes', (0, 3), 'sample.classes'),
     ('sample.truncation', (-1.0,), 'truncation'),
     ('sample.fps', 0.0, 'fps'),
+    ('eval.samples', -1, 'eval.samples=-1'),
+    ('eval.batch_size', 0, 'eval.batch_size=0'),
+    ('eval.truncation', (), 'eval.truncation'),
   ],
 )
 def test_a_config_that_cannot_work_is_told(field, value, message):

@@ -75,7 +75,12 @@ def distance(a: Moments, b: Moments, *, ddof: int = 1) -> float:
   Args:
     a, b: moments of at least 2 rows each.
     ddof: 1 for the sample covariance (TF-GAN, most code), 0 for the population's (StyleGAN-V).
+
+  Raises:
+    ValueError: if there are fewer rows.
   """
+  if min(a.count, b.count) < 2:
+    raise ValueError('a Frechet distance needs two samples or more')
   first, second = a.covariance(ddof), b.covariance(ddof)
   values, vectors = np.linalg.eigh(first)
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -73,7 +73,13 @@ PROTOCOLS = {
   'fvd_k600_16f_replacement': Protocol(
     source='as fvd_k600_16f, clips drawn with replacement', samples=50_000, split='test', replacement=True
   ),
-  'fid_k600': Protocol(source='Clark et al. 2019: average-pool features, all of the training set', feature='average_pool', real=-1, **_K600),
+  'fid_k600': Protocol(
+    source='Clark et al. 2019: average-pool features, all of the training set',
+    feature='average_pool',
+    real=-1,
+    split='train',
+    **_K600,
+  ),
   'is_k600': Protocol(
     source='Clark et al. 2019; 10 splits as Salimans et al. 2016',
     number='inception_score',

@@ -100,9 +100,9 @@ def numbers(
 
 
 def accuracy(found: Gathered) -> dict[str, float] | None:
-  """Share of moving_shapes clips whose shape, motion and both are read as labelled; None where there are no labels."""
+  """Share of moving_shapes clips whose shape, motion and both are read as labelled; None where there are no such labels."""
   label = found.all('label')
-  if label.min() < 0:
+  if label.min() < 0 or label.max() >= len(shapes.CLASSES):
     return None
   shape, motion = np.divmod(label, len(shapes.MOTIONS))
   right = found.all('shape').argmax(1) == shape, found.all('motion').argmax(1) == motion

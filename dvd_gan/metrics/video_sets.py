@@ -57,11 +57,18 @@ def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
       video, label = zip(*itertools.islice(one_by_one, min(size, count - start)), strict=True)
       yield np.stack(video), np.array(label)
 
-  names = ('name', 'dir', 'source', 'resolution', 'frames', 'stride', 'fps', 'clips', 'use_labels')
-  key = {name: config.data[name] for name in names}
-  key |= {'split': split, 'first_frames': frames, 'seed': config.seed, 'found': found.clips}
+  key = _clips_key(config) | {'split': split, 'first_frames': frames, 'found': found.clips}
   key['replacement'] = seed if protocol.replacement else None
   return VideoSet({'real': key}, count, batches), found.clips
+
+
+def _clips_key(config: Any) -> dict[str, Any]:
+  """All that decides which windows of which clips there are, but the split."""
+  names = ('name', 'dir', 'source', 'resolution', 'frames', 'stride', 'fps', 'clips', 'jpeg_quality', 'short_clips')
+  key = {name: config.data[name] for name in names} | {'seed': config.seed}
+  if config.data.name == 'array_file':
+    key['file'] = files.size_and_time(epath.Path(config.data.source).expanduser())
+  return key
 
 
 def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Protocol) -> VideoSet:
@@ -89,9 +96,10 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
 
   key = {'step': opened.step, 'weights': opened.digest, 'truncation': truncation, 'seed': seed, 'frames': frames}
   key |= {'statistics': [config.sample.statistics_batches, config.sample.statistics_batch_size]}
-  key |= {'data': config.data.to_dict(), 'gen': config.gen.to_dict()}
+  key |= {'dtype': config.dtype, 'gen': config.gen.to_dict(), 'labels': models.num_labels(config)}
+  key |= {name: config.data[name] for name in ('resolution', 'frames', 'given')}
   if given:
-    key |= {'split': split, 'futures': futures}
+    key |= {'clips': _clips_key(config), 'split': split, 'futures': futures}
   return VideoSet({'samples': key}, count, batches)
 
 
