@@ -1,9 +1,9 @@
-"""Video prediction on the embedded set at 32x32: 4 frames given, 4 generated; an hour on a CPU.
+"""Video prediction on the embedded set at 32x32: 4 frames given, 4 generated; hours on a CPU.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_fp_32.py --workdir=DIR
 Hardware: two CPU cores.
 Expected: shapes that go on moving as they did.
-Measured: not run.
+Measured: not yet better than copying the last frame, after 1,308 steps: results/moving_shapes_fp_32.
 """
 
 from configs import moving_shapes_32
