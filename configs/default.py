@@ -102,7 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.protocols = ()  # names of protocols (dvd_gan/metrics/protocols.py)
   evaluation.videos = ''  # a folder of video files to score in place of the model's samples
   evaluation.step = 0  # checkpoint; 0 for the newest
-  evaluation.follow = False  # wait for checkpoints of a run that is training, and evaluate each, until train.steps
+  evaluation.follow = False  # stay with a run that is training: its newest checkpoint, until train.steps
   evaluation.samples = 0  # N in place of each protocol's own; the result says so
   evaluation.truncation = (1.0,)  # standard deviations of z; several make a curve of Frechet distance against IS
   evaluation.seed = 0  # of z and the classes

@@ -77,9 +77,7 @@ def own_clip(config: Any) -> Clips:
       f'sample.video={config.sample.video} is too short: from frame {first} on it has {len(frames)} at {data.fps:g} fps '
       f'and stride {data.stride}; the model is given {data.given}'
     )
-  top, left = ((side - data.resolution) // 2 for side in frames.shape[1:3])
-  frames = frames[None, :, top : top + data.resolution, left : left + data.resolution]
-  return Clips(frames, sample.labels_for(config)[:1])
+  return Clips(decoding.middle(frames, data.resolution)[None], sample.labels_for(config)[:1])
 
 
 def futures(sampler: sample.Sampler, standing: Any, clips: Clips, truncation: float) -> np.ndarray:

@@ -47,7 +47,7 @@ NOT_NEGATIVE = (
 
 def validate(config: Any) -> None:
   """Raises UsageError with one line for the first thing in a config that cannot work."""
-  data, gen, disc, sample = config.data, config.gen, config.disc, config.sample
+  data, gen, disc = config.data, config.gen, config.disc
   res = data.resolution
   _require(
     res >= 8 and res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)'
@@ -105,6 +105,17 @@ def validate(config: Any) -> None:
   _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
   _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')
   _require(data.file_seconds > 0, f'data.file_seconds={data.file_seconds} is not above 0')
+  for name in AT_LEAST_ONE + NOT_NEGATIVE:
+    group, field = name.split('.')
+    least = 1 if name in AT_LEAST_ONE else 0
+    _require(config[group][field] >= least, f'{name}={config[group][field]} is less than {least}')
+  _require(config.seed >= 0, f'seed={config.seed} is less than 0')
+  _validate_sample(config)
+
+
+def _validate_sample(config: Any) -> None:
+  """What is asked of samples and of their evaluation."""
+  data, sample = config.data, config.sample
   _require(math.isfinite(sample.start), f'sample.start={sample.start} is no time')
   _require(
     not (sample.video and data.given and data.use_labels) or len(sample.classes) == 1,
@@ -112,11 +123,6 @@ def validate(config: Any) -> None:
   )
   for name in ('video', 'frames'):
     _require(data.given or not sample[name], f'sample.{name} is for prediction, and data.given is 0')
-  for name in AT_LEAST_ONE + NOT_NEGATIVE:
-    group, field = name.split('.')
-    least = 1 if name in AT_LEAST_ONE else 0
-    _require(config[group][field] >= least, f'{name}={config[group][field]} is less than {least}')
-  _require(config.seed >= 0, f'seed={config.seed} is less than 0')
   _require(sample.fps > 0, f'sample.fps={sample.fps} is not positive')
   labels = models.num_labels(config)
   wrong = [label for label in sample.classes if not 0 <= label < labels]

@@ -112,6 +112,12 @@ def decode(
   return np.repeat(np.stack(clip.pictures), clip.repeats, axis=0)
 
 
+def middle(video: np.ndarray, side: int) -> np.ndarray:
+  """The middle square of uint8 [T, H, W, 3], [T, side, side, 3]."""
+  top, left = ((length - side) // 2 for length in video.shape[1:3])
+  return video[:, top : top + side, left : left + side]
+
+
 class _Account(NamedTuple):
   """What a file said it holds, and what came out."""
 

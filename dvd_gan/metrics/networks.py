@@ -56,7 +56,7 @@ def load(name: str, files: Any) -> Network:
         '--config.eval.c3d=PATH --config.eval.c3d_mean=PATH'
       )
     weights = c3d_weights.load(files.c3d, files.c3d_mean)
-    return Network(name, _apply(c3d.C3D()), weights.params, weights.sha256)
+    return Network(name, functools.partial(_c3d, c3d.C3D()), weights.params, weights.sha256)
   if name == 'shapes':
     weights = shapes_classifier.load()
     return Network(name, _apply(shapes_classifier.ShapesClassifier()), weights.params, weights.sha256)
@@ -74,6 +74,10 @@ def _i3d(module: i3d.I3D, params: Any, video: jax.Array) -> Features:
     'average_pool': out['average_pool'],
     'probabilities': jax.nn.softmax(out['logits'], axis=-1),
   }
+
+
+def _c3d(module: c3d.C3D, params: Any, video: jax.Array) -> Features:
+  return {'probabilities': module.apply({'params': params}, video)['probabilities']}
 
 
 def prepared(video: jax.Array, chain: tuple[tuple[int, str], ...]) -> jax.Array:

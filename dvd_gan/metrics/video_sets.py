@@ -81,14 +81,17 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   count = protocol.samples * protocol.loops
   standing = functools.cache(lambda: opened.standing(truncation))
   labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
-  known = functools.cache(lambda: pipeline.Windows(config, split).first(-(-count // futures), frames=given))
+
+  def continued(first):
+    clips = pipeline.Windows(config, split).each(first // futures, frames=given)
+    return itertools.islice((clip for clip in clips for _ in range(futures)), first % futures, None)
 
   def batches(first, size):
+    clips = continued(first) if given else None
     for start in range(first, count, size):
-      numbers = np.arange(start, min(start + size, count))
-      begun, label = None, labels[numbers]
-      if given:
-        begun, label = (part[numbers // futures] for part in known())
+      begun, label = None, labels[start : start + size]
+      if clips:
+        begun, label = map(np.stack, zip(*itertools.islice(clips, len(label)), strict=True))
       video = opened.sampler.batch(standing(), start, label, begun, truncation=truncation, seed=seed)
       if given:
         video = jnp.concatenate([opened.sampler.place(filled(begun, size)), video], axis=1)
@@ -124,8 +127,7 @@ def folder(config: Any, frames: int) -> VideoSet:
       video = decoding.decode(source, short_side=side, fps=None, min_frames=frames)
     except (decoding.RejectedError, *files.errors()) as error:
       raise UsageError(f'{path}: {error}') from None
-    top, left = ((length - side) // 2 for length in video.shape[1:3])
-    return video[:frames, top : top + side, left : left + side]
+    return decoding.middle(video[:frames], side)
 
   def batches(first, size):
     for start in range(first, len(names), size):
