@@ -21,7 +21,7 @@ POLL = 30  # seconds between looks for a new checkpoint
 
 
 def evaluate(config: Any, workdir: epath.Path) -> None:
-  """Runs `eval.protocols` on a checkpoint, on each one of a training run (`eval.follow`), or on a folder of videos.
+  """Runs `eval.protocols` on a checkpoint, on the newest ones of a training run (`eval.follow`), or on a folder.
 
   Leaves eval/PROTOCOL-STEP.json (PROTOCOL-FOLDER.json), and with several truncations eval/curve-STEP.
 

@@ -115,7 +115,7 @@ class Sampler(NamedTuple):
   ) -> jax.Array:
     """Videos number `first` and on, of `videos`, on the devices: uint8 [sample.batch_size, T - C, H, W, 3].
 
-    Where fewer labels are given the rest is filled up: one shape, one compilation.
+    Where fewer labels are given the rest is filled up.
     """
     count, size = len(labels), self.config.sample.batch_size
     numbers = range(first, first + count)
@@ -123,8 +123,7 @@ class Sampler(NamedTuple):
     given = _no_frames(self.config, count) if given is None else given
     labels = pipeline.labels_told(self.config, np.asarray(labels, np.int32))
     inputs = (truncation * z).astype(np.float32), labels, given
-    inputs = (np.pad(one, ((0, size - count), *[(0, 0)] * (one.ndim - 1))) for one in inputs)
-    return self.generate(self.weights, standing, *map(self.place, inputs))
+    return self.generate(self.weights, standing, *(self.place(filled(one, size)) for one in inputs))
 
 
 @functools.lru_cache(maxsize=4)
@@ -149,6 +148,11 @@ def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Clips | Non
   params = sharding.gathered(params)
   weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
   return Sampler(config, weights, *_compiled(gen), given)
+
+
+def filled(array: np.ndarray, size: int) -> np.ndarray:
+  """A batch with zeros after its last row up to `size` rows: one shape, one compilation."""
+  return np.pad(array, ((0, size - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
 def _no_frames(config: Any, count: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   """The data set of a config; moving_shapes and video_folder are prepared on first use, the others if `build`.
 
   Returns:
-    An object with `host_batches(first_step, rows)` and `describe()`.
+    An object with `host_batches(first_step, rows)`, `describe()` and a length, its clips.
 
   Raises:
     UsageError: if the data are not there or do not fit, saying what to do.

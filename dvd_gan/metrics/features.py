@@ -12,9 +12,9 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dvd_gan import files, hosts, sharding
+from dvd_gan import files, hosts, sample, sharding
 from dvd_gan.errors import UsageError
-from dvd_gan.metrics import networks, video_sets
+from dvd_gan.metrics import networks
 from dvd_gan.metrics.protocols import Protocol
 from dvd_gan.metrics.video_sets import VideoSet
 
@@ -87,7 +87,7 @@ class Extractor:
         found = []
         for _ in range(-(-rows // size)):
           video, label = next(batches)
-          video = video if isinstance(video, jax.Array) else self.place(video_sets.filled(video, size))
+          video = video if isinstance(video, jax.Array) else self.place(sample.filled(video, size))
           out = jax.device_get(extract(network.params, video))
           found.append({name: value[: len(label)] for name, value in out.items()} | {'label': label})
           progress.update(len(label))

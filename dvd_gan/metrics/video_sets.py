@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -94,7 +93,7 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
         begun, label = map(np.stack, zip(*itertools.islice(clips, len(label)), strict=True))
       video = opened.sampler.batch(standing(), start, label, begun, truncation=truncation, seed=seed)
       if given:
-        video = jnp.concatenate([opened.sampler.place(filled(begun, size)), video], axis=1)
+        video = jnp.concatenate([opened.sampler.place(sample.filled(begun, size)), video], axis=1)
       yield video[:, :frames], label if given or config.data.use_labels else np.full(len(label), NO_LABEL)
 
   key = {'step': opened.step, 'weights': opened.digest, 'truncation': truncation, 'seed': seed, 'frames': frames}
@@ -136,10 +135,3 @@ def folder(config: Any, frames: int) -> VideoSet:
 
   listing = [(name, *files.size_and_time(root / name)) for name in names]
   return VideoSet({'folder': listing, 'side': side, 'frames': frames}, len(names), batches)
-
-
-def filled(video: Any, size: int) -> Any:
-  """A last, smaller batch filled up: one shape, one compilation."""
-  if isinstance(video, jax.Array) or len(video) == size:
-    return video
-  return np.pad(video, ((0, size - len(video)), *[(0, 0)] * 4))
