@@ -113,8 +113,9 @@ def report(
   loops = max(min(protocol.loops, made.count // protocol.samples), 1)
   count = min(protocol.samples, made.count)
   real, clips = video_sets.real(config, protocol, count)
-  reference = min(protocol.real or count, real.count) if protocol.real >= 0 else real.count
-  second = min(count, real.count // 2)  # where there are too few clips for two sets
+  wanted = (protocol.real or count) if protocol.compares else 0
+  reference = min(wanted, real.count) if wanted >= 0 else real.count
+  second = min(count, real.count // 2 if protocol.compares else real.count)  # of too few clips for two sets, half
   floor = (0, min(reference, real.count - second)), (real.count - second, real.count)
   try:
     known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [(0, reference), *floor])
@@ -127,6 +128,7 @@ def report(
   result |= {
     'videos': config.eval.videos or None,
     'real': {'split': protocol.split or config.data.split, 'clips': clips, 'reference': reference},
+    'fewer': fewer(protocol, count, reference, second),
     'definition': dataclasses.asdict(protocol) | {'frames': protocol.frames or config.data.frames},
     'network_sha256': extractor.network(protocol.network).sha256,
     'sets': {'real': real.key, 'made': made.key},
@@ -144,9 +146,18 @@ def report(
   return result
 
 
+def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | None:
+  """What the sets lack for the protocol's number, in words; None where nothing is lacking."""
+  sets = [('videos', made, protocol.samples), ('real clips in their place', second, made)]
+  if protocol.compares:
+    sets.append(('reference clips', reference, protocol.real or protocol.samples))
+  return ', '.join(f'{there} {what}, not {wanted}' for what, there, wanted in sets if there < wanted) or None
+
+
 def told(result: dict[str, Any]) -> str:
   """A result in a few lines."""
   lines = [f'{result["protocol"]}, {result["samples"]} samples']
+  lines += [f'  fewer than the protocol asks for: {result["fewer"]}'] if result['fewer'] else []
   if found := result.get('frechet'):
     one, other = found['floor_clips']
     lines.append(

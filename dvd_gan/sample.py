@@ -170,12 +170,14 @@ class Opened(NamedTuple):
 
   step: int
   sampler: Sampler
-  stored: Tree | None  # its standing statistics, at truncation 1; a run stopped by a signal left none
+  known: dict[float, Tree]  # standing statistics by truncation: those stored with it, at 1, and what `standing` adds
   digest: str  # of the EMA weights: another training has another
 
   def standing(self, truncation: float) -> Tree:
-    """Standing statistics at a truncation, the stored ones where they serve."""
-    return self.stored if truncation == 1.0 and self.stored is not None else self.sampler.standing(truncation)
+    """Standing statistics at a truncation, made when they are first asked for."""
+    if truncation not in self.known:
+      self.known[truncation] = self.sampler.standing(truncation)
+    return self.known[truncation]
 
 
 def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | None = None) -> Opened:
@@ -209,7 +211,9 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
     print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
     given = pipeline.given_frames(config)
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, given)
-  return Opened(step, sampler, stored, checkpoint.digest(state.ema_params))
+  # A run stopped by a signal stored none.
+  known = {} if stored is None else {1.0: stored}
+  return Opened(step, sampler, known, checkpoint.digest(state.ema_params))
 
 
 def sample(config: Any, workdir: epath.Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 
@@ -162,6 +163,7 @@ def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp
   config.eval.videos = str(folder)
   evaluate.evaluate(config, tmp_path / 'elsewhere')  # no checkpoint is needed
   found = result(tmp_path / 'elsewhere', 'toy-theirs-of_10')
+  assert found['fewer'] == '10 videos, not 30, 10 reference clips, not 30'
   assert found['samples'] == 10 and found['accuracy'] is None and found['videos'] == str(folder)
   config.eval.videos = ''
   evaluate.evaluate(config, workdir)
@@ -201,6 +203,58 @@ def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
   np.testing.assert_array_equal(made[:, :2], known.video[np.arange(8) // 3, :2])
   assert made.shape == (8, 5, 16, 16, 3) and label.tolist() == known.label[np.arange(8) // 3].tolist()
   assert (np.asarray(made[0, 2:]) != np.asarray(made[1, 2:])).any()
+
+
+def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):
+  toy = protocols.PROTOCOLS['toy']
+  for name, fields in {
+    'whole': {'real': -1},
+    'drawn': {'replacement': True},
+    'loops': {'number': 'inception_score', 'loops': 3, 'samples': 10, 'feature': 'probabilities'},
+    'many': {'samples': 60},
+  }.items():
+    monkeypatch.setitem(protocols.PROTOCOLS, name, dataclasses.replace(toy, **{'number': 'frechet'} | fields))
+  config.eval.protocols, config.eval.samples = ('whole', 'drawn'), 30
+  evaluate.evaluate(config, workdir)
+  config.eval.protocols, config.eval.samples = ('loops', 'many'), 0
+  evaluate.evaluate(config, workdir)
+  windows = video_sets.pipeline.Windows(config, 'train')
+  clips = windows.first(CLIPS, frames=5).video
+  real, labels = seen(clips), np.random.default_rng((0, 1)).integers(3, size=60, dtype=np.int32)
+  opened = sample.open_checkpoint(config, workdir)
+  made = seen(opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0))
+
+  whole = result(workdir, 'whole-2-of_30')
+  assert whole['real']['reference'] == CLIPS and whole['frechet']['floor_clips'] == [CLIPS - 30, 30]
+  assert whole['frechet']['distance'] == pytest.approx(
+    frechet_distance(real['features'], made['features'][:30]), rel=1e-2
+  )
+
+  drawn, numbers = result(workdir, 'drawn-2-of_30'), np.random.default_rng((0, 2)).integers(CLIPS, size=60)
+  assert len(set(numbers[:30])) < 30
+  assert drawn['frechet']['distance'] == pytest.approx(
+    frechet_distance(real['features'][numbers[:30]], made['features'][:30]), rel=1e-2
+  )
+  one, label = windows.one(40, frames=3)
+  np.testing.assert_array_equal(one, clips[40, :3])
+  assert label == windows.first(41, frames=1).label[40]
+
+  loops = result(workdir, 'loops-2')
+  expected = [scores.inception_score(made['probabilities'][i : i + 10], 1).mean for i in (0, 10, 20)]
+  assert loops['inception_score']['score'] == loops['value'] == pytest.approx(np.mean(expected), rel=1e-2)
+  assert loops['inception_score']['std'] == pytest.approx(np.std(expected), rel=0.1)
+  assert loops['inception_score']['real'] == pytest.approx(
+    scores.inception_score(real['probabilities'][:10], 1).mean, rel=1e-4
+  )
+  assert loops['fewer'] is None and loops['real']['reference'] == 0
+
+  many = result(workdir, 'many-2')
+  assert many['fewer'] == '35 real clips in their place, not 60'
+  assert many['frechet']['floor_clips'] == [35, 35]
+
+
+def frechet_distance(real, made):
+  return frechet.distance(frechet.Moments(real), frechet.Moments(made))
 
 
 def test_what_cannot_be_evaluated_is_told(config, workdir, monkeypatch):

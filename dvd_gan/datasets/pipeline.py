@@ -88,6 +88,12 @@ class Windows:
           break
       step += 1
 
+  def one(self, number: int, *, frames: int) -> tuple[np.ndarray, np.int32]:
+    """Window `number` alone, as in `each`; nothing else is read."""
+    step, row = divmod(number, WINDOWS)
+    batch = next(self._source.host_batches(step, np.array([row])))
+    return batch['video'][0, 0, :frames], batch['label'][0, 0]
+
 
 def labels_told(config: Any, label: np.ndarray) -> np.ndarray:
   """The labels that the networks are told: 0 for all without `data.use_labels`."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dvd_gan.errors import UsageError
+from dvd_gan.metrics.convolution import conv3d
 from dvd_gan.metrics.resize import resize
 
 FRAMES = 16
@@ -68,9 +69,7 @@ class C3D(nn.Module):
   def _convolution(self, x, name, channels):
     weights = self.param(f'{name}/W', nn.initializers.he_normal(), (3, 3, 3, x.shape[-1], channels))
     bias = self.param(f'{name}/b', nn.initializers.zeros, (channels,))
-    # TPUs and GPUs would else keep three digits.
-    precise = dict(dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'), precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.conv_general_dilated(x, weights, (1, 1, 1), 'SAME', **precise) + bias
+    return conv3d(x, weights) + bias
 
   def _linear(self, x, name, features):
     weights = self.param(f'{name}/W', nn.initializers.he_normal(), (x.shape[-1], features))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dvd_gan.errors import UsageError
+from dvd_gan.metrics.convolution import conv3d
 
 EPSILON = 1e-3  # batch norm's, Sonnet 1's default
 MIN_FRAMES = 9  # fewer leave less than the two steps that the average pool spans
@@ -56,16 +57,9 @@ class Unit3D(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x f32 [N, T, H, W, C]; 'SAME' padding, TensorFlow's and XLA's, which is uneven where stride and size demand."""
+    """x f32 [N, T, H, W, C]; returns the same with each side over the stride, rounded up, and `features` as C."""
     shape = (*(self.kernel,) * 3, x.shape[-1], self.features)
-    x = jax.lax.conv_general_dilated(
-      x,
-      self.param('conv_3d/w', nn.initializers.he_normal(), shape),
-      (self.stride,) * 3,
-      'SAME',
-      dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-      precision=jax.lax.Precision.HIGHEST,  # TPUs and GPUs would else keep three digits
-    )
+    x = conv3d(x, self.param('conv_3d/w', nn.initializers.he_normal(), shape), self.stride)
     if self.last:
       return x + self.param('conv_3d/b', nn.initializers.zeros, (self.features,))
     mean = self.param('batch_norm/moving_mean', nn.initializers.zeros, (self.features,))

@@ -39,6 +39,11 @@ class Protocol:
   replacement: bool = False
   futures: int = 1
 
+  @property
+  def compares(self) -> bool:
+    """Whether the number is of two sets, the second of real clips; an Inception Score is of one."""
+    return self.number != 'inception_score'
+
 
 _C3D = {'number': 'inception_score', 'network': 'c3d_101', 'feature': 'probabilities', 'resize': ()}
 _K600 = {'network': 'i3d_600', 'frames': 0, 'samples': 50_000}

@@ -35,7 +35,7 @@ def gather(protocol: Protocol, parts: Iterable[dict[str, np.ndarray]], ranges: l
       rows = slice(max(first - row, 0), max(min(end - row, count), 0))
       if rows.start >= rows.stop:
         continue
-      if protocol.number != 'inception_score':
+      if protocol.compares:
         one.moments.add(part[protocol.feature][rows])
       for name in _needed(protocol, end - first):
         one.kept.setdefault(name, []).append(part[name][rows])
@@ -45,7 +45,7 @@ def gather(protocol: Protocol, parts: Iterable[dict[str, np.ndarray]], ranges: l
 
 def _needed(protocol: Protocol, count: int) -> tuple[str, ...]:
   """The arrays that are kept whole."""
-  if protocol.number == 'inception_score':
+  if not protocol.compares:
     return ('probabilities',)
   each = (protocol.feature,) if count <= NEIGHBOURS else ()
   return (*each, 'probabilities', 'shape', 'motion', 'label') if protocol.number == 'toy' else each
@@ -69,7 +69,7 @@ def numbers(
     ValueError: if features are not finite, or there are too few.
   """
   result: dict[str, Any] = {}
-  if protocol.number != 'inception_score':
+  if protocol.compares:
     result['frechet'] = found = {
       'distance': frechet.distance(reference.moments, fake[0].moments, ddof=protocol.ddof),
       'floor': frechet.distance(halves[0].moments, halves[1].moments, ddof=protocol.ddof),

@@ -1,6 +1,5 @@
 """Sets of videos to be looked at: real clips, a model's samples, a folder of files. Each part of one can be had alone."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -34,7 +33,9 @@ class VideoSet(NamedTuple):
 
 
 def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
-  """The real side of a protocol: its reference clips and, where there are as many more, `samples` for the floor.
+  """The real side of a protocol: its reference clips, if it has any, and where there are as many more `samples` of them.
+
+  Those stand for a set of samples: for the floor, and for what real clips score.
 
   Returns:
     (windows of clips, each once, or drawn with replacement; how many clips the split has).
@@ -44,14 +45,14 @@ def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
   """
   split, frames, seed = protocol.split or config.data.split, protocol.frames or config.data.frames, config.eval.seed
   found = pipeline.Windows(config, split)
-  wanted = (protocol.real if protocol.real > 0 else samples) + samples
+  wanted = samples + (protocol.real or samples if protocol.compares else 0)
   count = found.clips if protocol.real < 0 else wanted if protocol.replacement else min(wanted, found.clips)
 
   def batches(first, size):
     one_by_one = found.each(first, frames=frames)
     if protocol.replacement:
       numbers = np.random.default_rng((seed, 2)).integers(found.clips, size=count)[first:]
-      one_by_one = (next(found.each(int(number), frames=frames)) for number in numbers)
+      one_by_one = (found.one(int(number), frames=frames) for number in numbers)
     for start in range(first, count, size):
       video, label = zip(*itertools.islice(one_by_one, min(size, count - start)), strict=True)
       yield np.stack(video), np.array(label)
@@ -78,7 +79,6 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   seed, given, futures = config.eval.seed, config.data.given, protocol.futures
   split, frames = protocol.split or config.data.split, protocol.frames or config.data.frames
   count = protocol.samples * protocol.loops
-  standing = functools.cache(lambda: opened.standing(truncation))
   labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
 
   def continued(first):
@@ -91,7 +91,7 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
       begun, label = None, labels[start : start + size]
       if clips:
         begun, label = map(np.stack, zip(*itertools.islice(clips, len(label)), strict=True))
-      video = opened.sampler.batch(standing(), start, label, begun, truncation=truncation, seed=seed)
+      video = opened.sampler.batch(opened.standing(truncation), start, label, begun, truncation=truncation, seed=seed)
       if given:
         video = jnp.concatenate([opened.sampler.place(sample.filled(begun, size)), video], axis=1)
       yield video[:, :frames], label if given or config.data.use_labels else np.full(len(label), NO_LABEL)
@@ -106,7 +106,9 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
 
 
 def folder(config: Any, frames: int) -> VideoSet:
-  """The video files of `eval.videos`, in the order of their names: the first frames of each as they are stored.
+  """The video files of `eval.videos` in an order drawn by `eval.seed`: the first frames of each as they are stored.
+
+  A protocol that takes fewer than there are gets the first: names are often sorted by class.
 
   Raises:
     UsageError: if there are none; where its turn comes, if one cannot be read or is too short.
@@ -117,6 +119,7 @@ def folder(config: Any, frames: int) -> VideoSet:
   names = sorted(path for path in files.walk(root) if path.lower().endswith(SUFFIXES))
   if not names:
     raise UsageError(f'eval.videos={config.eval.videos} holds no videos ({", ".join(SUFFIXES)})')
+  names = [names[i] for i in np.random.default_rng((config.eval.seed, 3)).permutation(len(names))]
   side = config.data.resolution
 
   def read(name):
