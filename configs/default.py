@@ -55,6 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
   disc.multipliers = ()  # width of each block in units of ch; empty for the paper's at this resolution
   disc.frames_k = 8  # k, frames that D_S looks at in each video
   disc.pool = 2  # phi, side of the average pooling before D_T; 1 for the identity
+  disc.parts = ('spatial', 'temporal')  # ablation: one of them alone
   disc.attention = ()  # resolutions, at a block's output, with separable self-attention
   disc.remat = False  # as gen.remat
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}
+Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}, or one of them (config.disc.parts)
 
 
 def hinge_disc(real: Scores, fake: Scores) -> dict[str, jax.Array]:

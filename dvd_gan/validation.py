@@ -7,7 +7,7 @@ import jax
 
 from dvd_gan import models
 from dvd_gan.errors import UsageError
-from dvd_gan.models import conv_gru
+from dvd_gan.models import conv_gru, discriminators
 
 AT_LEAST_ONE = (
   'data.stride',
@@ -66,6 +66,10 @@ def validate(config: Any) -> None:
   _require(
     disc.pool in (1, 2, 4, 8) and res // disc.pool >= 4,
     f'disc.pool={disc.pool} is not 1, 2, 4 or 8, or leaves too little',
+  )
+  _require(
+    set(disc.parts) in ({'spatial'}, {'temporal'}, set(discriminators.PARTS)),
+    f'disc.parts={tuple(disc.parts)} is not spatial, temporal or both',
   )
   smallest = res // disc.pool >> (blocks - 1)
   _require(

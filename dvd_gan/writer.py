@@ -106,7 +106,7 @@ class Progress:
       'G_S': 'gen_loss_spatial',
       'G_T': 'gen_loss_temporal',
     }
-    shown = ' '.join(f'{short} {float(metrics[name]):.3f}' for short, name in losses.items())
+    shown = ' '.join(f'{short} {float(metrics[name]):.3f}' for short, name in losses.items() if name in metrics)
     line = (
       f'step {step}/{self._last}  {rate:.2f} steps/s  {_clock(left)} left  {shown}  '
       f'input wait {100 * waited / elapsed:.0f}%'

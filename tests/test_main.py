@@ -55,6 +55,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('gen.multipliers', (4, 2), 'need 3'),
     ('disc.multipliers', (1, 1, 1, 1, 1, 1), 'allow 3 to 4'),
     ('disc.pool', 3, 'disc.pool=3'),
+    ('disc.parts', ('temporal', 'audio'), 'disc.parts='),
+    ('disc.parts', (), 'is not spatial, temporal or both'),
     ('gen.activation', 'gelu', 'relu, tanh'),
     ('gen.upsampling', 'cubic', 'bilinear or nearest'),
     ('dtype', 'float16', 'bfloat16'),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvd_gan import losses, train_step
+from dvd_gan import losses, models, train_step
 from dvd_gan.models import spectral
 from tests.conftest import make_step, random_batch, tiny_config
 
@@ -197,6 +197,50 @@ def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, s
   assert float(metrics['disc_loss_spatial'] + metrics['disc_loss_temporal']) == pytest.approx(float(loss), rel=1e-4)
   assert float(metrics['disc_grad_norm']) == pytest.approx(norm, rel=1e-3)
   del new
+
+
+def test_a_discriminator_alone_does_its_part_of_the_whole(run, step_one):
+  state, config = run[0][2], step_one.config.copy_and_resolve_references()
+  batch = {name: value[0] for name, value in random_batch(config, 5).items()}
+  gen_weights, _, _ = spectral.normalise(state.gen.params, state.gen.spectral)
+
+  def look(*parts):
+    config.disc.parts = parts
+    recipe = train_step.make_recipe(config, unroll=False)
+    params, vectors = ({part: tree[part] for part in parts} for tree in (state.disc.params, state.disc.spectral))
+    disc = train_step.NetState(params, vectors, recipe.disc_opt.init(params))
+    assert jax.tree.structure(models.shapes(config)[1]) == jax.tree.structure(params)
+
+    @jax.jit
+    def both_steps(disc):
+      new, metrics = train_step.d_step(recipe, disc, gen_weights, batch, jax.random.key(9))
+      inputs = {
+        'z': jax.random.normal(jax.random.key(1), (len(batch['label']), config.gen.z_dim)),
+        'label': batch['label'],
+        'given': train_step.to_float(batch['video'][:, :0]),
+        'chosen': jnp.tile(jnp.arange(config.disc.frames_k), (len(batch['label']), 1)),
+      }
+      weights, _, _ = spectral.normalise(disc.params, disc.spectral)
+      grads, losses_of_gen = jax.grad(functools.partial(train_step.gen_loss, recipe, weights), has_aux=True)(
+        gen_weights, inputs
+      )
+      return new.params, metrics | losses_of_gen, grads
+
+    return host(both_steps(disc))
+
+  params, metrics, grads = look('spatial', 'temporal')
+  alone = {part: look(part) for part in ('spatial', 'temporal')}
+  for part, (its_params, its_metrics, _) in alone.items():
+    assert {name for name in its_metrics if name.endswith(('spatial', 'temporal'))} == {
+      name for name in metrics if name.endswith(part)
+    }
+    for name in its_metrics.keys() - {'disc_grad_norm', 'disc_sigma_max', 'disc_sigma_min'}:
+      assert its_metrics[name] == pytest.approx(metrics[name], rel=1e-4), name
+    for a, b in zip(jax.tree.leaves(its_params[part]), jax.tree.leaves(params[part]), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+  summed = jax.tree.map(jnp.add, alone['spatial'][2], alone['temporal'][2])
+  for a, b in zip(jax.tree.leaves(summed), jax.tree.leaves(grads), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max() + 1e-6)
 
 
 @pytest.mark.parametrize('d_steps', [1, 2])

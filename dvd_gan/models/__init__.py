@@ -70,6 +70,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     multipliers=tuple(config.disc.multipliers) or DISC_MULTIPLIERS[resolution],
     num_classes=num_labels(config),
     pool=config.disc.pool,
+    parts=tuple(config.disc.parts),
     attention=tuple(config.disc.attention),
     remat=config.disc.remat,
     dtype=jnp.dtype(config.dtype),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from dvd_gan.models import attention, blocks
 
 VOLUMETRIC_BLOCKS = 2  # of the temporal discriminator
+PARTS = ('spatial', 'temporal')
 
 
 class ProjectionHead(nn.Module):
@@ -75,6 +76,7 @@ class DualDiscriminator(nn.Module):
 
   Attributes:
     pool: phi, the side of the spatial average pooling before D_T: 2 is the paper's, 1 the identity.
+    parts: which of the two there are; one of them alone is for the ablation.
     The others: see Discriminator.
   """
 
@@ -82,6 +84,7 @@ class DualDiscriminator(nn.Module):
   multipliers: tuple[int, ...]
   num_classes: int
   pool: int = 2
+  parts: tuple[str, ...] = PARTS
   attention: tuple[int, ...] = ()
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
@@ -96,12 +99,13 @@ class DualDiscriminator(nn.Module):
       label: [B] int32.
 
     Returns:
-      {'spatial': [B], 'temporal': [B]} f32.
+      {'spatial': [B], 'temporal': [B]} f32, or those that there are.
     """
     shared = {name: getattr(self, name) for name in ('ch', 'multipliers', 'num_classes', 'attention', 'dtype', 'remat')}
-    spatial = Discriminator(**shared, name='spatial')
-    temporal = Discriminator(**shared, volumetric=VOLUMETRIC_BLOCKS, name='temporal')
-    return {
-      'spatial': spatial(frames, label),
-      'temporal': temporal(blocks.pool_space(video, self.pool), label),
-    }
+    scores = {}
+    if 'spatial' in self.parts:
+      scores['spatial'] = Discriminator(**shared, name='spatial')(frames, label)
+    if 'temporal' in self.parts:
+      temporal = Discriminator(**shared, volumetric=VOLUMETRIC_BLOCKS, name='temporal')
+      scores['temporal'] = temporal(blocks.pool_space(video, self.pool), label)
+    return scores
