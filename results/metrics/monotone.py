@@ -93,7 +93,9 @@ def windows(wheel: str, half: int, kind: str, amount: float) -> VideoSet:
       clips = [window(wheel, half, number) for number in numbers]
       if kind:
         # The same draw at every amount.
-        clips = [DAMAGE[kind][0](clip, amount, np.random.default_rng((2, i))) for i, clip in zip(numbers, clips, strict=True)]
+        clips = [
+          DAMAGE[kind][0](clip, amount, np.random.default_rng((2, i))) for i, clip in zip(numbers, clips, strict=True)
+        ]
       yield np.stack(clips), np.full(len(clips), -1, np.int32)
 
   key = {'footage': VIDEOS, 'set': half, 'damage': kind, 'amount': amount, 'n': N, 'windows': [FRAMES, STRIDE, SIDE]}

@@ -1,0 +1,217 @@
+"""What each design choice is worth: the same model trained with and without it, on moving shapes.
+
+python results/proof/run.py FOLDER [--size=cpu16] [--rows=both,spatial] [--seeds=0,1,2] [--jobs=1]
+
+Trains every row of ROWS with every seed in FOLDER/SIZE/ROW-SEED, evaluates it by the protocol `toy` against held-out
+clips, copies what tells of it (metrics.jsonl, config.json, the result, the samples) to SIZE/ROW-SEED beside this file and
+writes SIZE/README.md, the table, in which a row without results is "not run". The same command goes on where a stopped
+one was. --jobs: runs at once, on a GPU with room for them. Without TensorFlow, on a machine that has a GPU alone, the
+clips are drawn just the same: they are an `array_file`.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TRAINING_CLIPS, HELD_OUT_CLIPS = 3000, 1200  # of seeds 0 and 1; the classifier of `toy` has seen those of seed 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Attributes:
+  about: of the machine and the time that a run takes.
+  config: the file that it begins with.
+  overrides: of its fields.
+  clip_frames: length of the clips that windows are cut from.
+  """
+
+  about: str
+  config: str
+  overrides: dict[str, object]
+  clip_frames: int
+
+
+SIZES = {
+  'cpu16': Size(
+    about='16x16, 8 frames; two CPU cores, some ten minutes a run',
+    config='configs/smoke.py',
+    overrides={'data.frames': 8, 'disc.frames_k': 4, 'train.steps': 3000, 'train.ema_decay': 0.998},
+    clip_frames=16,
+  ),
+  'gpu32': Size(
+    about='32x32, 12 frames; one large GPU, some minutes a run',
+    config='configs/moving_shapes_32.py',
+    overrides={
+      'data.frames': 12,
+      'gen.ch': 16,
+      'gen.multipliers': (8, 8, 4, 2),
+      'disc.ch': 16,
+      'disc.multipliers': (2, 4, 8, 8),
+      'train.batch_size': 64,
+      'train.steps': 10_000,
+      'train.gen_lr': 2e-4,
+      'train.disc_lr': 5e-4,
+      'train.ema_decay': 0.999,
+      'train.checkpoint_every': 1000,
+    },
+    clip_frames=24,
+  ),
+}
+
+# Each row is the first with these fields changed.
+ROWS = {
+  'both': {},
+  'spatial': {'disc.parts': ('spatial',)},
+  'temporal': {'disc.parts': ('temporal',)},
+  'k_1': {'disc.frames_k': 1},
+  'k_8': {'disc.frames_k': 8},
+  'phi_identity': {'disc.pool': 1},
+  'phi_half': {'disc.pool': 2},
+  'phi_quarter': {'disc.pool': 4},
+  'bn_over_time': {'gen.bn_over_time': True},
+  'attention': {'gen.attention': 'last'},  # the last unit's resolution
+  'tanh': {'gen.activation': 'tanh'},
+  'one_d_step': {'train.d_steps': 1},
+}
+SEEDS = (0, 1, 2)
+TARGETS = 'accuracy within 5 points of real clips; IS 90 % of theirs; Frechet distance within 3 floors'
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('folder', type=pathlib.Path)
+  parser.add_argument('--size', choices=SIZES, default='cpu16')
+  parser.add_argument('--rows', default=','.join(ROWS))
+  parser.add_argument('--seeds', default=','.join(map(str, SEEDS)))
+  parser.add_argument('--jobs', type=int, default=1)
+  args = parser.parse_args()
+  rows = args.rows.split(',')
+  if unknown := set(rows) - set(ROWS):
+    parser.error(f'no rows {", ".join(sorted(unknown))}; there are {", ".join(ROWS)}')
+  folder = args.folder.expanduser().absolute() / args.size
+  folder.mkdir(parents=True, exist_ok=True)
+  clips = draw(folder, SIZES[args.size])
+  # Seeds outermost: a stopped script leaves whole tables of fewer seeds.
+  rows = list(dict.fromkeys(first_alike(args.size, row) for row in rows))
+  todo = [(row, int(seed)) for seed in args.seeds.split(',') for row in rows]
+  with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+    for _ in pool.map(lambda one: run(folder, args.size, *one, clips, args.jobs), todo):
+      write_table(args.size)
+
+
+def draw(folder: pathlib.Path, size: Size) -> tuple[pathlib.Path, pathlib.Path]:
+  """The files of training and held-out clips."""
+  side = base(size).data.resolution
+  made = []
+  for seed, (name, count) in enumerate((('train', TRAINING_CLIPS), ('held_out', HELD_OUT_CLIPS))):
+    made.append(folder / f'{name}.npz')
+    if not made[-1].exists():
+      command = ['-m', 'dvd_gan.datasets.shapes', f'--out={made[-1]}', f'--clips={count}', f'--seed={seed}']
+      program([*command, f'--frames={size.clip_frames}', f'--size={side}'])
+  return tuple(made)
+
+
+def base(size: Size):
+  """The config of the first row."""
+  sys.path.insert(0, str(ROOT))
+  config = importlib.import_module(size.config.removesuffix('.py').replace('/', '.')).get_config()
+  config.update_from_flattened_dict(size.overrides)
+  return config
+
+
+def changed(size: str, row: str) -> dict[str, object]:
+  """The fields in which a row differs from the first."""
+  config = base(SIZES[size])
+  fields = ROWS[row]
+  if fields.get('gen.attention') == 'last':
+    fields = {'gen.attention': (config.data.resolution // 2,)}
+  known = config.to_dict()
+  return {name: value for name, value in fields.items() if functools.reduce(dict.get, name.split('.'), known) != value}
+
+
+def first_alike(size: str, row: str) -> str:
+  """The first row that is the same model at this size."""
+  return next(other for other in ROWS if changed(size, other) == changed(size, row))
+
+
+def run(folder: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathlib.Path, ...], jobs: int) -> None:
+  """Trains and evaluates one row with one seed, as far as that is not done."""
+  workdir, kept = folder / f'{row}-{seed}', HERE / size / f'{row}-{seed}'
+  if (kept / 'toy.json').exists():
+    return
+  fields = SIZES[size].overrides | changed(size, row) | {'seed': seed, 'data.name': 'array_file'}
+  steps = fields['train.steps']
+  flags = [f'--config.{name}={value}' for name, value in fields.items()]
+  command = ['-m', 'dvd_gan.main', f'--config={SIZES[size].config}', f'--workdir={workdir}', *flags]
+  program([*command, '--mode=train', f'--config.data.source={clips[0]}'], jobs)
+  evaluation = ['--mode=evaluate', "--config.eval.protocols=('toy',)", f'--config.eval.step={steps}']
+  program([*command, *evaluation, f'--config.data.source={clips[1]}'], jobs)
+  kept.mkdir(parents=True, exist_ok=True)
+  for name in ('metrics.jsonl', 'config.json'):
+    shutil.copy(workdir / name, kept / name)
+  shutil.copy(workdir / 'samples' / f'step_{steps:08d}.gif', kept / 'samples.gif')
+  shutil.copy(workdir / 'eval' / f'toy-{steps}.json', kept / 'toy.json')
+
+
+def program(command: list[str], jobs: int = 1) -> None:
+  environment = dict(os.environ, PYTHONPATH=str(ROOT))
+  if jobs > 1:
+    environment |= {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 / jobs:.2f}'}
+  subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=environment)
+
+
+def write_table(size: str) -> None:
+  """README.md of a size, from the results that are there."""
+  lines = [
+    f'# {size}: {SIZES[size].about}',
+    '',
+    f'`python results/proof/run.py FOLDER --size={size}`; {SIZES[size].config} with',
+    ', '.join(f'`{name}={value}`' for name, value in SIZES[size].overrides.items()) + '.',
+    f'Mean and range over seeds. Targets: {TARGETS}.',
+    '',
+    '| row | changed | seeds | right, %: shape | motion | both | IS, % of real | Frechet distance, in floors |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  for row in ROWS:
+    fields = ', '.join(f'{name}={value}' for name, value in changed(size, row).items()) or '-'
+    same = first_alike(size, row)
+    found = [json.loads(path.read_text()) for path in sorted((HERE / size).glob(f'{same}-[0-9]*/toy.json'))]
+    cells = [told(values, digits) for values, digits in columns(found)] if found else ['not run', *[''] * 4]
+    lines.append(f'| {row} | {fields} | {len(found)} | {" | ".join(cells)} |')
+  if reals := [json.loads(path.read_text()) for path in (HERE / size).glob('*/toy.json')]:
+    real = [f'{100 * statistics.mean(one["accuracy_real"][what] for one in reals):.1f}' for what in ACCURACIES]
+    score = statistics.mean(one['inception_score']['real'] for one in reals)
+    floor = statistics.mean(one['frechet']['floor'] for one in reals)
+    lines.append(f'| held-out clips | - | - | {" | ".join(real)} | 100 (IS {score:.1f}) | 1 ({floor:.1f}) |')
+  (HERE / size / 'README.md').write_text('\n'.join(lines) + '\n')
+
+
+ACCURACIES = ('shape', 'motion', 'both')
+
+
+def columns(found: list[dict]) -> list[tuple[list[float], int]]:
+  """(a value for each seed, digits) of each column."""
+  made = [([100 * one['accuracy'][what] for one in found], 1) for what in ACCURACIES]
+  made.append(([100 * one['inception_score']['score'] / one['inception_score']['real'] for one in found], 1))
+  made.append(([one['frechet']['distance'] / one['frechet']['floor'] for one in found], 1))
+  return made
+
+
+def told(values: list[float], digits: int) -> str:
+  mean, low, high = (f'{value:.{digits}f}' for value in (statistics.mean(values), min(values), max(values)))
+  return f'{mean} ({low} to {high})' if len(values) > 1 else mean
+
+
+if __name__ == '__main__':
+  main()
