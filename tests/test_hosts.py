@@ -13,8 +13,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from dvd_gan import checkpoint, sharding
+from dvd_gan import checkpoint, evaluate, prediction, sharding
 from tests.conftest import FAST_COMPILE, ROOT, tiny_config
 
 SMALL = {
@@ -28,17 +29,17 @@ SMALL = {
 
 
 class Cluster:
-  """Starts processes that train a small config, and ends them all."""
+  """Starts processes on a small config, and ends them all."""
 
   def __init__(self, folder):
     self.folder, self.running = folder, []
     rng = np.random.default_rng(0)
     np.savez(folder / 'clips.npz', video=rng.integers(0, 256, (20, 7, 8, 8, 3), np.uint8), label=np.arange(20) % 3)
 
-  def start(self, processes, devices, name, **fields):
+  def start(self, processes, devices, name, mode='train', **fields):
     """Processes, each with some devices, on the workdir of that name."""
     fields = SMALL | {'data.name': 'array_file', 'data.source': str(self.folder / 'clips.npz')} | fields
-    flags = ['--mode=train', '--config=tests/tiny.py', f'--workdir={self.folder / name}', '--heartbeat_seconds=10']
+    flags = [f'--mode={mode}', '--config=tests/tiny.py', f'--workdir={self.folder / name}', '--heartbeat_seconds=10']
     flags += [f'--config.{field}={value}' for field, value in fields.items()]
     env = {**os.environ, 'DEVICES': str(devices), 'XLA_FLAGS': FAST_COMPILE}
     log = (self.folder / f'{name}-{len(self.running)}.log').open('w+')
@@ -103,11 +104,9 @@ def steps_of(workdir):
   return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
 
 
-def small_config():
+def small_config(**fields):
   config = tiny_config()
-  for name, value in SMALL.items():
-    group, field = name.split('.')
-    config[group][field] = value
+  config.update_from_flattened_dict(SMALL | fields)
   return config
 
 
@@ -178,6 +177,32 @@ def test_a_killed_process_and_a_damaged_checkpoint_cost_the_steps_since_the_last
   assert f'warning: checkpoint {newest}' in told and f'resuming {workdir} at step {newest - 1}' in told
   assert steps_of(workdir)[-1] == newest + 1 and (workdir / 'checkpoints' / f'damaged-{newest}').exists()
   assert [line['step'] for line in lines(workdir)] == list(range(1, newest + 2))
+
+
+def test_processes_evaluate_and_continue_clips_as_one_process_does(cluster):
+  fields = {'data.given': 1, 'data.frames': 5, 'train.steps': 2, 'sample.num': 3, 'sample.futures': 2}
+  fields |= {'eval.protocols': ('toy',), 'eval.samples': 8, 'eval.batch_size': 8}
+  workdir = cluster.folder / 'prediction'
+  for processes, mode in ((1, 'train'), (2, 'evaluate'), (2, 'sample')):
+    code, told = cluster.run(processes, 2, 'prediction', mode, **fields)
+    assert code == 0, told
+
+  def results():
+    (sampled,) = (workdir / 'samples').glob('*.json')
+    return json.loads((workdir / 'eval' / 'toy-2-of_8.json').read_text()), json.loads(sampled.read_text())
+
+  together = results()
+  config = small_config(**fields, **{'data.name': 'array_file', 'data.source': str(cluster.folder / 'clips.npz')})
+  config.eval.cache = str(cluster.folder / 'another_cache')
+  evaluate.evaluate(config, epath.Path(workdir))
+  prediction.predict(config, epath.Path(workdir))
+  alone = results()
+  for one, other in zip(together, alone, strict=True):
+    assert one.keys() == other.keys()
+  for kind, name in (('frechet', 'distance'), ('frechet', 'floor'), ('inception_score', 'score')):
+    assert together[0][kind][name] == pytest.approx(alone[0][kind][name], rel=1e-2), name
+  for row in ('mean', 'best', 'copy_last'):
+    np.testing.assert_allclose(together[1]['psnr'][row], alone[1]['psnr'][row], atol=0.02)
 
 
 ONE_READ_FAILS = """
