@@ -1,4 +1,5 @@
 import importlib
+import json
 import math
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 from configs import default
 from dvd_gan import models, train_step, validation
+from dvd_gan.metrics.protocols import PROTOCOLS
 from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != '__init__')
@@ -75,3 +77,22 @@ def test_a_config_says_its_command_hardware_and_expectation():
     text = (ROOT / 'configs' / f'{name}.py').read_text()
     if name != 'default':
       assert all(word in text for word in ('Command:', 'Hardware:', 'Expected:', 'Measured:')), name
+
+
+def test_the_plan_for_the_papers_numbers_can_be_carried_out():
+  """Every row of README's table names a config, protocols and a row of results/dry_run that are there, and its hours."""
+  text = (ROOT / 'README.md').read_text()
+  table = text[text.index("| setting | the paper's |") :].split('\n\n')[0].splitlines()[2:]
+  assert len(table) == 11
+  for line in table:
+    _, number, name, protocol_names, slice_type, hours, _ = (cell.strip() for cell in line.strip('|').split('|'))
+    config = load(name.strip('`'))
+    validation.validate(config)
+    row = json.loads((ROOT / 'results' / 'dry_run' / f'{name.strip("`")}-{slice_type}.json').read_text())
+    assert row['fits'] and row['batch'] == config.train.batch_size
+    assert int(hours) == round(config.train.steps * row['roofline_s'] / 0.4 / 3600)
+    protocols = [PROTOCOLS[protocol.strip(' `')] for protocol in protocol_names.split(',')]
+    kinds = {'FID': 'frechet', 'FVD': 'frechet', 'IS': 'inception_score'}
+    assert {protocol.number for protocol in protocols} == {kind for word, kind in kinds.items() if word in number}
+    assert all(protocol.frames in (0, config.data.frames) for protocol in protocols)
+    assert all((protocol.network == 'c3d_101') == ('UCF' in line) for protocol in protocols)
