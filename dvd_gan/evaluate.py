@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
-from dvd_gan import files, hosts, record, sample, sharding
+from dvd_gan import files, hosts, record, report, sample, sharding, writer
 from dvd_gan.errors import RunError, UsageError
 from dvd_gan.metrics import scores, video_sets
 from dvd_gan.metrics.features import Extractor
@@ -18,12 +19,22 @@ from dvd_gan.metrics.protocols import PROTOCOLS, Protocol
 from dvd_gan.metrics.video_sets import VideoSet
 
 POLL = 30  # seconds between looks for a new checkpoint
+# Of a result, beside its value, for TensorBoard: the part of it and the name there.
+CURVED = (
+  ('frechet', 'floor'),
+  ('inception_score', 'score'),
+  ('accuracy', 'shape'),
+  ('accuracy', 'motion'),
+  ('accuracy', 'both'),
+  ('memorised', 'nearer'),
+)
 
 
 def evaluate(config: Any, workdir: epath.Path) -> None:
   """Runs `eval.protocols` on a checkpoint, on the newest ones of a training run (`eval.follow`), or on a folder.
 
-  Leaves eval/PROTOCOL-STEP.json (PROTOCOL-FOLDER.json), and with several truncations eval/curve-STEP.
+  Leaves eval/PROTOCOL-STEP.json (PROTOCOL-FOLDER.json), with several truncations eval/curve-STEP, and of a checkpoint
+  eval/report-STEP.html.
 
   Raises:
     UsageError: for an unknown protocol, one that does not suit the config, weights or data that are missing, or as
@@ -43,20 +54,24 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
     title = epath.Path(config.eval.videos).expanduser().absolute().name
     for name, protocol in protocols.items():
       made = video_sets.folder(config, protocol.frames or config.data.frames)
-      report(config, workdir, extractor, name, protocol, made, title)
+      score(config, workdir, extractor, name, protocol, made, title)
     return
   config.sample.truncation, config.sample.batch_size = config.eval.truncation, config.eval.batch_size
   for step in steps(config, workdir):
     config.sample.step = step
     opened = sample.open_checkpoint(config, workdir, mesh)
     opened = opened._replace(sampler=opened.sampler._replace(place=extractor.place))
-    results = []
+    results, first = [], None
     for truncation in config.eval.truncation:
       for name, protocol in protocols.items():
         made = video_sets.samples(config, opened, truncation, protocol)
         title = str(opened.step) + ('' if truncation == 1 else f'-truncation_{truncation:g}')
         about = {'step': opened.step, 'truncation': truncation}
-        results.append(report(config, workdir, extractor, name, protocol, made, title, **about))
+        result, real = score(config, workdir, extractor, name, protocol, made, title, **about)
+        results.append(result)
+        if first is None or ('memorised' in result and 'memorised' not in first[0]):
+          first = result, made, real
+    write_report(config, workdir, extractor, results, *first)
     if len(config.eval.truncation) > 1:
       curve(results, workdir / 'eval', f'curve-{opened.step}')
 
@@ -94,7 +109,7 @@ def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
       time.sleep(POLL)
 
 
-def report(
+def score(
   config: Any,
   workdir: epath.Path,
   extractor: Extractor,
@@ -103,8 +118,11 @@ def report(
   made: VideoSet,
   title: str,
   **about: Any,
-) -> dict[str, Any]:
-  """Computes a protocol's numbers of a set, beside the floor, writes them to eval/NAME-TITLE.json and returns them.
+) -> tuple[dict[str, Any], VideoSet]:
+  """Computes a protocol's numbers of a set, beside the floor, and writes them to eval/NAME-TITLE.json.
+
+  Returns:
+    (the numbers and all that decides them, the real clips).
 
   Raises:
     RunError: if features are not finite, or there are too few for the number.
@@ -143,7 +161,52 @@ def report(
     target = workdir / 'eval' / f'{name}-{title}.json'
     files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
     print(f'{told(result)}\n{target}', flush=True)
-  return result
+    if 'step' in about and about['truncation'] == 1:
+      values = {f'eval/{name}': result['value']} | {
+        f'eval/{name}_{what}': result[part][what] for part, what in CURVED if part in result and result[part]
+      }
+      writer.to_tensorboard(workdir, about['step'], values)
+  return result, real
+
+
+def write_report(
+  config: Any,
+  workdir: epath.Path,
+  extractor: Extractor,
+  results: list[dict[str, Any]],
+  result: dict[str, Any],
+  made: VideoSet,
+  real: VideoSet,
+) -> None:
+  """Writes eval/report-STEP.html: all results, and the samples of one of them, `result` of `made` and `real`."""
+
+  def videos(videos, number, count):
+    batch, _ = next(videos.batches(number - number % size, size))
+    return extractor.fetch(batch)[number % size :][:count]
+
+  size = config.eval.batch_size
+  samples = videos(made, 0, min(size, made.count, sample.MAX_GRID))
+  pairs = [
+    videos(of, number, 1)
+    for both in result.get('memorised', {}).get('closest', [])
+    for of, number in zip((made, real), both, strict=True)
+  ]
+  if jax.process_index():
+    return
+  log = workdir / 'metrics.jsonl'
+  lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+  step = result['step']
+  content = report.page(
+    f'{workdir.name}, step {step}',
+    [told(one) for one in results],
+    samples,
+    np.concatenate(pairs) if pairs else None,
+    [line for line in lines if line['step'] <= step],
+    fps=config.sample.fps,
+  )
+  target = workdir / 'eval' / f'report-{step}.html'
+  files.write(target, content.encode())
+  print(target, flush=True)
 
 
 def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | None:
@@ -157,6 +220,8 @@ def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | N
 def told(result: dict[str, Any]) -> str:
   """A result in a few lines."""
   lines = [f'{result["protocol"]}, {result["samples"]} samples']
+  if result.get('truncation', 1) != 1:
+    lines[0] += f' at truncation {result["truncation"]:g}'
   lines += [f'  fewer than the protocol asks for: {result["fewer"]}'] if result['fewer'] else []
   if found := result.get('frechet'):
     one, other = found['floor_clips']
@@ -165,10 +230,14 @@ def told(result: dict[str, Any]) -> str:
     )
     lines += [f'  warning: {found["warning"]}'] if found['warning'] else []
   if found := result.get('inception_score'):
-    lines.append(f'  IS {found["score"]:.3f} +- {found["std"]:.3f}, real clips {found["real"]:.3f}')
+    several = result['definition']['splits'] > 1 or result['loops'] > 1
+    spread = f' +- {found["std"]:.3f}' if several else ''
+    lines.append(f'  IS {found["score"]:.3f}{spread}, real clips {found["real"]:.3f}')
   if found := result.get('accuracy'):
     real = result['accuracy_real']
     lines.append('  right: ' + ', '.join(f'{what} {found[what]:.1%} (real {real[what]:.1%})' for what in found))
+  if found := result.get('memorised'):
+    lines.append(f'  {found["nearer"]:.1%} lie nearer to a reference clip than 99 % of other real clips do')
   return '\n'.join(lines)
 
 

@@ -132,6 +132,13 @@ def _step_of(line: str) -> float:
     return float('inf')  # a line cut short by a crash
 
 
+def to_tensorboard(workdir: epath.Path, step: int, values: dict[str, float]) -> None:
+  """Scalars to TensorBoard alone, where it is installed: what is found of a step when it is over."""
+  if events := _events(workdir):
+    events.write_scalars(step, values)
+    events.close()
+
+
 def _events(workdir: epath.Path) -> Any:
   try:
     from clu import metric_writers

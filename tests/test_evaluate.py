@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 from etils import epath
 
-from dvd_gan import checkpoint, evaluate, models, record, sample, sharding, train_step, video
+from dvd_gan import checkpoint, evaluate, models, record, report, sample, sharding, train_step, video
 from dvd_gan.datasets import shapes
 from dvd_gan.errors import RunError, UsageError
 from dvd_gan.metrics import features, frechet, networks, protocols, scores, video_sets
@@ -114,14 +115,12 @@ def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monk
   parts = sorted(tmp_path.glob('*/*.npz'))
   assert [part.name for part in parts if part.name.startswith('0000032')] == ['0000032_28.npz']  # of the real clips
   assert len(parts) == 3
-  calls = []
-  place = features.Extractor.place
-  monkeypatch.setattr(features.Extractor, 'place', lambda self, array: calls.append(len(array)) or place(self, array))
+  written = [part.stat().st_mtime_ns for part in parts]
   evaluate.evaluate(config, workdir)
-  assert not calls
+  assert [part.stat().st_mtime_ns for part in parts] == written
   parts[-1].unlink()
   evaluate.evaluate(config, workdir)
-  assert calls
+  assert [part.stat().st_mtime_ns for part in parts[:-1]] == written[:-1] and parts[-1].exists()
   again = result(workdir, 'toy-2-of_30')
   assert again['frechet'] == before['frechet'] and again['accuracy'] == before['accuracy']
   # Another seed is another set of samples; the real clips stay.
@@ -203,6 +202,38 @@ def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
   np.testing.assert_array_equal(made[:, :2], known.video[np.arange(8) // 3, :2])
   assert made.shape == (8, 5, 16, 16, 3) and label.tolist() == known.label[np.arange(8) // 3].tolist()
   assert (np.asarray(made[0, 2:]) != np.asarray(made[1, 2:])).any()
+
+
+def test_a_page_shows_samples_and_the_clips_that_they_are_nearest_to(config, workdir, tmp_path, monkeypatch):
+  config.eval.cache = str(tmp_path)
+  names = [name for _, names, _ in report.CURVES for name in names]
+  names = {one for name in names for one in (name if isinstance(name, tuple) else (name,))}
+  (workdir / 'metrics.jsonl').write_text(
+    ''.join(json.dumps({'step': i} | dict.fromkeys(names, 1 + i)) + '\n' for i in range(4))
+  )
+  shown = {}
+  page = report.page
+  monkeypatch.setattr(report, 'page', lambda *args, **kwargs: shown.update(args=args) or page(*args, **kwargs))
+  evaluate.evaluate(config, workdir)
+  (workdir / 'metrics.jsonl').unlink()
+  _, told, samples, pairs, log = shown['args']
+  found = result(workdir, 'toy-2-of_30')
+  assert found['memorised']['nearer'] == 0 and len(told) == 1 and 'nearer to a reference clip' in told[0]
+  assert [line['step'] for line in log] == [0, 1, 2]  # up to the checkpoint's
+  opened = sample.open_checkpoint(config, workdir)
+  labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
+  made = opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0).astype(int)
+  assert len(samples) == 16 and np.abs(samples - made[:16]).max() <= 1
+  numbers, clips = np.array(found['memorised']['closest']).T
+  assert len(pairs) == 8 and np.abs(pairs[0::2] - made[numbers]).max() <= 1
+  np.testing.assert_array_equal(
+    pairs[1::2], video_sets.pipeline.Windows(config, 'train').first(30, frames=5).video[clips]
+  )
+  text = (workdir / 'eval' / 'report-2.html').read_text()
+  assert text.count('data:image/gif') == 2 and text.count('data:image/png') == 1
+  events = [event for file in workdir.glob('events.*') for event in tf.compat.v1.train.summary_iterator(str(file))]
+  tags = {value.tag for event in events for value in event.summary.value if event.step == 2}
+  assert {'eval/toy', 'eval/toy_floor', 'eval/toy_both', 'eval/toy_nearer'} <= tags
 
 
 def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):

@@ -82,6 +82,7 @@ def numbers(
       real, made = (np.concatenate(one) for one in lists)
       if min(len(real), len(made)) > 5:
         found |= neighbours.precision_recall(real, made) | neighbours.density_coverage(real, made)
+        result['memorised'] = neighbours.memorised(*(half.all(protocol.feature) for half in halves), made)
   if protocol.number != 'frechet':
     scores = [inception_score(one.all('probabilities'), protocol.splits) for one in fake]
     real = inception_score(halves[1].all('probabilities'), protocol.splits)

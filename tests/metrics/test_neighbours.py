@@ -28,3 +28,17 @@ def test_by_hand():
   assert neighbours.density_coverage(real, fake, k=1) == pytest.approx({'density': (2 + 1 + 0) / 3, 'coverage': 1})
   with pytest.raises(ValueError, match='no 3 neighbours'):
     neighbours.precision_recall(real, fake)
+
+
+def test_copies_of_known_clips_are_told():
+  rng = np.random.default_rng(0)
+  known, others, fresh = (rng.standard_normal((count, 8)) for count in (500, 1000, 4000))
+  found = neighbours.memorised(known, others, fresh)
+  assert 0.003 < found['nearer'] < 0.03  # as others: 1 in 100, within the spread of the quantile
+  copies = fresh[:200].copy()
+  copies[:50] = known[100:150] + 0.001 * rng.standard_normal((50, 8))
+  copies[7] = known[107]
+  found = neighbours.memorised(known, others, copies)
+  assert 0.25 <= found['nearer'] < 0.3
+  assert found['closest'][0] == [7, 107] and all(row + 100 == clip for row, clip in found['closest'])
+  assert len(found['closest']) == 4
