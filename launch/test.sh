@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
-environment "[test,beam,tpu]"
+environment "[test,beam,tpu,metrics]"
 
 ruff check .
 ruff format --check .
