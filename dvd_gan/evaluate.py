@@ -71,7 +71,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
         results.append(result)
         if first is None or ('memorised' in result and 'memorised' not in first[0]):
           first = result, made, real
-    write_report(config, workdir, extractor, results, *first)
+    write_report(config, workdir, results, *first)
     if len(config.eval.truncation) > 1:
       curve(results, workdir / 'eval', f'curve-{opened.step}')
 
@@ -172,7 +172,6 @@ def score(
 def write_report(
   config: Any,
   workdir: epath.Path,
-  extractor: Extractor,
   results: list[dict[str, Any]],
   result: dict[str, Any],
   made: VideoSet,
@@ -182,7 +181,7 @@ def write_report(
 
   def videos(videos, number, count):
     batch, _ = next(videos.batches(number - number % size, size))
-    return extractor.fetch(batch)[number % size :][:count]
+    return np.asarray(sharding.gathered(batch))[number % size :][:count]
 
   size = config.eval.batch_size
   samples = videos(made, 0, min(size, made.count, sample.MAX_GRID))
@@ -193,15 +192,13 @@ def write_report(
   ]
   if jax.process_index():
     return
-  log = workdir / 'metrics.jsonl'
-  lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
   step = result['step']
   content = report.page(
     f'{workdir.name}, step {step}',
     [told(one) for one in results],
     samples,
     np.concatenate(pairs) if pairs else None,
-    [line for line in lines if line['step'] <= step],
+    [json.loads(line) for line in writer.lines(workdir, step)],
     fps=config.sample.fps,
   )
   target = workdir / 'eval' / f'report-{step}.html'

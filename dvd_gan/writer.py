@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+FILE = 'metrics.jsonl'
 PROGRESS_EVERY = 5.0  # seconds
 
 
@@ -28,12 +29,10 @@ class Writer:
     self._writes = jax.process_index() == 0
     if not self._writes:
       return
-    self._path = workdir / 'metrics.jsonl'
-    lines = self._path.read_text().splitlines() if self._path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= first_step]
-    self._path.write_text(''.join(line + '\n' for line in kept))
+    self._path = workdir / FILE
+    self._lines = lines(workdir, first_step)
+    self._path.write_text(''.join(line + '\n' for line in self._lines))
     self._remote = '://' in str(workdir)
-    self._lines = kept
     self._events = _events(workdir)
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'writer')
     self._pending: list[concurrent.futures.Future] = []
@@ -123,6 +122,12 @@ def _clock(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s'
+
+
+def lines(workdir: epath.Path, last_step: int) -> list[str]:
+  """The lines of a run's metrics.jsonl up to a step, those that are whole; none where there is no file."""
+  path = workdir / FILE
+  return [line for line in path.read_text().splitlines() if _step_of(line) <= last_step] if path.exists() else []
 
 
 def _step_of(line: str) -> float:

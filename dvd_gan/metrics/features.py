@@ -54,12 +54,6 @@ class Extractor:
     """A batch, known whole to every process, split over all devices."""
     return jax.make_array_from_callback(array.shape, sharding.batch(self._mesh), lambda index: array[index])
 
-  def fetch(self, batch: Any) -> np.ndarray:
-    """A batch of a VideoSet, whole in this process's memory; every process calls it."""
-    if not isinstance(batch, jax.Array):
-      return batch
-    return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(self._mesh))(batch))
-
   def parts(self, protocol: Protocol, videos: VideoSet, title: str) -> Iterator[Part]:
     """Features of a set by name, f32 [n, ...], and 'label' int32 [n], part by part.
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from configs import default  # noqa: E402
 from dvd_gan import record, sharding  # noqa: E402
 from dvd_gan.datasets import shapes  # noqa: E402
-from dvd_gan.metrics import scores  # noqa: E402
+from dvd_gan.metrics import frechet, scores  # noqa: E402
 from dvd_gan.metrics.features import Extractor  # noqa: E402
 from dvd_gan.metrics.protocols import PROTOCOLS  # noqa: E402
 from dvd_gan.metrics.video_sets import VideoSet  # noqa: E402
@@ -50,13 +50,11 @@ def main(folder: str, weights: str = '') -> None:
   started = time.monotonic()
   found = scores.gather(protocol, extractor.parts(protocol, videos, 'moving shapes'), ranges)
   seconds = time.monotonic() - started
-  floors = {}
-  for n, one, other in zip(SIZES, found[::2], found[1::2], strict=True):
-    floors[n] = scores.numbers(protocol, one, (one, other), [other])['frechet']
+  pairs = [(one.moments, other.moments) for one, other in zip(found[::2], found[1::2], strict=True)]
   result = {
     'protocol': 'fvd_google',
-    'floor': {str(n): floor['distance'] for n, floor in floors.items()},
-    'warning': {str(n): floor['warning'] for n, floor in floors.items()},
+    'floor': {str(n): frechet.distance(*pair, ddof=protocol.ddof) for n, pair in zip(SIZES, pairs, strict=True)},
+    'warning': {str(n): one.warning() for n, (one, _) in zip(SIZES, pairs, strict=True)},
     'clips_computed': computed,
     'seconds': round(seconds, 1),
     'seconds_per_clip': round(seconds / computed, 3) if computed else None,

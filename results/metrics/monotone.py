@@ -28,10 +28,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from configs import default  # noqa: E402
 from dvd_gan import record, sharding  # noqa: E402
-from dvd_gan.metrics import scores  # noqa: E402
+from dvd_gan.metrics import frechet, scores  # noqa: E402
 from dvd_gan.metrics.features import Extractor  # noqa: E402
 from dvd_gan.metrics.protocols import PROTOCOLS  # noqa: E402
-from dvd_gan.metrics.video_sets import VideoSet  # noqa: E402
+from dvd_gan.metrics.video_sets import NO_LABEL, VideoSet  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 N, FRAMES, STRIDE, SIDE = 256, 16, 2, 128
@@ -96,7 +96,7 @@ def windows(wheel: str, half: int, kind: str, amount: float) -> VideoSet:
         clips = [
           DAMAGE[kind][0](clip, amount, np.random.default_rng((2, i))) for i, clip in zip(numbers, clips, strict=True)
         ]
-      yield np.stack(clips), np.full(len(clips), -1, np.int32)
+      yield np.stack(clips), np.full(len(clips), NO_LABEL, np.int32)
 
   key = {'footage': VIDEOS, 'set': half, 'damage': kind, 'amount': amount, 'n': N, 'windows': [FRAMES, STRIDE, SIDE]}
   return VideoSet(key, N, batches)
@@ -111,27 +111,24 @@ def main(wheel: str, folder: str, weights: str = '') -> None:
 
   def moments(half, kind='', amount=0):
     parts = extractor.parts(protocol, windows(wheel, half, kind, amount), f'{kind or "as it is"} {amount or ""}')
-    return scores.gather(protocol, parts, [(0, N)])[0]
+    return scores.gather(protocol, parts, [(0, N)])[0].moments
 
-  reference, same = moments(0), moments(1)
-  floor = scores.numbers(protocol, reference, (reference, same), [same])['frechet']
+  reference = moments(0)
+
+  def distance(*damage):
+    return frechet.distance(reference, moments(1, *damage), ddof=protocol.ddof)
+
   result = {
-    'floor': floor['distance'],
+    'floor': distance(),
     'distance': {
-      kind: {
-        str(amount): scores.numbers(protocol, reference, (reference, same), [moments(1, kind, amount)])['frechet'][
-          'distance'
-        ]
-        for amount in amounts
-      }
-      for kind, (_, amounts, _) in DAMAGE.items()
+      kind: {str(amount): distance(kind, amount) for amount in amounts} for kind, (_, amounts, _) in DAMAGE.items()
     },
   }
   curves = [[result['floor'], *found.values()] for found in result['distance'].values()]
   result |= {
     'monotone': all(curve == sorted(curve) for curve in curves),
     'n': N,
-    'warning': floor['warning'],
+    'warning': reference.warning(),
     'protocol': 'fvd_google',
     'footage': VIDEOS,
     'windows': {'frames': FRAMES, 'stride': STRIDE, 'side': SIDE},
