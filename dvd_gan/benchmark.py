@@ -60,7 +60,8 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
 
   step = functools.partial(train_step.train_step, recipe)
   flop = flops.count(step, state, batch, key)
-  lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
+  options = sharding.compiler_options(mesh)
+  lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, batch, key)
   start = time.perf_counter()
   compiled = lowered.compile()
   compile_s = time.perf_counter() - start

@@ -42,6 +42,25 @@ def unrolls(choice: str) -> bool:
   return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'unroll'
 
 
+@functools.cache
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+  """Options of XLA's for every jit of a program with convolutions, the fastest for the mesh's backend.
+
+  On a CPU jaxlib 0.10 hands convolutions to YNNPACK, which runs most of ours on one core, half as fast as XLA's own
+  kernels on two; its reductions and matrix products are the faster ones (results/performance). A jaxlib that does not
+  know the option runs as it comes.
+  """
+  if mesh.devices.flat[0].platform != 'cpu':
+    return {}
+  kinds = ('REDUCE', 'INDIVIDUAL_DOT')
+  options = {'xla_cpu_experimental_ynn_fusion_type': ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds)}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return options
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """One copy on every device."""
   return NamedSharding(mesh, P())

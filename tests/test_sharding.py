@@ -1,8 +1,12 @@
+import types
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dvd_gan import sharding
+from dvd_gan.models import layers
 
 
 def test_the_mesh_has_both_axes():
@@ -27,3 +31,24 @@ def test_host_rows_become_the_global_batch():
 def test_loops_unroll_on_a_cpu_only():
   assert sharding.unrolls('auto') == (jax.default_backend() == 'cpu')
   assert sharding.unrolls('unroll') and not sharding.unrolls('scan')
+
+
+def test_convolutions_on_a_cpu_are_not_ynnpacks():
+  options = sharding.compiler_options(sharding.make_mesh())
+  args = jnp.zeros((24, 16, 16, 48)), jnp.zeros((3, 3, 48, 144))
+  compiled = jax.jit(layers.conv2d, compiler_options=options).lower(*args).compile()
+  entry = compiled.as_text().partition('ENTRY')[2]
+  assert ' convolution(' in entry and 'ynn' not in entry
+
+
+def test_options_unknown_to_the_library_are_left_out(monkeypatch):
+  def refuse(*_, **__):
+    raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option: 'xla_cpu_experimental_ynn_fusion_type'")
+
+  monkeypatch.setattr(jax, 'jit', refuse)
+  assert sharding.compiler_options.__wrapped__(sharding.make_mesh()) == {}
+
+
+def test_other_backends_get_no_options():
+  mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform='tpu')]))
+  assert sharding.compiler_options.__wrapped__(mesh) == {}

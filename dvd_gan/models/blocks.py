@@ -52,14 +52,28 @@ def upsample(x: jax.Array, method: str) -> jax.Array:
 def pool_space(x: jax.Array, factor: int = 2) -> jax.Array:
   """Averages over factor x factor windows of [B, T, H, W, C]."""
   b, t, h, w, c = x.shape
-  return x.reshape(b, t, h // factor, factor, w // factor, factor, c).mean((3, 5))
+  return _mean(x.reshape(b, t, h // factor, factor, w // factor, factor, c), (3, 5))
 
 
 def pool_time(x: jax.Array) -> jax.Array:
   """Averages pairs of frames of [B, T, ...]; an odd last frame is averaged alone (ours)."""
   if x.shape[1] % 2:
     x = jnp.concatenate([x, x[:, -1:]], axis=1)
-  return x.reshape(x.shape[0], -1, 2, *x.shape[2:]).mean(2)
+  return _mean(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), (2,))
+
+
+def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Mean over short axes."""
+
+  def by_slices(x):
+    # On a CPU a sum of slices joins the element-wise operations around it, where a reduction draws the convolution
+    # before it into the slower of XLA's kernels (results/performance).
+    slices = [x]
+    for axis in reversed(axes):
+      slices = [jax.lax.index_in_dim(one, i, axis, keepdims=False) for one in slices for i in range(one.shape[axis])]
+    return sum(slices[1:], slices[0]) / len(slices)
+
+  return jax.lax.platform_dependent(x, cpu=by_slices, default=lambda x: x.mean(axes))
 
 
 class GeneratorBlock(nn.Module):

@@ -16,10 +16,27 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Leading axes are folded into the batch.
   """
-  folded = x.reshape(-1, *x.shape[-3:])
-  numbers = ('NHWC', 'HWIO', 'NHWC')
-  out = jax.lax.conv_general_dilated(folded, kernel.astype(x.dtype), (1, 1), 'SAME', dimension_numbers=numbers)
+  folded, kernel = x.reshape(-1, *x.shape[-3:]), kernel.astype(x.dtype)
+  if all(side <= size // 2 + 1 for side, size in zip(x.shape[-3:-1], kernel.shape[:2], strict=True)):
+    # On a CPU XLA runs a convolution of a map smaller than its kernel 60 times slower than this (results/performance).
+    out = jax.lax.platform_dependent(folded, kernel, cpu=_small_convolution, default=_convolution)
+  else:
+    out = _convolution(folded, kernel)
   return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _convolution(x, kernel):
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _small_convolution(x, kernel):
+  """The same where every pixel sees every other: one matrix product of all pixels and channels."""
+  n, height, width, channels = x.shape
+  top, left = (size // 2 for size in kernel.shape[:2])
+  # Output pixel (i, j) takes input pixel (k, l) through the tap (k - i + top, l - j + left).
+  taps = [kernel[top - i :, left - j :][:height, :width] for i in range(height) for j in range(width)]
+  dense = jnp.stack(taps, axis=3).reshape(height * width * channels, -1)  # [H, W, in, H * W, out] before
+  return (x.reshape(n, -1) @ dense).reshape(n, height, width, -1)
 
 
 def transposed(kernel: jax.Array) -> jax.Array:
@@ -29,15 +46,23 @@ def transposed(kernel: jax.Array) -> jax.Array:
 
 def kernel_gradient(x: jax.Array, d_out: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Gradient, f32 of that shape, of the kernel in conv2d(x, kernel); x and d_out [..., H, W, C] of one dtype."""
+  x, d_out = (array.reshape(-1, *array.shape[-3:]) for array in (x, d_out))
   padding = [(size // 2, size // 2) for size in shape[:2]]
-  return jax.lax.conv_general_dilated(
-    x.reshape(-1, *x.shape[-3:]),
-    d_out.reshape(-1, *d_out.shape[-3:]),
-    (1, 1),
-    padding,
-    dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the batch is what is summed over
-    preferred_element_type=jnp.float32,
-  )
+
+  def correlate(image, window):
+    return jax.lax.conv_general_dilated(
+      image,
+      window,
+      (1, 1),
+      padding,
+      dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the batch is what is summed over
+      preferred_element_type=jnp.float32,
+    )
+
+  if shape[2] <= shape[3]:
+    return correlate(x, d_out)
+  # On a CPU XLA copies the image once for every tap: let that be the one of fewer channels (results/performance).
+  return jax.lax.platform_dependent(x, d_out, cpu=lambda x, d_out: transposed(correlate(d_out, x)), default=correlate)
 
 
 def _conv2d_forward(x, kernel):

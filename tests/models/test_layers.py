@@ -17,6 +17,10 @@ def filled(shape, seed, dtype=jnp.float32):
   ('ours', 'theirs', 'shape'),
   [
     (layers.Conv(5, 3), nn.Conv(5, (3, 3), padding='SAME'), (2, 3, 6, 4, 7)),
+    (layers.Conv(9, 3), nn.Conv(9, (3, 3), padding='SAME'), (2, 3, 6, 4, 7)),  # wider out than in
+    (layers.Conv(5, 3), nn.Conv(5, (3, 3), padding='SAME'), (2, 3, 2, 2, 7)),  # maps smaller than the kernel
+    (layers.Conv(5, 3), nn.Conv(5, (3, 3), padding='SAME'), (2, 3, 1, 2, 7)),
+    (layers.Conv(5, 5), nn.Conv(5, (5, 5), padding='SAME'), (2, 3, 3, 2, 7)),
     (layers.Conv(5, 1), nn.Conv(5, (1, 1), padding='SAME'), (2, 3, 6, 4, 7)),
     (layers.Dense(5), nn.Dense(5), (2, 3, 7)),
     (layers.Dense(5, use_bias=False), nn.Dense(5, use_bias=False), (2, 7)),
@@ -61,3 +65,11 @@ def test_the_gradient_of_a_gain():
   expected = jax.grad(lambda x, g: ((x * g) ** 2).sum(), (0, 1))(x, gain)
   for a, b in zip(got, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
+def test_small_maps_are_a_matrix_product_on_a_cpu_only(platform):
+  args = filled((4, 2, 2, 3), 0), filled((3, 3, 3, 5), 1)
+  program = jax.jit(layers.conv2d).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+  assert ('stablehlo.convolution' in program) == (platform != 'cpu')
+  assert ('stablehlo.dot_general' in program) == (platform == 'cpu')
