@@ -37,44 +37,63 @@ SIZES = {
 }
 
 
+class Step:
+  """The compiled train step of a config on all devices, with a random state and batch.
+
+  Attributes:
+    flop: analytic, of one step.
+    compile_s: seconds of the compilation.
+    temporary_gib: memory of one device beside its state and batch.
+  """
+
+  def __init__(self, config: Any):
+    validation.validate(config)
+    validation.validate_batch(config)
+    mesh = sharding.make_mesh(config.mesh.shard)
+    recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
+    everywhere = sharding.replicated(mesh)
+    self._key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=everywhere)()
+    init = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)
+    self._state = init(models.init(config), self._key)
+    data, d_steps, size = config.data, config.train.d_steps, config.train.batch_size
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (d_steps, size, data.frames, data.resolution, data.resolution, 3), np.uint8)
+    label = rng.integers(0, models.num_labels(config), (d_steps, size), np.int32)
+    self._batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
+
+    step = functools.partial(train_step.train_step, recipe)
+    arguments = self._state, self._batch, self._key
+    self.flop = flops.count(step, *arguments)
+    options = sharding.compiler_options(jax.default_backend())
+    lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(*arguments)
+    start = time.perf_counter()
+    self._compiled = lowered.compile()
+    self.compile_s = time.perf_counter() - start
+    self.temporary_gib = self._compiled.memory_analysis().temp_size_in_bytes / 2**30
+    self.seconds(1)  # the first is slower
+
+  def seconds(self, repeats: int) -> list[float]:
+    """Runs so many steps; what each took."""
+    found = []
+    for _ in range(repeats):
+      start = time.perf_counter()
+      self._state, metrics = self._compiled(self._state, self._batch, self._key)
+      jax.block_until_ready(metrics)
+      found.append(time.perf_counter() - start)
+    return found
+
+
 def measure(config: Any, repeats: int) -> dict[str, Any]:
   """Compiles and times the train step of a config on all devices, on random videos.
 
   Returns:
-    step_s (median), step_s_min, compile_s, model_tflop (analytic, one step), clips_per_s (batch size over step_s: each
-    of the step's D and G updates sees as many), matmul_gflops (f32 in float32 configs, measured in the
+    step_s (median), step_s_min, compile_s, temporary_gib, model_tflop (analytic, one step), clips_per_s (batch size over
+    step_s: each of the step's D and G updates sees as many), matmul_gflops (f32 in float32 configs, measured in the
     same run, before and after), share_of_matmul_rate, and what was measured.
   """
-  validation.validate(config)
-  validation.validate_batch(config)
-  mesh = sharding.make_mesh(config.mesh.shard)
-  recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
-  everywhere = sharding.replicated(mesh)
-  key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=everywhere)()
-  state = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)(models.init(config), key)
-  data, d_steps, size = config.data, config.train.d_steps, config.train.batch_size
-  rng = np.random.default_rng(0)
-  video = rng.integers(0, 256, (d_steps, size, data.frames, data.resolution, data.resolution, 3), np.uint8)
-  label = rng.integers(0, models.num_labels(config), (d_steps, size), np.int32)
-  batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
-
-  step = functools.partial(train_step.train_step, recipe)
-  flop = flops.count(step, state, batch, key)
-  options = sharding.compiler_options(mesh)
-  lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, batch, key)
-  start = time.perf_counter()
-  compiled = lowered.compile()
-  compile_s = time.perf_counter() - start
-
+  step = Step(config)
   matmul = [matmul_rate(config.dtype)]
-  state, metrics = compiled(state, batch, key)
-  jax.block_until_ready(metrics)
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    state, metrics = compiled(state, batch, key)
-    jax.block_until_ready(metrics)
-    seconds.append(time.perf_counter() - start)
+  seconds = step.seconds(repeats)
   matmul.append(matmul_rate(config.dtype))
 
   step_s = statistics.median(seconds)
@@ -82,18 +101,19 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   return {
     'step_s': round(step_s, 4),
     'step_s_min': round(min(seconds), 4),
-    'compile_s': round(compile_s, 2),
-    'model_tflop': round(flop / 1e12, 4),
-    'clips_per_s': round(size / step_s, 3),
-    'share_of_matmul_rate': round(flop / step_s / rate, 3),
+    'compile_s': round(step.compile_s, 2),
+    'temporary_gib': round(step.temporary_gib, 3),
+    'model_tflop': round(step.flop / 1e12, 4),
+    'clips_per_s': round(config.train.batch_size / step_s, 3),
+    'share_of_matmul_rate': round(step.flop / step_s / rate, 3),
     'matmul_gflops': round(rate / 1e9, 1),
     'repeats': repeats,
-    'resolution': data.resolution,
-    'frames': data.frames,
-    'given': data.given,
+    'resolution': config.data.resolution,
+    'frames': config.data.frames,
+    'given': config.data.given,
     'gen_ch': config.gen.ch,
     'disc_ch': config.disc.ch,
-    'batch_size': size,
+    'batch_size': config.train.batch_size,
     'dtype': config.dtype,
     'backend': jax.default_backend(),
     'devices': jax.device_count(),

@@ -136,7 +136,8 @@ def _compiled(gen: Any) -> tuple[Any, Any]:
     _, collected = gen.apply({'params': weights}, z, label, to_float(given), train=True, mutable=['standing'])
     return collected['standing']
 
-  return jax.jit(generate), jax.jit(statistics)
+  options = sharding.compiler_options(jax.default_backend())
+  return jax.jit(generate, compiler_options=options), jax.jit(statistics, compiler_options=options)
 
 
 def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Clips | None = None) -> Sampler:

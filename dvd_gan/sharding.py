@@ -27,6 +27,11 @@ def make_mesh(shard: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
   return jax.make_mesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def platform(mesh: Mesh) -> str:
+  """'cpu', 'gpu' or 'tpu'."""
+  return mesh.devices.flat[0].platform
+
+
 def abstract_mesh(count: int, shard: int) -> AbstractMesh:
   """A mesh of devices that are not there, to reckon with."""
   return AbstractMesh((count // shard, shard), (REPLICA, SHARD), axis_types=(AxisType.Auto,) * 2)
@@ -43,14 +48,14 @@ def unrolls(choice: str) -> bool:
 
 
 @functools.cache
-def compiler_options(mesh: Mesh) -> dict[str, str]:
-  """Options of XLA's for every jit of a program with convolutions, the fastest for the mesh's backend.
+def compiler_options(platform: str) -> dict[str, str]:
+  """Options of XLA's for every jit of a program with convolutions, the fastest for a platform ('cpu', 'gpu', 'tpu').
 
   On a CPU jaxlib 0.10 hands convolutions to YNNPACK, which runs most of ours on one core, half as fast as XLA's own
   kernels on two; its reductions and matrix products are the faster ones (results/performance). A jaxlib that does not
   know the option runs as it comes.
   """
-  if mesh.devices.flat[0].platform != 'cpu':
+  if platform != 'cpu':
     return {}
   kinds = ('REDUCE', 'INDIVIDUAL_DOT')
   options = {'xla_cpu_experimental_ynn_fusion_type': ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds)}

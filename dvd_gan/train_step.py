@@ -156,8 +156,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
 def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
   """`train_step` to be compiled for a mesh, its state (or its shapes) donated and kept in its places."""
   step = functools.partial(train_step, recipe._replace(whole=sharding.keep_whole(mesh)))
-  places = (sharding.state(mesh, state), None)
-  return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=sharding.compiler_options(mesh))
+  places, options = (sharding.state(mesh, state), None), sharding.compiler_options(sharding.platform(mesh))
+  return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=options)
 
 
 def disc_loss(recipe: Recipe, weights: Tree, inputs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:

@@ -1,8 +1,10 @@
 """How close a prediction model of moving shapes comes to the truth, by kind of motion, beside copying the last frame.
 
-python results/prediction_by_motion.py WORKDIR [STEP]
+python results/prediction_by_motion.py WORKDIR [STEP] [TRUNCATION]
 
-Prints, over 300 held-out clips with three futures each (EMA weights, standing statistics, truncation 1), PSNR in dB and
+STEP: 0, the default, is the newest. TRUNCATION: what z is multiplied by, 1 by default.
+
+Prints, over 300 held-out clips with three futures each (EMA weights, standing statistics), PSNR in dB and
 SSIM, means over the generated frames: of all futures, of each clip's best, of copying the last given frame; how far a
 clip's futures lie apart in grey levels; and PSNR by frame for the classes that move.
 """
@@ -25,18 +27,22 @@ CLIPS = 300
 ROWS = ('mean', 'best', 'copy_last')
 
 
-def main(workdir: str, step: int = 0) -> None:
+def main(workdir: str, step: str = '0', truncation: str = '1') -> None:
   folder = epath.Path(workdir).expanduser().absolute()
   config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
-  config.sample.num, config.sample.futures, config.sample.step, config.sample.batch_size = CLIPS, 3, step, 60
+  scale = float(truncation)
+  config.sample.num, config.sample.futures, config.sample.batch_size = CLIPS, 3, 60
+  config.sample.step, config.sample.truncation = int(step), (scale,)
   video, label = clips = pipeline.Windows(config, 'validation').first(CLIPS, frames=config.data.frames)
   opened = sample.open_checkpoint(config, folder)
-  futures = prediction.futures(opened.sampler, opened.standing(1.0), clips, truncation=1.0)
+  futures = prediction.futures(opened.sampler, opened.standing(scale), clips, truncation=scale)
   motion = label % len(shapes.MOTIONS)
   groups = {name: motion == i for i, name in enumerate(shapes.MOTIONS)}
   groups |= {'all that move': motion != shapes.MOTIONS.index('still'), 'all': motion >= 0}
 
-  print(f'step {opened.step}, {CLIPS} clips, {config.data.given} given, {futures.shape[2]} generated\n')
+  print(
+    f'step {opened.step}, truncation {scale:g}, {CLIPS} clips, {config.data.given} given, {futures.shape[2]} generated\n'
+  )
   print(
     '| motion | clips | PSNR: mean, best of 3 | copying the last | SSIM: mean, best of 3 | copying the last | apart |'
   )
@@ -55,4 +61,4 @@ def main(workdir: str, step: int = 0) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], *map(int, sys.argv[2:]))
+  main(*sys.argv[1:])

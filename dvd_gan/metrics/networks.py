@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dvd_gan import sharding
 from dvd_gan.errors import UsageError
 from dvd_gan.metrics import c3d, c3d_weights, i3d, i3d_weights, shapes_classifier
 from dvd_gan.metrics.resize import resize
@@ -90,4 +91,7 @@ def prepared(video: jax.Array, chain: tuple[tuple[int, str], ...]) -> jax.Array:
 @functools.lru_cache
 def extractor(apply: Callable[[Any, jax.Array], Features], chain: tuple[tuple[int, str], ...], everywhere: Any) -> Any:
   """The jitted function (params, uint8 video) -> features, the latter whole on every device."""
-  return jax.jit(lambda params, video: apply(params, prepared(video, chain)), out_shardings=everywhere)
+  options = sharding.compiler_options(jax.default_backend())
+  return jax.jit(
+    lambda params, video: apply(params, prepared(video, chain)), out_shardings=everywhere, compiler_options=options
+  )

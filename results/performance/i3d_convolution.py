@@ -1,8 +1,8 @@
-"""I3D with 3-D convolutions as 2-D ones (dvd_gan/metrics/convolution.py) beside XLA's own, on random weights.
+"""I3D as `evaluate` runs it beside what was there before, on random weights.
 
 python results/performance/i3d_convolution.py [ROUNDS]
 
-Prints seconds a clip of 16 frames, batch 4, the two in turn, and the ratio of their medians.
+Prints seconds a clip of 16 frames, batch 4, of each of VARIANTS in turn, and the ratios of their medians to the first's.
 """
 
 import pathlib
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+from dvd_gan import sharding  # noqa: E402
 from dvd_gan.metrics import i3d  # noqa: E402
 
 BATCH = 4
@@ -25,14 +26,23 @@ def plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   return jax.lax.conv_general_dilated(x, kernel, (stride,) * 3, 'SAME', dimension_numbers=numbers)
 
 
+# name: (the 3-D convolution, whether with sharding.compiler_options)
+VARIANTS = {
+  'as 2-D, on all cores': (i3d.conv3d, True),
+  "as 2-D, jaxlib's default": (i3d.conv3d, False),
+  "XLA's 3-D, jaxlib's default": (plain, False),
+}
+
+
 def main(rounds: int = 5) -> None:
   net = i3d.I3D()
   video = jax.random.uniform(jax.random.key(0), (BATCH, 16, 224, 224, 3), jnp.float32, -1, 1)
   params = jax.jit(net.init)(jax.random.key(1), video)
   compiled, seconds = {}, {}
-  for name, convolution in (('as 2-D', i3d.conv3d), ('XLA 3-D', plain)):
-    i3d.conv3d = convolution
-    compiled[name] = jax.jit(lambda params, video: net.apply(params, video)['logits']).lower(params, video).compile()
+  for name, (i3d.conv3d, ours) in VARIANTS.items():
+    options = sharding.compiler_options(jax.default_backend()) if ours else {}
+    logits = jax.jit(lambda params, video: net.apply(params, video)['logits'], compiler_options=options)
+    compiled[name] = logits.lower(params, video).compile()
     compiled[name](params, video).block_until_ready()
     seconds[name] = []
   for _ in range(rounds):
@@ -42,8 +52,9 @@ def main(rounds: int = 5) -> None:
       seconds[name].append((time.perf_counter() - started) / BATCH)
   for name, found in seconds.items():
     print(f'{name}: ' + ' '.join(f'{value:.3f}' for value in found) + ' s a clip')
-  medians = [statistics.median(found) for found in seconds.values()]
-  print(f'ratio {medians[1] / medians[0]:.2f}')
+  medians = {name: statistics.median(found) for name, found in seconds.items()}
+  for name, median in medians.items():
+    print(f'{name}: {median / medians[next(iter(VARIANTS))]:.2f} times the first')
 
 
 if __name__ == '__main__':

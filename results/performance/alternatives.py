@@ -1,0 +1,98 @@
+"""The train step as it is beside the obvious alternatives, in one process and in turn.
+
+python results/performance/alternatives.py [--size=SIZE] [--rounds=3] [--repeats=3] [--only=0,1]
+
+Compiles every one of VARIANTS for the same random state and batch, times their steps in turn and prints a table: median
+step, compilation, temporary memory, share of the rate of a matrix product measured in the same run, and the ratio of the
+median step to the first variant's. Sizes are those of `python -m dvd_gan.benchmark`.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from dvd_gan import benchmark, sharding  # noqa: E402
+
+
+@contextlib.contextmanager
+def other_platforms_forms() -> Iterator[None]:
+  """The forms of small convolutions, wide kernel gradients and pools that GPUs and TPUs get."""
+
+  def default_only(*args: Any, default: Callable[..., Any], **_: Any) -> Any:
+    return default(*args)
+
+  with mock.patch.object(jax.lax, 'platform_dependent', default_only):
+    yield
+
+
+@contextlib.contextmanager
+def no_options() -> Iterator[None]:
+  """XLA's options as jaxlib comes."""
+  with mock.patch.object(sharding, 'compiler_options', lambda platform: {}):
+    yield
+
+
+@contextlib.contextmanager
+def neither() -> Iterator[None]:
+  with other_platforms_forms(), no_options():
+    yield
+
+
+# name: (fields of the config, what is undone while it is traced and compiled)
+VARIANTS = {
+  'as it is': ({}, contextlib.nullcontext),
+  "jaxlib's default kernels": ({}, no_options),
+  "the other platforms' forms": ({}, other_platforms_forms),
+  'both of these: the step before': ({}, neither),
+  'a loop over D steps': ({'mesh.loops': 'scan'}, contextlib.nullcontext),
+  'bfloat16': ({'dtype': 'bfloat16'}, contextlib.nullcontext),
+  'remat': ({'gen.remat': True}, contextlib.nullcontext),
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--size', choices=sorted(benchmark.SIZES), default='smoke')
+  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--repeats', type=int, default=3, help='steps in each round')
+  parser.add_argument('--only', default=','.join(map(str, range(len(VARIANTS)))), help='numbers of variants, from 0')
+  args = parser.parse_args()
+  names = [list(VARIANTS)[int(i)] for i in args.only.split(',')]
+  steps = {}
+  for name in names:
+    fields, undone = VARIANTS[name]
+    config = benchmark.SIZES[args.size]()
+    config.update_from_flattened_dict(fields)
+    with undone():
+      steps[name] = benchmark.Step(config)
+  rates = [benchmark.matmul_rate('float32')]
+  seconds = {name: [] for name in names}
+  for _ in range(args.rounds):
+    for name, step in steps.items():
+      seconds[name] += step.seconds(args.repeats)
+    rates.append(benchmark.matmul_rate('float32'))
+  rate, first = statistics.median(rates), statistics.median(seconds[names[0]])
+  print(f'{args.size}: {steps[names[0]].flop / 1e9:.1f} GFLOP a step; matrix product {rate / 1e9:.0f} GFLOP/s')
+  print(
+    '| variant | step, s: median (range) | times the first | share of matmul rate | temporaries, GiB | compile, s |'
+  )
+  print('|---|---|---|---|---|---|')
+  for name, step in steps.items():
+    found = seconds[name]
+    median = statistics.median(found)
+    cells = [f'{median:.3f} ({min(found):.3f} to {max(found):.3f})', f'{median / first:.2f}']
+    cells += [f'{step.flop / median / rate:.0%}', f'{step.temporary_gib:.2f}', f'{step.compile_s:.0f}']
+    print(f'| {name} | {" | ".join(cells)} |')
+
+
+if __name__ == '__main__':
+  main()
