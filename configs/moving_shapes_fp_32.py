@@ -1,9 +1,9 @@
-"""Video prediction on the embedded set at 32x32: 3 frames given, 3 generated, of every third; hours on a CPU.
+"""Video prediction on the embedded set at 32x32: 3 frames given, 3 generated, of every third; an hour on a CPU.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_fp_32.py --workdir=DIR
 Hardware: two CPU cores.
 Expected: shapes that go on moving as they did.
-Measured: not yet better than copying the last frame: results/moving_shapes_fp_32.
+Measured: after an hour the shapes of the given frames, sharp, standing still: results/moving_shapes_fp_32.
 """
 
 from configs import moving_shapes_32
