@@ -61,11 +61,9 @@ class Step:
     label = rng.integers(0, models.num_labels(config), (d_steps, size), np.int32)
     self._batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
 
-    step = functools.partial(train_step.train_step, recipe)
     arguments = self._state, self._batch, self._key
-    self.flop = flops.count(step, *arguments)
-    options = sharding.compiler_options(jax.default_backend())
-    lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(*arguments)
+    self.flop = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
+    lowered = train_step.jitted(recipe, mesh, self._state).lower(*arguments)
     start = time.perf_counter()
     self._compiled = lowered.compile()
     self.compile_s = time.perf_counter() - start
