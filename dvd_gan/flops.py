@@ -56,23 +56,26 @@ def _convolution(equation: Any) -> int:
   left, kernel = (variable.aval.shape for variable in equation.invars)
   out = equation.outvars[0].aval.shape
   numbers = params['dimension_numbers']
-  taps = 1
-  for axis in range(len(out) - 2):
-    taps *= _inner_taps(
+  taps = math.prod(
+    inner_taps(
       left[numbers.lhs_spec[2 + axis]],
       kernel[numbers.rhs_spec[2 + axis]],
       out[numbers.out_spec[2 + axis]],
-      params['window_strides'][axis],
-      params['padding'][axis][0],
-      params['lhs_dilation'][axis],
-      params['rhs_dilation'][axis],
+      stride=params['window_strides'][axis],
+      low=params['padding'][axis][0],
+      dilation=params['lhs_dilation'][axis],
+      kernel_dilation=params['rhs_dilation'][axis],
     )
+    for axis in range(len(out) - 2)
+  )
   batch, features = out[numbers.out_spec[0]], out[numbers.out_spec[1]]
   inputs = kernel[numbers.rhs_spec[1]]
   return 2 * batch * features * inputs * taps // params['batch_group_count']
 
 
-def _inner_taps(size: int, kernel: int, out: int, stride: int, low: int, dilation: int, kernel_dilation: int) -> int:
-  """Pairs (output position, kernel tap) along one axis that meet a real input."""
+def inner_taps(
+  size: int, kernel: int, out: int, *, stride: int = 1, low: int = 0, dilation: int = 1, kernel_dilation: int = 1
+) -> int:
+  """Pairs (output position, kernel tap) along one axis of a convolution that meet a real input, not padding."""
   at = stride * np.arange(out)[:, None] + kernel_dilation * np.arange(kernel) - low
   return int(np.sum((at >= 0) & (at <= (size - 1) * dilation) & (at % dilation == 0)))

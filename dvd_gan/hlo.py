@@ -15,6 +15,7 @@ COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'coll
 # What moves nothing, or is only a name for something else.
 FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'iota',
         'optimization-barrier'}  # fmt: skip
+CALLS = ('while', 'call', 'conditional', 'async')  # of computations whose instructions move what they say
 FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast')  # custom calls that are but names for memory
 WIDTH = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's32': 4, 'u32': 4, 'f32': 4, 's64': 8,
          'u64': 8, 'f64': 8}  # fmt: skip
@@ -82,15 +83,9 @@ def traffic(text: str) -> Traffic:
     shapes = {instruction.name: instruction.shape for instruction in computations[name]}
     for instruction in computations[name]:
       opcode = instruction.opcode.removesuffix('-start')
-      if opcode == 'while':
-        body, condition = (re.search(rf'{part}=%?([\w.\-]+)', instruction.rest)[1] for part in ('body', 'condition'))
-        walk(body, times * trips(computations, condition, instruction.rest))
-        continue
-      if opcode in ('call', 'conditional', 'async'):
-        for called in re.findall(
-          r'(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)', instruction.rest
-        ):
-          walk(called, times)
+      if opcode in CALLS:
+        for inner, runs in called(computations, instruction):
+          walk(inner, times * runs)
         continue
       if opcode in FREE or opcode.endswith('-done') or any(f'"{name}"' in instruction.rest for name in FREE_CALLS):
         continue
@@ -100,10 +95,10 @@ def traffic(text: str) -> Traffic:
       if opcode in ('fusion', 'dynamic-slice', 'slice', 'dynamic-update-slice'):
         total += times * _moved(computations, instruction, shapes)
         continue
-      inputs = sum(size(shapes.get(operand, '')) for operand in _operands(instruction))
+      inputs = sum(size(shapes.get(operand, '')) for operand in operands(instruction))
       if opcode in COLLECTIVES:
         collectives[opcode]['count'] += times
-        given = sum(size(shapes.get(operand, ''), on_chip=True) for operand in _operands(instruction))
+        given = sum(size(shapes.get(operand, ''), on_chip=True) for operand in operands(instruction))
         collectives[opcode]['bytes'] += times * given
         dtypes[opcode] |= {dtype for dtype, _, _ in _SHAPE.findall(instruction.shape)}
       total += times * (inputs + size(instruction.shape))
@@ -112,7 +107,20 @@ def traffic(text: str) -> Traffic:
   return Traffic(total, {kind: dict(row) for kind, row in collectives.items()}, dict(dtypes))
 
 
-def _operands(instruction: Instruction) -> list[str]:
+def called(computations: dict[str, list[Instruction]], instruction: Instruction) -> list[tuple[str, int]]:
+  """The computations that an instruction runs, a fusion's too, and how often each; of a loop the body alone."""
+  if instruction.opcode == 'while':
+    body, condition = (re.search(rf'{part}=%?([\w.\-]+)', instruction.rest)[1] for part in ('body', 'condition'))
+    return [(body, trips(computations, condition, instruction.rest))]
+  if instruction.opcode.removesuffix('-start') not in (*CALLS, 'fusion'):
+    return []
+  names = re.findall(r'(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)', instruction.rest)
+  branches = re.search(r'branch_computations=\{([^}]*)\}', instruction.rest)
+  return [(name, 1) for name in names + (re.findall(r'%?([\w.\-]+)', branches[1]) if branches else [])]
+
+
+def operands(instruction: Instruction) -> list[str]:
+  """Names of what an instruction takes."""
   return re.findall(r'%([\w.\-]+)', instruction.rest.split('), ')[0])
 
 
@@ -128,18 +136,18 @@ def _prefetched(instruction: Instruction) -> int:
 def _moved(computations: dict[str, list[Instruction]], instruction: Instruction, shapes: dict[str, str]) -> int:
   """Bytes that a fusion, or a slice alone, reads and writes."""
   inside = [instruction]
-  if called := re.search(r'calls=%?([\w.\-]+)', instruction.rest):
-    inside = computations[called[1]]
+  if fused := re.search(r'calls=%?([\w.\-]+)', instruction.rest):
+    inside = computations[fused[1]]
   named = {one.name: one for one in inside}
   users = collections.defaultdict(list)
   for one in inside:
-    for operand in set(_operands(one)):
+    for operand in set(operands(one)):
       users[operand].append(one)
 
   def read(name: str, shape: str) -> int:
     total = 0
     for user in users[name]:
-      first = _operands(user)[0] == name
+      first = operands(user)[0] == name
       if first and user.opcode in ('dynamic-slice', 'slice'):
         total += size(user.shape)
       elif first and user.opcode == 'bitcast':
@@ -149,21 +157,21 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
     return min(total, size(shape))
 
   def written(one: Instruction) -> int:
-    operands = _operands(one)
+    given = operands(one)
     if one.opcode == 'dynamic-update-slice':
-      return size(named[operands[1]].shape if operands[1] in named else shapes.get(operands[1], ''))
+      return size(named[given[1]].shape if given[1] in named else shapes.get(given[1], ''))
     if one.opcode == 'tuple':
-      return sum(written(named[operand]) for operand in operands if operand in named)
-    if one.opcode == 'bitcast' and operands and operands[0] in named:
-      return written(named[operands[0]])
+      return sum(written(named[operand]) for operand in given if operand in named)
+    if one.opcode == 'bitcast' and given and given[0] in named:
+      return written(named[given[0]])
     return size(one.shape)
 
-  if called:
+  if fused:
     numbers = {one.name: int(re.match(r'\d+', one.rest)[0]) for one in inside if one.opcode == 'parameter'}
-    given = _operands(instruction)
+    given = operands(instruction)
     inputs = sum(read(name, shapes.get(given[number], '')) for name, number in numbers.items() if number < len(given))
   else:
-    inputs = sum(read(operand, shapes.get(operand, '')) for operand in set(_operands(instruction)))
+    inputs = sum(read(operand, shapes.get(operand, '')) for operand in set(operands(instruction)))
   return inputs + min(written(inside[-1]), size(instruction.shape))
 
 

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dvd_gan import arithmetic, flops
+from dvd_gan.models.layers import conv2d
+
+
+def compiled(fn, *args):
+  return jax.jit(fn).lower(*args).compile().as_text()
+
+
+def product(a, b):
+  return jnp.einsum('gij,gjk->gik', a, b)
+
+
+def convolution(x, kernel):
+  return jax.lax.conv_general_dilated(x, kernel, (2, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def both_gradients(x, kernel):
+  return jax.grad(lambda x, kernel: (conv2d(x, kernel) ** 2).sum(), (0, 1))(x, kernel)
+
+
+def loop(a, b):
+  return jax.lax.scan(lambda c, _: (product(c, b), None), a, None, length=6)[0]
+
+
+@pytest.mark.parametrize('fn', [product, loop])
+def test_products_are_counted_as_the_mathematics_has_them(fn):
+  args = jnp.ones((3, 20, 20)), jnp.ones((3, 20, 20))
+  assert arithmetic.count(compiled(fn, *args)).flop == flops.count(fn, *args) > 0
+
+
+@pytest.mark.parametrize('fn', [convolution, both_gradients])
+def test_so_are_convolutions_without_the_taps_on_padding(fn):
+  args = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32))
+  assert arithmetic.count(compiled(fn, *args)).flop == flops.count(fn, *args) > 0
+
+
+def test_a_matrix_unit_fills_up_the_summed_axis_and_the_cheaper_of_the_others():
+  x, kernel = jnp.ones((2, 64, 64, 3)), jnp.ones((3, 3, 3, 32))
+  found = arithmetic.count(compiled(convolution, x, kernel))
+  # 2 x 32 x 64 places, 27 taps to 128, 32 features: the places fill the unit, the features need not.
+  assert found.padded == 2 * (2 * 32 * 64) * 128 * 32
+  assert found.flop < found.padded * 27 / 128
+
+  wide = jnp.ones((256, 384)), jnp.ones((384, 128))
+  full = arithmetic.count(compiled(jnp.matmul, *wide))
+  assert full.padded == full.flop == 2 * 256 * 384 * 128
