@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from dvd_gan import flops, hlo, memory, sharding, topology, train_step
+from dvd_gan import arithmetic, flops, hlo, memory, sharding, topology, train_step
 from dvd_gan.errors import UsageError
 
 # Not on a TPU, perhaps beside a process that is: ask no metadata server, take no lock, tell no story.
@@ -162,7 +162,8 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
   account = program.memory_analysis()
   used = account.argument_size_in_bytes + account.output_size_in_bytes - account.alias_size_in_bytes
   used += account.temp_size_in_bytes + account.generated_code_size_in_bytes
-  moved = hlo.traffic(program.as_text())
+  text = program.as_text()
+  moved, computed = hlo.traffic(text), arithmetic.count(text)
   cost = program.cost_analysis()
   reduced = sum(row['bytes'] for row in moved.collectives.values())
   # Below the compiler's own level on-chip memory stays unused: such traffic is not the real program's.
@@ -176,6 +177,8 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
     'fits': used <= chip.hbm_gib * memory.GIB,
     'hbm_used_gib': _short(used / memory.GIB),
     'temporaries_gib': _short(account.temp_size_in_bytes / memory.GIB),
+    'program_tflop_per_device': _short(computed.flop / 1e12),  # beside tflop_per_device, the mathematics
+    'padded_tflop_per_device': _short(computed.padded / 1e12),
     'xla_tflop_per_device': _short(cost['flops'] / 1e12),  # loop bodies counted once
     'hbm_gb': _short(moved.bytes / 1e9) if traffic_known else None,
     'collectives': ' '.join(sorted(moved.collectives)),
@@ -247,6 +250,12 @@ def table(result: dict[str, Any], steps: int) -> str:
     f'{result["tflop_per_device"]:.1f} TFLOP and {gigabytes} GB per device and step; '
     + ', '.join(f'{kind} {result[f"{kind}_gb"]:.2f} GB' for kind in result['collectives'].split())
   )
+  if 'program_tflop_per_device' in result:
+    program, padded, needed = (result[f'{kind}tflop_per_device'] for kind in ('program_', 'padded_', ''))
+    lines.append(
+      f'the compiled program does {program / needed:.2f} times that arithmetic; its matrix units, filled up to whole '
+      f'rows, {padded / needed:.2f} times'
+    )
   roofline = result['roofline_s']
   lines.append(
     f'roofline of a step: {roofline:.3f} s (compute {result["compute_s"]:.3f}, memory {hbm_s}, '

@@ -1,10 +1,14 @@
 """Files and folders, local or in a bucket, where epath alone is not enough."""
 
+import contextlib
 import os
 import sys
 import uuid
+from collections.abc import Iterator
 
 from etils import epath
+
+from dvd_gan.errors import UsageError
 
 # A window of frames is a fraction of a megabyte; TensorFlow's default fetches 64 MiB of a gs:// file for each read.
 os.environ.setdefault('GCS_READ_CACHE_BLOCK_SIZE_MB', '1')
@@ -38,6 +42,36 @@ def write(path: epath.Path, content: bytes) -> None:
   partial = path.parent / f'{path.name}.{uuid.uuid4().hex[:8]}'
   partial.write_bytes(content)
   partial.replace(path)
+
+
+@contextlib.contextmanager
+def alone(lock: epath.Path, doing: str) -> Iterator[None]:
+  """Holds a lock file, which is gone with the process however it ends; nothing is locked in a bucket.
+
+  Args:
+    lock: the file; its folder is made.
+    doing: what for, 'preparing FOLDER' say.
+
+  Raises:
+    UsageError: if another process holds it.
+  """
+  if is_remote(lock):
+    yield
+    return
+  import fcntl
+
+  lock.parent.mkdir(parents=True, exist_ok=True)
+  with open(lock, 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UsageError(f'another process is {doing}') from None
+    except OSError:
+      pass  # a file system without locks
+    try:
+      yield
+    finally:
+      lock.unlink(missing_ok=True)
 
 
 def is_junk(path: str) -> bool:

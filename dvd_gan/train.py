@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import checkpoint, hosts, models, record, sharding, train_step, video
+from dvd_gan import checkpoint, files, hosts, models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
@@ -34,14 +34,17 @@ def train(config: Any, workdir: epath.Path) -> int:
     0 when done, 42 when stopped by SIGTERM or Ctrl-C, on any host, after saving.
 
   Raises:
-    UsageError: see `pipeline.open_source`, `record.open_workdir`, `Checkpoints.restore`.
+    UsageError: see `pipeline.open_source`, `record.open_workdir`, `Checkpoints.restore`; another process trains there.
     NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
     RunError: when a checkpoint cannot be written.
   """
   source = hosts.in_turn(lambda: pipeline.open_source(config))
   stop = StopSignal()
   try:
-    return _train(config, workdir, source, stop)
+    record.open_workdir(workdir)
+    alone = files.alone(workdir / '.lock', f'training in {workdir}')
+    with alone if jax.process_index() == 0 else contextlib.nullcontext():
+      return _train(config, workdir, source, stop)
   finally:
     stop.restore()
 
@@ -50,7 +53,6 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   """`train`, with its data open and its signals taken."""
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
-  record.open_workdir(workdir)
   hosts.check_shared(workdir)
   checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints, config.train.keep_best)
   if checkpoints.newest() is not None and not config.train.allow_config_change:

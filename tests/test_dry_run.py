@@ -50,10 +50,13 @@ def test_what_a_device_does_does_not_grow_with_the_slice(tmp_path):
   assert large['all-reduce_gb'] == pytest.approx(small['all-reduce_gb'], rel=0.01)
   for result in (small, large):
     plain_data_parallelism(result)
+    assert 0.8 < result['program_tflop_per_device'] / result['tflop_per_device'] < 1.15
+    assert result['padded_tflop_per_device'] > result['program_tflop_per_device']
 
   # The result is left and told, last.
   told = told.getvalue()
   assert json.loads((tmp_path / 'dry_run' / 'v3-4x4.json').read_text()) == small == json.loads(told.splitlines()[-1])
+  assert 'the compiled program does' in told
   for key in 'config topology devices batch fits hbm_used_gib hbm_limit_gib tflop_per_device roofline_s'.split():
     assert key in small
   assert all(not isinstance(value, (dict, list)) for value in small.values())
@@ -131,6 +134,11 @@ def test_the_program_refuses_in_one_line():
 PAPER = sorted(
   path.stem for pattern in ('kinetics600_*', 'ucf101_*', 'bair_*') for path in (ROOT / 'configs').glob(f'{pattern}.py')
 )
+
+
+def test_the_full_step_is_compiled_to_no_more_than_the_mathematics():
+  row = json.loads((ROOT / 'results' / 'dry_run' / 'kinetics600_64x12-v5litepod-256.json').read_text())
+  assert not row['remat'] and row['program_tflop_per_device'] < 1.15 * row['tflop_per_device']
 
 
 @pytest.mark.parametrize('name', PAPER)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dvd_gan import checkpoint, sharding, train
+from dvd_gan import checkpoint, files, sharding, train
 from dvd_gan.errors import UsageError
 from dvd_gan.writer import Progress
 from tests.conftest import FAST_COMPILE, ROOT
@@ -63,6 +63,13 @@ def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
   jax.tree.map(np.testing.assert_array_equal, whole, parts)
   assert lines(run.folder / 'whole') == lines(run.folder / 'parts')
   assert [line['step'] for line in lines(run.folder / 'parts')] == [1, 2, 3, 4]
+
+
+def test_two_processes_do_not_train_in_one_workdir(run):
+  lock = epath.Path(run.folder / 'run' / '.lock')
+  with files.alone(lock, 'training here'), pytest.raises(UsageError, match='another process is training in'):
+    run('run', steps=2)
+  assert list((run.folder / 'run').iterdir()) == []
 
 
 def test_a_run_leaves_what_the_readme_says(run, capsys):

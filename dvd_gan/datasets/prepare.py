@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,6 +189,11 @@ def _build(builder: Any, config: Any, folder: epath.Path) -> None:
     raise UsageError(f'cannot prepare {data.name} in {folder}: {" ".join(str(error).split())}') from error
 
 
+def _alone(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
+  """UsageError if another process on this machine prepares the same data set."""
+  return files.alone(folder.parent / f'{folder.name}.lock', f'preparing {folder}')
+
+
 def _cache(builder: Any, data: Any, folder: epath.Path) -> epath.Path:
   """Where decoded clips, and a Beam build's lists, are while a data set is being built."""
   name = builder.cache_name() if isinstance(builder, VideoBuilder) else f'{builder.name}.cache'
@@ -218,24 +223,3 @@ def _beam(data: Any) -> Any:
     raise UsageError(f"data.runner={data.runner} needs Apache Beam: pip install -e '.[beam]'") from None
   options = PipelineOptions([f'--runner={data.runner}', *data.beam_options])
   return tfds.download.DownloadConfig(beam_runner=data.runner, beam_options=options)
-
-
-@contextlib.contextmanager
-def _alone(folder: epath.Path) -> Iterator[None]:
-  """UsageError if another process on this machine prepares the same data set."""
-  if files.is_remote(folder):
-    yield
-    return
-  import fcntl
-
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  path = folder.parent / f'{folder.name}.lock'
-  with open(path, 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UsageError(f'another process is preparing {folder}') from None
-    try:
-      yield
-    finally:
-      path.unlink(missing_ok=True)

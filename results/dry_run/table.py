@@ -135,9 +135,9 @@ def main():
   lines = [(HERE / 'head.md').read_text()]
   lines += [
     '## Compiled\n',
-    '| config | slice | devices, videos each | settings | fits | GiB used of | of it temporaries | TFLOP | all-reduce GB '
+    '| config | slice | devices, videos each | settings | fits | GiB used of | of it temporaries | TFLOP | program, padded: times that | all-reduce GB '
     '| roofline s | hours at 40 % | level | estimate GiB |',
-    '|---|---|---|---|---|---|---|---|---|---|---|---|---|',
+    '|---' * 14 + '|',
   ]
   errors = []
   for row in rows:
@@ -149,11 +149,13 @@ def main():
     settings += [f'microbatches {row["microbatches"]}'] * (row['microbatches'] > 1)
     roofline = row['roofline_s']
     hours = '' if roofline is None else f'{config.train.steps * roofline / 0.4 / 3600:.0f}'
+    done = [row.get(f'{kind}_tflop_per_device') for kind in ('program', 'padded')]
+    times = ', '.join(f'{tflop / row["tflop_per_device"]:.2f}' for tflop in done if tflop)
     lines.append(
       f'| {row["config"]} | {row["topology"]} | {row["devices"]}, {row["batch_per_device"]} '
       f'| {", ".join(settings) or "plain"} | {"yes" if row["fits"] else "**no**"} | {row["hbm_used_gib"]} of '
       f'{row["hbm_limit_gib"]} | {row.get("temporaries_gib", "")} | {row["tflop_per_device"]} '
-      f'| {row.get("all-reduce_gb", "")} | {"" if roofline is None else roofline} | {hours} '
+      f'| {times} | {row.get("all-reduce_gb", "")} | {"" if roofline is None else roofline} | {hours} '
       f'| {row["optimization"].replace("UNKNOWN", "default")} | {guess:.1f} |'
     )
   lines.append(
