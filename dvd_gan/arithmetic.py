@@ -76,32 +76,32 @@ def _dot(one: hlo.Instruction, left: list[int], right: list[int]) -> tuple[int, 
 
 def _convolution(one: hlo.Instruction, left: list[int], kernel: list[int]) -> tuple[int, int, int, int]:
   """(multiply-adds; rows, summed, columns of the product that it is)."""
-  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', one.rest)
-  window = {
-    key: value.split('x')
-    for key, value in (item.split('=') for item in re.search(r'window=\{([^}]*)\}', one.rest)[1].split())
-  } if 'window={' in one.rest else {}  # fmt: skip
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', one.rest).groups()
   out = _sides(one.shape)
-  spatial = sorted(label for label in labels[1] if label.isdigit())
-  taps, covered, places = 1, 1, 1
-  for i, label in enumerate(spatial):
-    size, side, width = (
-      sizes[names.index(label)] for sizes, names in ((left, labels[1]), (out, labels[3]), (kernel, labels[2]))
-    )
-    known = {key: int(values[i].split('_')[0]) for key, values in window.items() if key != 'rhs_reversal'}
-    taps *= flops.inner_taps(
-      size,
-      width,
-      side,
-      stride=known.get('stride', 1),
-      low=known.get('pad', 0),
-      dilation=known.get('lhs_dilate', 1),
-      kernel_dilation=known.get('rhs_dilate', 1),
-    )
-    covered *= width
-    places *= side
-  batch, features = out[labels[3].index('b')], out[labels[3].index('f')]
-  inputs = kernel[labels[2].index('i')]
+
+  def side(label: str) -> tuple[int, int, int]:
+    return tuple(sizes[names.index(label)] for sizes, names in zip((left, kernel, out), labels, strict=True))
+
+  axes = [(*side(str(i)), window) for i, window in enumerate(_windows(one, len(out) - 2))]
+  taps = math.prod(flops.inner_taps(size, width, places, **window) for size, width, places, window in axes)
+  batch, features = out[labels[2].index('b')], out[labels[2].index('f')]
+  inputs = kernel[labels[1].index('i')]  # of one group
   groups = re.search(r'batch_group_count=(\d+)', one.rest)
   pairs = batch * features * inputs * taps // (int(groups[1]) if groups else 1)
-  return pairs, batch * places, inputs * covered, features
+  places, widths = (math.prod(axis[i] for axis in axes) for i in (2, 1))
+  return pairs, batch * places, inputs * widths, features
+
+
+# What the text calls the attributes of a window, without those that are 1 (or 0) throughout.
+_WINDOW = {'stride': 'stride', 'pad': 'low', 'lhs_dilate': 'dilation', 'rhs_dilate': 'kernel_dilation'}
+
+
+def _windows(one: hlo.Instruction, axes: int) -> list[dict[str, int]]:
+  """For each spatial axis, what flops.inner_taps takes; `window={size=3x3 pad=1_1x1_1}` in the text."""
+  found: list[dict[str, int]] = [{} for _ in range(axes)]
+  if match := re.search(r'window=\{([^}]*)\}', one.rest):
+    for name, values in (item.split('=') for item in match[1].split()):
+      if name in _WINDOW:
+        for axis, value in zip(found, values.split('x'), strict=True):
+          axis[_WINDOW[name]] = int(value.split('_')[0])
+  return found
