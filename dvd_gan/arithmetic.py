@@ -30,7 +30,7 @@ def count(text: str) -> Arithmetic:
   """Walks an optimised program, fusions included.
 
   Raises:
-    ValueError: see hlo.trips; or if an operation is of a form that is not known here.
+    ValueError: see hlo.trips.
   """
   computations, entry = hlo.parse(text)
   total, padded = 0.0, 0.0
