@@ -21,8 +21,8 @@ def is_remote(path: object) -> bool:
 
 def errors() -> tuple[type[Exception], ...]:
   """What a failing read or write raises: TensorFlow's errors, which buckets give, are no OSErrors."""
-  tf = sys.modules.get('tensorflow')
-  return (OSError, tf.errors.OpError) if tf else (OSError,)
+  of_tf = getattr(sys.modules.get('tensorflow'), 'errors', None)  # another thread may be importing it
+  return (OSError, of_tf.OpError) if of_tf else (OSError,)
 
 
 def size_and_time(path: object) -> tuple[int, float]:

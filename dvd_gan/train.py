@@ -82,6 +82,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
       state, metrics = step_fn(state, batch, seed_key)
       if step == first_step:
         jax.block_until_ready(metrics)
+        say('the first step is done; compiling what saving and sampling need')
         warm_up(config, state, metrics, given)
         stop_anywhere(False)
         stop.idle = False
@@ -147,8 +148,9 @@ def initial_state(
   if checkpoints.newest() is not None:
     return checkpoints.restore_newest(config, mesh, set_aside=True)[1]
   init = functools.partial(train_step.init_state, recipe)
-  places = sharding.state(mesh, train_step.state_shapes(config))
-  return jax.jit(init, out_shardings=places)(models.init(config), jax.random.key(config.seed))
+  start = models.init(config), jax.random.key(config.seed)
+  places = sharding.state(mesh, jax.eval_shape(init, *start))
+  return jax.jit(init, out_shardings=places)(*start)
 
 
 def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:

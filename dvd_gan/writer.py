@@ -29,11 +29,11 @@ class Writer:
     self._writes = jax.process_index() == 0
     if not self._writes:
       return
-    self._path = workdir / FILE
+    self._workdir, self._path = workdir, workdir / FILE
     self._lines = lines(workdir, first_step)
     self._path.write_text(''.join(line + '\n' for line in self._lines))
     self._remote = '://' in str(workdir)
-    self._events = _events(workdir)
+    self._opened = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'writer')
     self._pending: list[concurrent.futures.Future] = []
 
@@ -57,18 +57,24 @@ class Writer:
     else:
       with self._path.open('a') as file:
         file.write(line + '\n')
-    if self._events:
-      self._events.write_scalars(step, values)
+    if events := self._open():
+      events.write_scalars(step, values)
+
+  def _open(self) -> Any:
+    """TensorBoard's writer, if there is one; opened by what is first written: importing TensorFlow takes seconds."""
+    if not self._opened:
+      self._events, self._opened = _events(self._workdir), True
+    return self._events
 
   def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
     """A moving picture to TensorBoard's image page, at once; size is (width, height)."""
-    if not self._events:
+    if not (events := self._open()):
       return
     import tensorflow as tf
 
     # clu's write_videos writes nothing (clu 0.0.12): the image plugin shows a GIF as it is.
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={'plugin_name': 'images'})
-    with self._events._summary_writer.as_default():
+    with events._summary_writer.as_default():
       tf.summary.write(name, tf.constant([str(size[0]), str(size[1]), gif]), step=step, metadata=metadata)
 
   def close(self) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -17,9 +16,6 @@ from dvd_gan import files
 from dvd_gan.datasets import index, kinetics600, moving_shapes, records, ucf101, video_folder, window
 from dvd_gan.datasets.video_builder import VideoBuilder
 from dvd_gan.errors import UsageError
-
-# TensorFlow feeds data here and nothing else.
-tf.config.set_visible_devices([], 'GPU')
 
 SPARE_FRAMES = 8  # of a moving_shapes clip beyond the window: it may start anywhere among them
 BAIR = 'bair_robot_pushing_small'
@@ -63,24 +59,29 @@ def open_records(config: Any, *, build: bool = False) -> records.Records:
 
 
 def make_builder(config: Any) -> Any:
-  """The TFDS builder of a config's data set.
+  """The TFDS builder of a config's data set; it imports TensorFlow, which reading what is prepared does not need.
 
   Raises:
     UsageError: see video_folder.make_config.
   """
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  kind, builder_config = _kind(config)
+  source = {'source': config.data.source} if issubclass(kind, VideoBuilder) else {}
+  return kind(config=builder_config, data_dir=os.path.expanduser(config.data.dir) or None, **source)
+
+
+def _kind(config: Any) -> tuple[type, Any]:
+  """Of a data set of ours: the class of its builder, and the builder's config."""
   data = config.data
-  data_dir = os.path.expanduser(data.dir) or None
   if data.name == 'video_folder':
-    return video_folder.VideoFolder(config=video_folder.make_config(config), source=data.source, data_dir=data_dir)
+    return video_folder.VideoFolder, video_folder.make_config(config)
   if data.name in ('kinetics600', 'ucf101'):
     kind = kinetics600.Kinetics600 if data.name == 'kinetics600' else ucf101.Ucf101Clips
     size = str(data.resolution)
     known = {one.name: one for one in kind.BUILDER_CONFIGS}
-    return kind(
-      config=known.get(size) or type(kind.BUILDER_CONFIGS[0])(name=size, size=data.resolution),
-      source=data.source,
-      data_dir=data_dir,
-    )
+    return kind, known.get(size) or type(kind.BUILDER_CONFIGS[0])(name=size, size=data.resolution)
   frames = window.span(data.frames, data.stride) + SPARE_FRAMES
   builder_config = moving_shapes.MovingShapesConfig(
     name=f'{data.resolution}px_{frames}f_{data.clips}_q{data.jpeg_quality}',
@@ -89,14 +90,19 @@ def make_builder(config: Any) -> Any:
     clips=data.clips,
     quality=data.jpeg_quality,
   )
-  return moving_shapes.MovingShapes(config=builder_config, data_dir=data_dir)
+  return moving_shapes.MovingShapes, builder_config
+
+
+def _home(config: Any) -> epath.Path:
+  """The folder of all data sets."""
+  return epath.Path(os.path.expanduser(config.data.dir) or tfds.core.constants.DATA_DIR)
 
 
 def _built(config: Any, build: bool) -> Prepared:
   """A data set of ours."""
   data = config.data
-  builder = make_builder(config)
-  folder = epath.Path(builder.data_dir)
+  kind, builder_config = _kind(config)
+  folder = _home(config) / kind.name / builder_config.name / str(kind.VERSION)
   if not folder.exists():
     if data.name == 'ucf101' and (of_tfds := _ucf101_of_tfds(config)):
       return of_tfds
@@ -105,22 +111,33 @@ def _built(config: Any, build: bool) -> Prepared:
         f'{data.name} is not prepared in {folder}: {WHAT[data.name]} in a folder, then run --mode=prepare '
         '--config.data.source=FOLDER once'
       )
-    _build(builder, config, folder)
-  elif build and isinstance(builder, VideoBuilder):
-    _finish(folder, _cache(builder, data, folder))  # of a build that was killed at the very end
+    _build(make_builder(config), config, folder)
+  elif build and issubclass(kind, VideoBuilder):
+    _finish(folder, _cache(make_builder(config), data, folder))  # of a build that was killed at the very end
   if data.name == 'ucf101':
-    record_files = _files(builder, 'train', data.name)
+    record_files = _files(folder, 'train', data.name)
     if part := ucf101.part_of(data.split):
       feature, value = part
       return Prepared(folder, record_files, numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
     return Prepared(folder, record_files)
-  return Prepared(folder, _files(builder, data.split, data.name))
+  return Prepared(folder, _files(folder, data.split, data.name))
 
 
-def _files(builder: Any, split: str, name: str) -> list[epath.Path]:
-  if split not in builder.info.splits:
-    raise UsageError(f'{name} has no split {split}, only {", ".join(builder.info.splits)}')
-  return [epath.Path(path) for path in builder.info.splits[split].filepaths]
+def _files(folder: epath.Path, split: str, name: str) -> list[epath.Path]:
+  """The record files of a split, by TFDS's own account of the folder."""
+  info = _info(folder)
+  template = tfds.core.ShardedFileTemplate(
+    folder, dataset_name=info.name, filetype_suffix=info.file_format or 'tfrecord'
+  )
+  splits = tfds.core.splits.SplitDict.from_proto(info.splits, template)
+  if split not in splits:
+    raise UsageError(f'{name} has no split {split}, only {", ".join(splits)}')
+  return [epath.Path(path) for path in splits[split].filepaths]
+
+
+def _info(folder: epath.Path) -> Any:
+  """dataset_info.json as TFDS's message."""
+  return tfds.core.dataset_info.read_proto_from_builder_dir(folder)
 
 
 def _ucf101_of_tfds(config: Any) -> Prepared | None:
@@ -128,19 +145,18 @@ def _ucf101_of_tfds(config: Any) -> Prepared | None:
   data = config.data
   part = ucf101.part_of(data.split)
   number = part[0][-1] if part else '1'  # its three configs hold the same clips in different parts
-  home = epath.Path(os.path.expanduser(data.dir) or tfds.core.constants.DATA_DIR)
   places = [epath.Path(data.source).expanduser()] if data.source else []
-  for folder in (*places, home / 'ucf101' / f'ucf101_{number}' / '2.0.0'):
+  for folder in (*places, _home(config) / 'ucf101' / f'ucf101_{number}' / '2.0.0'):
     if not (folder / 'dataset_info.json').exists():
       continue
-    builder = tfds.builder_from_directory(folder)
-    if builder.name != 'ucf101':
+    info = _info(folder)
+    if info.name != 'ucf101':
       continue
-    name = builder.info.config_name or ''
+    name = info.config_name
     if part and name not in (f'ucf101_{number}', f'ucf101_{number}_256'):
       raise UsageError(f'{folder} is {name or "another config"}: split {data.split} needs ucf101_{number}')
     splits = [ucf101.PARTS[part[1]]] if part else ['train', 'test']
-    return Prepared(folder, [file for split in splits for file in _files(builder, split, 'ucf101')])
+    return Prepared(folder, [file for split in splits for file in _files(folder, split, 'ucf101')])
   return None
 
 
@@ -156,8 +172,7 @@ def _bair(config: Any, build: bool) -> Prepared:
         f'{BAIR} as --config.data.source'
       )
     tfds.builder(BAIR, data_dir=data_dir).download_and_prepare()
-  builder = tfds.builder_from_directory(folder)
-  return Prepared(folder, _files(builder, data.split, 'bair'), video='image_main', numbers=())
+  return Prepared(folder, _files(folder, data.split, 'bair'), video='image_main', numbers=())
 
 
 def _build(builder: Any, config: Any, folder: epath.Path) -> None:

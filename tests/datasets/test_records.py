@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from dvd_gan.datasets import index, prepare, records, shapes, window
 from dvd_gan.errors import UsageError
-from tests.conftest import tiny_config
+from tests.conftest import ROOT, tiny_config
 
 ROWS = np.arange(8)
 
@@ -36,6 +38,27 @@ def test_the_embedded_set_builds_itself_and_is_found_again(prepared):
   builder = prepare.make_builder(config)
   assert builder.info.splits['train'].num_examples == 30 and builder.info.splits['validation'].num_examples == 3
   assert (builder.data_path / 'index-train.npz').exists()
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+import numpy as np
+from dvd_gan.datasets import pipeline
+from tests.tiny import get_config
+config = get_config()
+config.data.num_classes, config.data.dir = 30, sys.argv[1]
+batch = next(pipeline.open_source(config).host_batches(2, np.arange(8)))
+np.savez(sys.argv[2], **batch)
+assert 'tensorflow' not in sys.modules
+"""
+
+
+def test_what_is_prepared_is_read_without_tensorflow(prepared, tmp_path):
+  config, source = prepared
+  out = tmp_path / 'batch.npz'
+  subprocess.run([sys.executable, '-c', WITHOUT_TENSORFLOW, config.data.dir, str(out)], cwd=ROOT, check=True)
+  for name, value in next(source.host_batches(2, ROWS)).items():
+    np.testing.assert_array_equal(np.load(out)[name], value)
 
 
 def test_the_index_finds_what_tfds_reads(prepared):
