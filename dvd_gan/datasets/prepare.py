@@ -59,15 +59,19 @@ def open_records(config: Any, *, build: bool = False) -> records.Records:
 
 
 def make_builder(config: Any) -> Any:
-  """The TFDS builder of a config's data set; it imports TensorFlow, which reading what is prepared does not need.
+  """The TFDS builder of a config's data set.
 
   Raises:
     UsageError: see video_folder.make_config.
   """
+  return _builder(config, *_kind(config))
+
+
+def _builder(config: Any, kind: type, builder_config: Any) -> Any:
+  """A builder of what `_kind` told; it imports TensorFlow, which reading what is prepared does not need."""
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')  # they are JAX's
-  kind, builder_config = _kind(config)
   source = {'source': config.data.source} if issubclass(kind, VideoBuilder) else {}
   return kind(config=builder_config, data_dir=os.path.expanduser(config.data.dir) or None, **source)
 
@@ -111,9 +115,10 @@ def _built(config: Any, build: bool) -> Prepared:
         f'{data.name} is not prepared in {folder}: {WHAT[data.name]} in a folder, then run --mode=prepare '
         '--config.data.source=FOLDER once'
       )
-    _build(make_builder(config), config, folder)
+    _build(_builder(config, kind, builder_config), config, folder)
   elif build and issubclass(kind, VideoBuilder):
-    _finish(folder, _cache(make_builder(config), data, folder))  # of a build that was killed at the very end
+    # Of a build that was killed at the very end.
+    _finish(folder, _cache(_builder(config, kind, builder_config), data, folder))
   if data.name == 'ucf101':
     record_files = _files(folder, 'train', data.name)
     if part := ucf101.part_of(data.split):
