@@ -69,6 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.d_steps = 2  # discriminator updates for each generator update, each on fresh videos
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # and for D
+  train.truth_weight = 0.0  # prediction: of the squared error against the truth in G's loss; 0 in the paper
   train.b1 = 0.0  # Adam, both
   train.b2 = 0.999
   train.ema_decay = 0.9999  # of the generator's weights used for samples

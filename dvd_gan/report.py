@@ -12,6 +12,7 @@ from dvd_gan import video
 CURVES = (
   ('loss of D', ('disc_loss_spatial', 'disc_loss_temporal'), False),
   ('loss of G', ('gen_loss_spatial', 'gen_loss_temporal'), False),
+  ('squared error of G against the truth', ('gen_squared_error',), True),
   (
     'score of real less score of fake',
     (('score_real_spatial', 'score_fake_spatial'), ('score_real_temporal', 'score_fake_temporal')),
@@ -70,9 +71,9 @@ def curves(log: list[dict[str, float]]) -> bytes:
     axes.set(title=title, xlabel='step')
     if logarithmic:
       axes.set_yscale('log')
+    axes.set_visible(bool(axes.lines))
     if axes.lines:
       axes.legend(fontsize='small')
-  figure.axes[-1].set_axis_off()
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=110)
   return buffer.getvalue()

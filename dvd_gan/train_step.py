@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
   ema_decay: float
   ema_start: int
   unroll: bool
+  truth_weight: float = 0.0  # of the squared error against the truth, in G's loss; the paper has none
   microbatches: int = 1
   whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
 
@@ -65,6 +66,7 @@ def make_recipe(config: Any, *, unroll: bool) -> Recipe:
     ema_decay=train.ema_decay,
     ema_start=train.ema_start,
     unroll=unroll,
+    truth_weight=train.truth_weight,
     microbatches=train.microbatches,
   )
 
@@ -187,14 +189,18 @@ def gen_loss(
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
     inputs: `z` [B, z_dim], `label` int32 [B], `given` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees.
+      frames that D_S sees, and, if `recipe.truth_weight` is above 0, `truth` [B, T, H, W, 3], what came after `given`.
   """
   given = inputs['given']
   fake = recipe.gen.apply({'params': weights}, inputs['z'], inputs['label'], given, train=True)
   frames = take_frames(fake, inputs['chosen'])
   video = jnp.concatenate([given, fake], axis=1)
   loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
-  return sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
+  total, metrics = sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
+  if recipe.truth_weight:
+    metrics['gen_squared_error'] = losses.squared_error(fake, inputs['truth'])
+    total += recipe.truth_weight * metrics['gen_squared_error']
+  return total, metrics
 
 
 def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
@@ -228,11 +234,12 @@ def g_step(
   discriminators' vectors are read, not advanced: the next D step normalises the same weights the same way.
   """
   z_key, frames_key = jax.random.split(key)
-  label = batch['label']
+  label, real = batch['label'], to_float(batch['video'])
   inputs = {
     'z': jax.random.normal(z_key, (label.shape[0], recipe.z_dim)),
     'label': label,
-    'given': to_float(batch['video'][:, : recipe.given]),
+    'given': real[:, : recipe.given],
+    'truth': real[:, recipe.given :],  # unless the loss asks for it, XLA drops it
     'chosen': choose_frames(frames_key, label.shape[0], recipe.gen.frames, recipe.frames_k),
   }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)

@@ -33,6 +33,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
   'data.threads',
+  'train.truth_weight',
   'train.sample_every',
   'train.keep_checkpoints',
   'train.keep_best',
@@ -92,6 +93,10 @@ def validate(config: Any) -> None:
   _require(
     not (data.given and gen.given_multipliers) or len(gen.given_multipliers) == units,
     f'gen.given_multipliers has {len(gen.given_multipliers)} entries; {res} pixels need {units}',
+  )
+  _require(
+    data.given or not config.train.truth_weight,
+    f'train.truth_weight={config.train.truth_weight} is for prediction, and data.given is 0',
   )
   _require(gen.activation in conv_gru.ACTIVATIONS, f'gen.activation={gen.activation} is not one of relu, tanh')
   _require(gen.upsampling in ('bilinear', 'nearest'), f'gen.upsampling={gen.upsampling} is not bilinear or nearest')

