@@ -3,7 +3,7 @@
 Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_fp_32.py --workdir=DIR
 Hardware: two CPU cores.
 Expected: shapes that go on moving as they did.
-Measured: after an hour the shapes of the given frames, sharp, standing still: results/moving_shapes_fp_32.
+Measured: they do, 2.8 dB above copying the last given frame: results/moving_shapes_fp_32.
 """
 
 from configs import moving_shapes_32
@@ -25,7 +25,8 @@ def get_config():
   config.train.batch_size = 8
   config.train.gen_lr = 1e-3
   config.train.disc_lr = 1e-3
-  # By the paper's losses alone an hour learns to repeat the last given frame and no more: results/moving_shapes_fp_32.
+  # By the paper's losses alone an hour learns to repeat the last given frame, by this one alone to draw the mean of all
+  # places: results/moving_shapes_fp_32.
   config.train.truth_weight = 100.0
   config.train.ema_decay = 0.999
   config.train.checkpoint_every = 1000
