@@ -178,17 +178,21 @@ def program(mode: str, *flags: str) -> None:
 
 def keep(workdir: pathlib.Path, kept: pathlib.Path, task: str, steps: int, count: int) -> None:
   """The log, the config, the samples and the numbers; prints the numbers as a table."""
+
+  def copy(path, name):
+    (kept / name).write_text(path.read_text().replace(str(workdir.parent), 'FOLDER'))
+
   kept.mkdir(parents=True, exist_ok=True)
   for name in ('metrics.jsonl', 'config.json'):
-    shutil.copy(workdir / name, kept / name)
+    copy(workdir / name, name)
   shutil.copy(workdir / 'samples' / f'step_{steps:08d}.gif', kept / 'samples.gif')
   for path in (workdir / 'samples').glob(f'step_{steps:08d}_held_out_*.json'):
-    shutil.copy(path, kept / 'similarity.json')
+    copy(path, 'similarity.json')
   titles = {'samples': str(steps)} | {damage.__name__: damage.__name__ for damage in BESIDE[task]}
   print('| videos | FVD |\n|---|---|')
   for name, title in titles.items():
     path = workdir / 'eval' / f'fvd_google-{title}-of_{count}.json'
-    shutil.copy(path, kept / f'{name}.json')
+    copy(path, f'{name}.json')
     found = json.loads(path.read_text())['frechet']
     if name == 'samples':
       print(f'| training clips (floor) | {found["floor"]:.0f} |')
