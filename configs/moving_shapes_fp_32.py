@@ -25,8 +25,7 @@ def get_config():
   config.train.batch_size = 8
   config.train.gen_lr = 1e-3
   config.train.disc_lr = 1e-3
-  # By the paper's losses alone an hour learns to repeat the last given frame, by this one alone to draw the mean of all
-  # places: results/moving_shapes_fp_32.
+  # By the paper's losses alone an hour learns to repeat the last given frame and no more: results/moving_shapes_fp_32.
   config.train.truth_weight = 100.0
   config.train.ema_decay = 0.999
   config.train.checkpoint_every = 1000

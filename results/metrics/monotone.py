@@ -72,16 +72,16 @@ def footage(wheel: str) -> tuple[np.ndarray, ...]:
   return tuple(videos)
 
 
-def window(wheel: str, half: int, number: int) -> np.ndarray:
-  """Window `number` of set `half`, uint8 [16, 128, 128, 3]."""
+def window(wheel: str, half: int, number: int, *, stride: int = STRIDE, size: int = SIDE) -> np.ndarray:
+  """Window `number` of set `half`, uint8 [16, size, size, 3]: a square of 60 to 100 % of the short side, resized."""
   rng = np.random.default_rng((half, number))
   video = footage(wheel)[number % len(VIDEOS)]
   frames, height, width = video.shape[:3]
   side = int(min(height, width) * rng.uniform(0.6, 1))
-  first = rng.integers(frames - (FRAMES - 1) * STRIDE)
+  first = rng.integers(frames - (FRAMES - 1) * stride)
   top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-  clip = video[first : first + FRAMES * STRIDE : STRIDE, top : top + side, left : left + side]
-  return np.stack([PIL.Image.fromarray(frame).resize((SIDE, SIDE), PIL.Image.Resampling.LANCZOS) for frame in clip])
+  clip = video[first : first + FRAMES * stride : stride, top : top + side, left : left + side]
+  return np.stack([PIL.Image.fromarray(frame).resize((size, size), PIL.Image.Resampling.LANCZOS) for frame in clip])
 
 
 def windows(wheel: str, half: int, kind: str, amount: float) -> VideoSet:

