@@ -1,12 +1,16 @@
 """What each design choice is worth: the same model trained with and without it, on moving shapes.
 
 python results/proof/run.py FOLDER [--size=cpu16] [--rows=both,spatial] [--seeds=0,1,2] [--jobs=1]
+python results/proof/run.py FOLDER [--size=cpu16] --repeat=0
 
 Trains every row of ROWS with every seed in FOLDER/SIZE/ROW-SEED, evaluates it by the protocol `toy` against held-out
 clips, copies what tells of it (metrics.jsonl, config.json, the result, the samples of seed 0) to SIZE/ROW-SEED beside
 this file and writes SIZE/README.md, the table, in which a row without results is "not run", and SIZE/notes.md under it.
-The same command goes on where a stopped one was. --jobs: runs at once, on a GPU with room for them. Without TensorFlow, on a machine that has a GPU alone, the
-clips are drawn just the same: they are an `array_file`.
+The same command goes on where a stopped one was. --jobs: runs at once, on a GPU with room for them. Without TensorFlow,
+on a machine that has a GPU alone, the clips are drawn just the same: they are an `array_file`.
+
+--repeat: trains the first row with that seed once more, in FOLDER/SIZE/repeat-SEED, and says for each of its numbers
+whether it lies where the table says that one more run does. Exit code 1 if one does not. Nothing is copied.
 """
 
 import argparse
@@ -15,12 +19,15 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import os
 import pathlib
 import shutil
 import statistics
 import subprocess
 import sys
+
+import scipy.stats
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -95,6 +102,7 @@ def main() -> None:
   parser.add_argument('--rows', default=','.join(ROWS))
   parser.add_argument('--seeds', default=','.join(map(str, SEEDS)))
   parser.add_argument('--jobs', type=int, default=1)
+  parser.add_argument('--repeat', type=int, metavar='SEED')
   args = parser.parse_args()
   rows = args.rows.split(',')
   if unknown := set(rows) - set(ROWS):
@@ -102,6 +110,8 @@ def main() -> None:
   folder = args.folder.expanduser().absolute() / args.size
   folder.mkdir(parents=True, exist_ok=True)
   clips = draw(folder, SIZES[args.size])
+  if args.repeat is not None:
+    sys.exit(repeat(folder, args.size, args.repeat, clips))
   # Seeds outermost: a stopped script leaves whole tables of fewer seeds.
   rows = list(dict.fromkeys(first_alike(args.size, row) for row in rows))
   todo = [(row, int(seed)) for seed in args.seeds.split(',') for row in rows]
@@ -146,10 +156,24 @@ def first_alike(size: str, row: str) -> str:
 
 
 def run(folder: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathlib.Path, ...], jobs: int) -> None:
-  """Trains and evaluates one row with one seed, as far as that is not done."""
+  """Trains and evaluates one row with one seed and copies what tells of it, as far as that is not done."""
   workdir, kept = folder / f'{row}-{seed}', HERE / size / f'{row}-{seed}'
   if (kept / 'toy.json').exists():
     return
+  made = train_and_evaluate(workdir, size, row, seed, clips, jobs)
+  kept.mkdir(parents=True, exist_ok=True)
+  for path in (workdir / 'metrics.jsonl', workdir / 'config.json', made):
+    name = 'toy.json' if path == made else path.name
+    (kept / name).write_text(path.read_text().replace(str(folder.parent), 'FOLDER'))
+  if seed == 0:
+    steps = SIZES[size].overrides['train.steps']
+    shutil.copy(workdir / 'samples' / f'step_{steps:08d}.gif', kept / 'samples.gif')
+
+
+def train_and_evaluate(
+  workdir: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathlib.Path, ...], jobs: int = 1
+) -> pathlib.Path:
+  """One row with one seed, from where it was; the file of its result."""
   fields = SIZES[size].overrides | changed(size, row) | {'seed': seed, 'data.name': 'array_file'}
   steps = fields['train.steps']
   flags = [f'--config.{name}={value}' for name, value in fields.items()]
@@ -157,12 +181,25 @@ def run(folder: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathl
   program([*command, '--mode=train', f'--config.data.source={clips[0]}'], jobs)
   evaluation = ['--mode=evaluate', "--config.eval.protocols=('toy',)", f'--config.eval.step={steps}']
   program([*command, *evaluation, f'--config.data.source={clips[1]}'], jobs)
-  kept.mkdir(parents=True, exist_ok=True)
-  for name in ('metrics.jsonl', 'config.json'):
-    shutil.copy(workdir / name, kept / name)
-  if seed == 0:
-    shutil.copy(workdir / 'samples' / f'step_{steps:08d}.gif', kept / 'samples.gif')
-  shutil.copy(workdir / 'eval' / f'toy-{steps}.json', kept / 'toy.json')
+  return workdir / 'eval' / f'toy-{steps}.json'
+
+
+def repeat(folder: pathlib.Path, size: str, seed: int, clips: tuple[pathlib.Path, ...]) -> int:
+  """The first row once more, beside the table's; 1 if a number of it lies outside, else 0."""
+  row = next(iter(ROWS))
+  known = columns(results(size, row))
+  if len(known[0][0]) < 2:
+    print(f'error: {HERE / size} has no two runs of {row} to compare with', file=sys.stderr)
+    return 2
+  made = train_and_evaluate(folder / f'repeat-{seed}', size, row, seed, clips)
+  outside = 0
+  got = columns([json.loads(made.read_text())])
+  for name, (values, digits), ((value,), _) in zip(COLUMNS, known, got, strict=True):
+    mean, half = statistics.mean(values), one_more(values)
+    inside = abs(value - mean) <= half
+    outside += not inside
+    print(f'{name}: {value:.{digits}f}, {"inside" if inside else "OUTSIDE"} {mean:.{digits}f} +- {half:.{digits}f}')
+  return int(outside > 0)
 
 
 def program(command: list[str], jobs: int = 1) -> None:
@@ -179,15 +216,16 @@ def write_table(size: str) -> None:
     '',
     f'`python results/proof/run.py FOLDER --size={size}`; {SIZES[size].config} with',
     ', '.join(f'`{name}={value}`' for name, value in SIZES[size].overrides.items()) + '.',
-    f'Mean and range over seeds. Targets: {TARGETS}.',
+    'Mean ± where one more run lies 19 times in 20 (range over seeds).',
+    f'Targets: {TARGETS}.',
     '',
-    '| row | changed | seeds | right, %: shape | motion | both | IS, % of real | Frechet distance |',
+    f'| row | changed | seeds | {" | ".join(COLUMNS)} |',
     '|---|---|---|---|---|---|---|---|',
   ]
   for row in ROWS:
     fields = ', '.join(f'{name}={value}' for name, value in changed(size, row).items()) or '-'
     same = first_alike(size, row)
-    found = [json.loads(path.read_text()) for path in sorted((HERE / size).glob(f'{same}-[0-9]*/toy.json'))]
+    found = results(size, same)
     cells = [told(values, digits) for values, digits in columns(found)] if found else ['not run', *[''] * 4]
     lines.append(f'| {row} | {fields} | {len(found)} | {" | ".join(cells)} |')
   if reals := [json.loads(path.read_text()) for path in (HERE / size).glob('*/toy.json')]:
@@ -201,19 +239,31 @@ def write_table(size: str) -> None:
 
 
 ACCURACIES = ('shape', 'motion', 'both')
+COLUMNS = ('right, %: shape', 'motion', 'both', 'IS, % of real', 'Frechet distance')
+
+
+def results(size: str, row: str) -> list[dict]:
+  """The kept results of a row, by seed."""
+  return [json.loads(path.read_text()) for path in sorted((HERE / size).glob(f'{row}-[0-9]*/toy.json'))]
 
 
 def columns(found: list[dict]) -> list[tuple[list[float], int]]:
-  """(a value for each seed, digits) of each column."""
+  """(a value for each seed, digits) of each of COLUMNS."""
   made = [([100 * one['accuracy'][what] for one in found], 1) for what in ACCURACIES]
   made.append(([100 * one['inception_score']['score'] / one['inception_score']['real'] for one in found], 1))
   made.append(([one['frechet']['distance'] for one in found], 1))
   return made
 
 
+def one_more(values: list[float]) -> float:
+  """How far from the mean of these one more of their kind lies at most, 19 times in 20 (Student's t, for a prediction)."""
+  count = len(values)
+  return scipy.stats.t.ppf(0.975, count - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / count)
+
+
 def told(values: list[float], digits: int) -> str:
   mean, low, high = (f'{value:.{digits}f}' for value in (statistics.mean(values), min(values), max(values)))
-  return f'{mean} ({low} to {high})' if len(values) > 1 else mean
+  return f'{mean} ± {one_more(values):.{digits}f} ({low} to {high})' if len(values) > 1 else mean
 
 
 if __name__ == '__main__':
