@@ -48,11 +48,40 @@ NOT_NEGATIVE = (
 
 def validate(config: Any) -> None:
   """Raises UsageError with one line for the first thing in a config that cannot work."""
-  data, gen, disc = config.data, config.gen, config.disc
-  res = data.resolution
+  data, res = config.data, config.data.resolution
   _require(
     res >= 8 and res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)'
   )
+  _validate_networks(config)
+  _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')
+  _require(
+    0 <= data.given < data.frames, f'data.given={data.given} is not within 0 and data.frames={data.frames}, less 1'
+  )
+  generated = data.frames - data.given
+  _require(
+    1 <= config.disc.frames_k <= generated,
+    f'disc.frames_k={config.disc.frames_k} is not within 1 and the {generated} frames generated',
+  )
+  _validate_prediction(config)
+  _require(config.dtype in ('float32', 'bfloat16'), f'dtype={config.dtype} is not float32 or bfloat16')
+  _require(
+    config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
+  )
+  _require(1 <= config.mesh.shard <= 32, f'mesh.shard={config.mesh.shard} is not within 1 and 32')
+  _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
+  _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')
+  _require(data.file_seconds > 0, f'data.file_seconds={data.file_seconds} is not above 0')
+  for name in AT_LEAST_ONE + NOT_NEGATIVE:
+    group, field = name.split('.')
+    least = 1 if name in AT_LEAST_ONE else 0
+    _require(config[group][field] >= least, f'{name}={config[group][field]} is less than {least}')
+  _require(config.seed >= 0, f'seed={config.seed} is less than 0')
+  _validate_sample(config)
+
+
+def _validate_networks(config: Any) -> None:
+  """Widths, depths and what is chosen by name, for the resolution."""
+  gen, disc, res = config.gen, config.disc, config.data.resolution
   units = res.bit_length() - 3
   if gen.multipliers:
     count = len(gen.multipliers)
@@ -77,15 +106,20 @@ def validate(config: Any) -> None:
     blocks >= 3 and smallest >= 1,
     f'disc.multipliers has {blocks} entries; {res} pixels allow 3 to {(res // disc.pool).bit_length()}',
   )
-  _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')
+  _require(gen.activation in conv_gru.ACTIVATIONS, f'gen.activation={gen.activation} is not one of relu, tanh')
+  _require(gen.upsampling in ('bilinear', 'nearest'), f'gen.upsampling={gen.upsampling} is not bilinear or nearest')
+  places = [4 << i for i in range(units)]
+  _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units at {places} alone')
+  places = [res >> i for i in range(1, blocks)]
   _require(
-    0 <= data.given < data.frames, f'data.given={data.given} is not within 0 and data.frames={data.frames}, less 1'
+    set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
   )
-  generated = data.frames - data.given
-  _require(
-    1 <= disc.frames_k <= generated,
-    f'disc.frames_k={disc.frames_k} is not within 1 and the {generated} frames generated',
-  )
+
+
+def _validate_prediction(config: Any) -> None:
+  """What given frames need, and what needs them."""
+  data, gen, res = config.data, config.gen, config.data.resolution
+  units = res.bit_length() - 3
   _require(
     not data.given or gen.given_multipliers or res in models.GIVEN_MULTIPLIERS,
     f'data.resolution={res} has no default widths: give gen.given_multipliers',
@@ -98,28 +132,6 @@ def validate(config: Any) -> None:
     data.given or not config.train.truth_weight,
     f'train.truth_weight={config.train.truth_weight} is for prediction, and data.given is 0',
   )
-  _require(gen.activation in conv_gru.ACTIVATIONS, f'gen.activation={gen.activation} is not one of relu, tanh')
-  _require(gen.upsampling in ('bilinear', 'nearest'), f'gen.upsampling={gen.upsampling} is not bilinear or nearest')
-  _require(config.dtype in ('float32', 'bfloat16'), f'dtype={config.dtype} is not float32 or bfloat16')
-  _require(
-    config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
-  )
-  _require(1 <= config.mesh.shard <= 32, f'mesh.shard={config.mesh.shard} is not within 1 and 32')
-  places = [4 << i for i in range(units)]
-  _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units at {places} alone')
-  places = [res >> i for i in range(1, blocks)]
-  _require(
-    set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
-  )
-  _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
-  _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')
-  _require(data.file_seconds > 0, f'data.file_seconds={data.file_seconds} is not above 0')
-  for name in AT_LEAST_ONE + NOT_NEGATIVE:
-    group, field = name.split('.')
-    least = 1 if name in AT_LEAST_ONE else 0
-    _require(config[group][field] >= least, f'{name}={config[group][field]} is less than {least}')
-  _require(config.seed >= 0, f'seed={config.seed} is less than 0')
-  _validate_sample(config)
 
 
 def _validate_sample(config: Any) -> None:

@@ -26,6 +26,11 @@ for level in O1 UNKNOWN; do
   # One row for each setting first, then the paper's largest slice, then the smallest ones that may do.
   for config in "${settings[@]}"; do row $level "$config" v5litepod-256; done
   for config in "${settings[@]}"; do row $level "$config" v3-512; done
+  # Enough videos a chip that arithmetic takes four fifths of the roofline or more.
+  for config in kinetics600_64x12 kinetics600_128x12; do
+    row $level "$config" v5litepod-128
+    row $level "$config" v6e-64
+  done
   row $level kinetics600_64x12 v5p-64
   row $level kinetics600_64x12 v6e-32 "${small[@]}"
   row $level kinetics600_64x12 v5litepod-32 "${small[@]}"

@@ -20,7 +20,7 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from dvd_gan import benchmark, sharding  # noqa: E402
+from dvd_gan import benchmark, sharding, train_step  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -47,6 +47,26 @@ def neither() -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def separate_passes() -> Iterator[None]:
+  """The discriminators judge real and fake videos in a pass each, in place of one for both."""
+  fused = train_step.disc_loss
+
+  class Twice:
+    def __init__(self, disc: Any):
+      self._disc = disc
+
+    def apply(self, variables: Any, *inputs: Any) -> Any:
+      real, fake = (self._disc.apply(variables, *(part[i::2] for part in inputs)) for i in range(2))
+      return jax.tree.map(train_step.interleave, real, fake)
+
+  def disc_loss(recipe: train_step.Recipe, *rest: Any) -> Any:
+    return fused(recipe._replace(disc=Twice(recipe.disc)), *rest)
+
+  with mock.patch.object(train_step, 'disc_loss', disc_loss):
+    yield
+
+
 # name: (fields of the config, what is undone while it is traced and compiled)
 VARIANTS = {
   'as it is': ({}, contextlib.nullcontext),
@@ -55,7 +75,8 @@ VARIANTS = {
   'both of these: the step before': ({}, neither),
   'a loop over D steps': ({'mesh.loops': 'scan'}, contextlib.nullcontext),
   'bfloat16': ({'dtype': 'bfloat16'}, contextlib.nullcontext),
-  'remat': ({'gen.remat': True}, contextlib.nullcontext),
+  'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
+  'real and fake in a pass each': ({}, separate_passes),
 }
 
 

@@ -1,0 +1,69 @@
+"""The compiled TPU step as it is beside the obvious alternatives, by the compiler's own account.
+
+python results/performance/tpu_alternatives.py [--topology=v5e:16x16] [--ch=16]
+
+64x64, 12 frames, two videos a device, compiled for a slice that is not there, as `--mode=dry_run` does. Each cell in
+brackets is the ratio to the first row. Set JAX_OPTIMIZATION_LEVEL=O1 for a third of the time to compile; memory traffic
+is then not known, and not told.
+"""
+
+import argparse
+import contextlib
+import io
+import pathlib
+import sys
+import time
+
+import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from alternatives import separate_passes  # noqa: E402
+
+from configs import kinetics600_64x12  # noqa: E402
+from dvd_gan import dry_run, topology  # noqa: E402
+
+# name: (fields of the config, what is undone while it is traced)
+VARIANTS = {
+  'as it is': ({}, contextlib.nullcontext),
+  'D steps unrolled': ({'mesh.loops': 'unroll'}, contextlib.nullcontext),
+  'float32': ({'dtype': 'float32'}, contextlib.nullcontext),
+  'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
+  'real and fake in a pass each': ({}, separate_passes),
+}
+COLUMNS = {  # of a dry run's result
+  'program_tflop_per_device': 'TFLOP of the program',
+  'padded_tflop_per_device': 'with whole tiles',
+  'temporaries_gib': 'temporaries, GiB',
+  'hbm_gb': 'memory traffic, GB',
+  'all-reduce_gb': 'all-reduce, GB',
+  'compile_s': 'trace and compile, s',
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--topology', default='v5e:16x16')
+  parser.add_argument('--ch', type=int, default=16, help='base width of both networks')
+  args = parser.parse_args()
+  jax.config.update('jax_enable_compilation_cache', False)
+  print(f'| variant | {" | ".join(COLUMNS.values())} |')
+  print(f'|{"---|" * (len(COLUMNS) + 1)}')
+  first = None
+  for name, (fields, undone) in VARIANTS.items():
+    config = kinetics600_64x12.get_config()
+    config.gen.ch = config.disc.ch = args.ch
+    config.dry_run.topology = args.topology
+    config.train.batch_size = 2 * topology.parse(args.topology).devices
+    config.update_from_flattened_dict(fields)
+    start = time.perf_counter()
+    with undone(), contextlib.redirect_stdout(io.StringIO()):
+      result = dry_run.dry_run(config, 'kinetics600_64x12', None)
+    result['compile_s'] = time.perf_counter() - start
+    first = first or result
+    cells = ['-' if result[key] is None else f'{result[key]:.3g} ({result[key] / first[key]:.2f})' for key in COLUMNS]
+    print(f'| {name} | {" | ".join(cells)} |', flush=True)
+
+
+if __name__ == '__main__':
+  main()
