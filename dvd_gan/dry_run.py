@@ -171,7 +171,7 @@ def compiled(step: Any, arguments: Any, slice_: topology.Topology, compute_s: fl
   traffic_known = jax.config.jax_optimization_level not in ('O0', 'O1')
   hbm_s = moved.bytes / chip.hbm_gbps / 1e9 if traffic_known else None
   ici_s = over_network(reduced, slice_)
-  # Communication that no arithmetic carries comes on top of the rest.
+  # Communication that no arithmetic hides comes on top of the rest.
   exposed_s = overlap.exposed(text, chip.tflops * 1e12, functools.partial(over_network, slice_=slice_))
   roofline = max(compute_s, hbm_s or 0) + exposed_s
   return {
@@ -263,7 +263,7 @@ def table(result: dict[str, Any], steps: int) -> str:
   roofline = result['roofline_s']
   lines.append(
     f'roofline of a step: {roofline:.3f} s (compute {result["compute_s"]:.3f}, memory {hbm_s}, '
-    f'network {result["ici_s"]:.3f}, of it hidden by arithmetic {result["ici_s"] - result["ici_exposed_s"]:.3f})'
+    f'network {result["ici_s"]:.3f}, of it hidden {result["ici_s"] - result["ici_exposed_s"]:.3f})'
   )
   for share in (0.6, 0.4):
     hours = steps * roofline / share / 3600

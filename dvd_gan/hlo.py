@@ -160,7 +160,10 @@ def _prefetched(instruction: Instruction) -> int:
 
 
 def _moved(computations: dict[str, list[Instruction]], instruction: Instruction, shapes: dict[str, str]) -> int:
-  """Bytes that a fusion, or a slice alone, reads and writes."""
+  """Bytes that a fusion, or a slice alone, reads and writes; `shapes` are those of its computation, by name.
+
+  What a fusion hands on as it is stays where it is; the collectives that it carries are counted where they start.
+  """
   is_fusion = instruction.opcode == 'fusion'
   inside = computations[fused(instruction)] if is_fusion else [instruction]
   named = {one.name: one for one in inside}
@@ -172,18 +175,20 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
   def read(name: str, shape: str) -> int:
     total = 0
     for user in users[name]:
+      if user.opcode in COLLECTIVES or user is inside[-1] and user.opcode == 'tuple':
+        continue
       first = operands(user)[0] == name
       if first and user.opcode in ('dynamic-slice', 'slice'):
         total += size(user.shape)
       elif first and user.opcode == 'bitcast':
         total += read(user.name, shape)
-      elif not (first and user.opcode == 'dynamic-update-slice') and user.opcode not in COLLECTIVES:
-        return size(shape)  # the former overwrites it in place, the latter are counted where they start
+      elif not (first and user.opcode == 'dynamic-update-slice'):  # which overwrites it in place
+        return size(shape)
     return min(total, size(shape))
 
   def written(one: Instruction) -> int:
     takes = operands(one)
-    if one.opcode in COLLECTIVES:
+    if one.opcode in COLLECTIVES or one.opcode == 'parameter':
       return 0
     if one.opcode == 'dynamic-update-slice':
       return size(named[takes[1]].shape if takes[1] in named else shapes.get(takes[1], ''))

@@ -15,12 +15,12 @@ PROGRAM = """HloModule m, is_scheduled=true
   ROOT %c = (f32[16]{0}, u32[]) custom-call(%r), custom_call_target="x"
 }
 
-%carry (b: f32[16], x: f32[8,8]) -> (f32[16], f32[8,8]) {
+%carry (b: f32[16], x: f32[8,8]) -> (f32[16], f32[16], f32[8,8]) {
   %b = f32[16]{0} parameter(0)
   %x = f32[8,8]{1,0} parameter(1)
   %s = f32[16]{0} all-reduce(%b), channel_id=7, to_apply=%add
   %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-  ROOT %t = (f32[16]{0}, f32[8,8]{1,0}) tuple(%s, %d)
+  ROOT %t = (f32[16]{0}, f32[16]{0}, f32[8,8]{1,0}) tuple(%b, %s, %d)
 }
 
 %end (e: f32[16]) -> f32[16] {
@@ -49,9 +49,9 @@ ENTRY %main (p: f32[16], q: f32[8,8], o: f32[8]) -> f32[16] {
   %o = f32[8]{0} parameter(2)
   %async-collective-start = (f32[16]{0}, u32[]) fusion(%p), kind=kCustom, calls=%begin
   %g = f32[16]{0} get-tuple-element(%async-collective-start), index=0
-  %f1 = (f32[16]{0}, f32[8,8]{1,0}) fusion(%g, %q), kind=kOutput, calls=%carry
+  %f1 = (f32[16]{0}, f32[16]{0}, f32[8,8]{1,0}) fusion(%g, %q), kind=kOutput, calls=%carry
   %g1 = f32[16]{0} get-tuple-element(%f1), index=0
-  %f2 = (f32[16]{0}, f32[8,8]{1,0}) fusion(%g1, %q), kind=kOutput, calls=%carry
+  %f2 = (f32[16]{0}, f32[16]{0}, f32[8,8]{1,0}) fusion(%g1, %q), kind=kOutput, calls=%carry
   %g2 = f32[16]{0} get-tuple-element(%f2), index=0
   %async-collective-done = f32[16]{0} fusion(%g2), kind=kCustom, calls=%end
   %async-collective-start.1 = f32[16]{0} fusion(%p), kind=kCustom, calls=%alone
@@ -78,11 +78,12 @@ def test_a_carried_collective_counts_once():
 
 
 def test_a_fusion_that_carries_a_collective_moves_the_bytes_of_its_own_work():
-  """Read by each product and written by it: 8 x 8; by each start, collective and sum: what it takes and gives."""
+  """What the product takes and gives, 8 x 8 floats each; what is handed on stays where it is."""
   plain = PROGRAM.replace(
-    '%f1 = (f32[16]{0}, f32[8,8]{1,0}) fusion(%g, %q), kind=kOutput, calls=%carry', '%f1 = token[] after-all()'
+    '%f1 = (f32[16]{0}, f32[16]{0}, f32[8,8]{1,0}) fusion(%g, %q), kind=kOutput, calls=%carry',
+    '%f1 = token[] after-all()',
   )
-  assert hlo.traffic(PROGRAM).bytes - hlo.traffic(plain).bytes == 2 * 4 * 64
+  assert hlo.traffic(PROGRAM).bytes - hlo.traffic(plain).bytes == 2 * 4 * 8 * 8
 
 
 def test_a_tpu_sends_gradients_while_it_computes_the_next_ones(monkeypatch):
