@@ -32,7 +32,11 @@ def count(text: str) -> Arithmetic:
   Raises:
     ValueError: see hlo.trips.
   """
-  computations, entry = hlo.parse(text)
+  return of(*hlo.parse(text))
+
+
+def of(computations: dict[str, list[hlo.Instruction]], name: str) -> Arithmetic:
+  """Of one run of a computation of a program (hlo.parse), with all that it calls."""
   total, padded = 0.0, 0.0
 
   def walk(name: str, times: float) -> None:
@@ -48,7 +52,7 @@ def count(text: str) -> Arithmetic:
       for called, trips in hlo.called(computations, one):
         walk(called, times * trips)
 
-  walk(entry, 1.0)
+  walk(name, 1.0)
   return Arithmetic(total, padded)
 
 

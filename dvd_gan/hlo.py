@@ -3,7 +3,7 @@
 XLA's own `cost_analysis` counts the body of a loop once. Here each instruction of the optimised program counts its
 operands and its result as bytes moved through the device's memory (a fusion is one instruction: what stays inside it
 never reaches the memory), of an array that it only slices the slices, and of one that it updates in part the part; and each
-collective the bytes that it is given. What the compiler places in a TPU's on-chip memory, `S(1)` in a layout, moves no
+collective the bytes that it is given, once, also where fusions carry it (overlap.py). What the compiler places in a TPU's on-chip memory, `S(1)` in a layout, moves no
 bytes of the device's memory.
 """
 
@@ -78,6 +78,12 @@ def traffic(text: str) -> Traffic:
   collectives: dict = collections.defaultdict(lambda: {'count': 0.0, 'bytes': 0.0})
   dtypes: dict = collections.defaultdict(set)
 
+  def told(instruction: Instruction, shapes: dict[str, str], times: float) -> None:
+    kind = instruction.opcode.removesuffix('-start')
+    collectives[kind]['count'] += times
+    collectives[kind]['bytes'] += times * given(instruction, shapes)
+    dtypes[kind] |= {dtype for dtype, _, _ in _SHAPE.findall(instruction.shape)}
+
   def walk(name: str, times: float) -> None:
     nonlocal total
     shapes = {instruction.name: instruction.shape for instruction in computations[name]}
@@ -87,20 +93,25 @@ def traffic(text: str) -> Traffic:
         for inner, runs in called(computations, instruction):
           walk(inner, times * runs)
         continue
+      if instruction.name.startswith('async-collective-done'):
+        continue
       if opcode in FREE or opcode.endswith('-done') or any(f'"{name}"' in instruction.rest for name in FREE_CALLS):
         continue
       if instruction.opcode in ('copy-start', 'slice-start'):
         total += times * _prefetched(instruction)
+        continue
+      if instruction.name.startswith('async-collective-start'):
+        inner = {one.name: one.shape for one in computations[fused(instruction)]}
+        for one in carried(computations, instruction):
+          told(one, inner, times)
+        total += times * sum(size(shapes.get(operand, '')) for operand in operands(instruction))
         continue
       if opcode in ('fusion', 'dynamic-slice', 'slice', 'dynamic-update-slice'):
         total += times * _moved(computations, instruction, shapes)
         continue
       inputs = sum(size(shapes.get(operand, '')) for operand in operands(instruction))
       if opcode in COLLECTIVES:
-        collectives[opcode]['count'] += times
-        given = sum(size(shapes.get(operand, ''), on_chip=True) for operand in operands(instruction))
-        collectives[opcode]['bytes'] += times * given
-        dtypes[opcode] |= {dtype for dtype, _, _ in _SHAPE.findall(instruction.shape)}
+        told(instruction, shapes, times)
       total += times * (inputs + size(instruction.shape))
 
   walk(entry, 1.0)
@@ -124,6 +135,21 @@ def operands(instruction: Instruction) -> list[str]:
   return re.findall(r'%([\w.\-]+)', instruction.rest.split('), ')[0])
 
 
+def given(instruction: Instruction, shapes: dict[str, str]) -> int:
+  """Bytes of what an instruction takes, wherever they lie; `shapes` are those of its computation, by name."""
+  return sum(size(shapes.get(operand, ''), on_chip=True) for operand in operands(instruction))
+
+
+def fused(fusion: Instruction) -> str:
+  """The name of what a fusion runs."""
+  return re.search(r'calls=%?([\w.\-]+)', fusion.rest)[1]
+
+
+def carried(computations: dict[str, list[Instruction]], fusion: Instruction) -> list[Instruction]:
+  """The collectives that a fusion begins, carries on beside its own work or ends."""
+  return [one for one in computations[fused(fusion)] if one.opcode in COLLECTIVES]
+
+
 def _prefetched(instruction: Instruction) -> int:
   """Bytes of a copy, or of a slice, between the memories; its result names both sides, (to, from) or ((from), to)."""
   sides = [match[0] for match in _SHAPE.finditer(instruction.shape)]
@@ -134,10 +160,12 @@ def _prefetched(instruction: Instruction) -> int:
 
 
 def _moved(computations: dict[str, list[Instruction]], instruction: Instruction, shapes: dict[str, str]) -> int:
-  """Bytes that a fusion, or a slice alone, reads and writes."""
-  inside = [instruction]
-  if fused := re.search(r'calls=%?([\w.\-]+)', instruction.rest):
-    inside = computations[fused[1]]
+  """Bytes that a fusion, or a slice alone, reads and writes; `shapes` are those of its computation, by name.
+
+  What a fusion hands on as it is stays where it is; the collectives that it carries are counted where they start.
+  """
+  is_fusion = instruction.opcode == 'fusion'
+  inside = computations[fused(instruction)] if is_fusion else [instruction]
   named = {one.name: one for one in inside}
   users = collections.defaultdict(list)
   for one in inside:
@@ -147,6 +175,8 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
   def read(name: str, shape: str) -> int:
     total = 0
     for user in users[name]:
+      if user.opcode in COLLECTIVES or user is inside[-1] and user.opcode == 'tuple':
+        continue
       first = operands(user)[0] == name
       if first and user.opcode in ('dynamic-slice', 'slice'):
         total += size(user.shape)
@@ -157,19 +187,21 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
     return min(total, size(shape))
 
   def written(one: Instruction) -> int:
-    given = operands(one)
+    takes = operands(one)
+    if one.opcode in COLLECTIVES or one.opcode == 'parameter':
+      return 0
     if one.opcode == 'dynamic-update-slice':
-      return size(named[given[1]].shape if given[1] in named else shapes.get(given[1], ''))
+      return size(named[takes[1]].shape if takes[1] in named else shapes.get(takes[1], ''))
     if one.opcode == 'tuple':
-      return sum(written(named[operand]) for operand in given if operand in named)
-    if one.opcode == 'bitcast' and given and given[0] in named:
-      return written(named[given[0]])
+      return sum(written(named[operand]) for operand in takes if operand in named)
+    if one.opcode == 'bitcast' and takes and takes[0] in named:
+      return written(named[takes[0]])
     return size(one.shape)
 
-  if fused:
+  if is_fusion:
     numbers = {one.name: int(re.match(r'\d+', one.rest)[0]) for one in inside if one.opcode == 'parameter'}
-    given = operands(instruction)
-    inputs = sum(read(name, shapes.get(given[number], '')) for name, number in numbers.items() if number < len(given))
+    takes = operands(instruction)
+    inputs = sum(read(name, shapes.get(takes[number], '')) for name, number in numbers.items() if number < len(takes))
   else:
     inputs = sum(read(operand, shapes.get(operand, '')) for operand in set(operands(instruction)))
   return inputs + min(written(inside[-1]), size(instruction.shape))

@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
   ema_decay: float
   ema_start: int
   unroll: bool
+  overlap: bool = False  # asks a TPU's compiler to send gradients while it computes
   truth_weight: float = 0.0  # of the squared error against the truth, in G's loss; the paper has none
   microbatches: int = 1
   whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
@@ -66,6 +67,7 @@ def make_recipe(config: Any, *, unroll: bool) -> Recipe:
     ema_decay=train.ema_decay,
     ema_start=train.ema_start,
     unroll=unroll,
+    overlap=config.mesh.overlap,
     truth_weight=train.truth_weight,
     microbatches=train.microbatches,
   )
@@ -159,6 +161,8 @@ def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
   """`train_step` to be compiled for a mesh, its state (or its shapes) donated and kept in its places."""
   step = functools.partial(train_step, recipe._replace(whole=sharding.keep_whole(mesh)))
   places, options = (sharding.state(mesh, state), None), sharding.compiler_options(sharding.platform(mesh))
+  if recipe.overlap:
+    options = options | sharding.overlap_options(mesh)
   return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=options)
 
 

@@ -136,7 +136,7 @@ def main():
   lines += [
     '## Compiled\n',
     '| config | slice | devices, videos each | settings | fits | GiB used of | of it temporaries | TFLOP | program, padded: times that | all-reduce GB '
-    '| roofline s | hours at 40 % | level | estimate GiB |',
+    '| roofline s, of it arithmetic | hours at 40 % | level | estimate GiB |',
     '|---' * 14 + '|',
   ]
   errors = []
@@ -147,7 +147,9 @@ def main():
       errors.append(guess / row['hbm_used_gib'] - 1)
     settings = [f'shard {row["shard"]}'] * (row['shard'] > 1) + ['remat'] * row['remat']
     settings += [f'microbatches {row["microbatches"]}'] * (row['microbatches'] > 1)
+    settings += ['overlap'] * row.get('overlap', False)
     roofline = row['roofline_s']
+    limit = '' if roofline is None else f'{roofline}, {row["compute_s"] / roofline:.0%}'
     hours = '' if roofline is None else f'{config.train.steps * roofline / 0.4 / 3600:.0f}'
     done = [row.get(f'{kind}_tflop_per_device') for kind in ('program', 'padded')]
     times = ', '.join(f'{tflop / row["tflop_per_device"]:.2f}' for tflop in done if tflop)
@@ -155,7 +157,7 @@ def main():
       f'| {row["config"]} | {row["topology"]} | {row["devices"]}, {row["batch_per_device"]} '
       f'| {", ".join(settings) or "plain"} | {"yes" if row["fits"] else "**no**"} | {row["hbm_used_gib"]} of '
       f'{row["hbm_limit_gib"]} | {row.get("temporaries_gib", "")} | {row["tflop_per_device"]} '
-      f'| {times} | {row.get("all-reduce_gb", "")} | {"" if roofline is None else roofline} | {hours} '
+      f'| {times} | {row.get("all-reduce_gb", "")} | {limit} | {hours} '
       f'| {row["optimization"].replace("UNKNOWN", "default")} | {guess:.1f} |'
     )
   lines.append(

@@ -1,0 +1,48 @@
+"""How much of a compiled program's communication waits for nothing else, read from its text.
+
+A TPU's compiler can let a collective run on inside the fusions that follow its start (`async-collective-start` to
+`-done`): each of them names the collective again, with the same channel, beside its own arithmetic.
+"""
+
+import collections
+import re
+from collections.abc import Callable
+
+from dvd_gan import arithmetic, hlo
+
+
+def exposed(text: str, flop_per_s: float, network: Callable[[float], float]) -> float:
+  """Seconds of one run in which a device does nothing but communicate.
+
+  A collective is hidden by the arithmetic of the fusions that carry it, at the chip's peak: what takes longer than that
+  hides more, so this is an upper bound.
+
+  Args:
+    text: of an optimised program.
+    flop_per_s: of a device.
+    network: seconds of a collective that is given so many bytes.
+
+  Raises:
+    ValueError: see hlo.trips.
+  """
+  computations, entry = hlo.parse(text)
+
+  def walk(name: str) -> float:
+    alone = 0.0
+    sent: dict[str, float] = {}
+    hidden: dict[str, float] = collections.defaultdict(float)
+    shapes = {one.name: one.shape for one in computations[name]}
+    for one in computations[name]:
+      if one.opcode.removesuffix('-start') in hlo.COLLECTIVES:
+        alone += network(hlo.given(one, shapes))
+      elif one.opcode == 'fusion':
+        fused = hlo.fused(one)
+        for carried in hlo.carried(computations, one):
+          channel = re.search(r'channel_id=(\d+)', carried.rest)[1]
+          sent[channel] = network(hlo.given(carried, {inner.name: inner.shape for inner in computations[fused]}))
+          hidden[channel] += arithmetic.of(computations, fused).flop / flop_per_s
+      else:
+        alone += sum(times * walk(inner) for inner, times in hlo.called(computations, one))
+    return alone + sum(max(0.0, seconds - hidden[channel]) for channel, seconds in sent.items())
+
+  return walk(entry)
