@@ -3,8 +3,8 @@
 XLA's own `cost_analysis` counts the body of a loop once. Here each instruction of the optimised program counts its
 operands and its result as bytes moved through the device's memory (a fusion is one instruction: what stays inside it
 never reaches the memory), of an array that it only slices the slices, and of one that it updates in part the part; and each
-collective the bytes that it is given, once, also where fusions carry it (overlap.py). What the compiler places in a TPU's on-chip memory, `S(1)` in a layout, moves no
-bytes of the device's memory.
+collective the bytes that it is given, once, also where fusions carry it (overlap.py). What the compiler places in a TPU's
+on-chip memory, `S(1)` in a layout, moves no bytes of the device's memory.
 """
 
 import collections
@@ -78,10 +78,10 @@ def traffic(text: str) -> Traffic:
   collectives: dict = collections.defaultdict(lambda: {'count': 0.0, 'bytes': 0.0})
   dtypes: dict = collections.defaultdict(set)
 
-  def told(instruction: Instruction, shapes: dict[str, str], times: float) -> None:
+  def told(instruction: Instruction, sent: int, times: float) -> None:
     kind = instruction.opcode.removesuffix('-start')
     collectives[kind]['count'] += times
-    collectives[kind]['bytes'] += times * given(instruction, shapes)
+    collectives[kind]['bytes'] += times * sent
     dtypes[kind] |= {dtype for dtype, _, _ in _SHAPE.findall(instruction.shape)}
 
   def walk(name: str, times: float) -> None:
@@ -101,18 +101,16 @@ def traffic(text: str) -> Traffic:
         total += times * _prefetched(instruction)
         continue
       if instruction.name.startswith('async-collective-start'):
-        inner = {one.name: one.shape for one in computations[fused(instruction)]}
-        for one in carried(computations, instruction):
-          told(one, inner, times)
-        total += times * sum(size(shapes.get(operand, '')) for operand in operands(instruction))
+        for one, sent in carried(computations, instruction):
+          told(one, sent, times)
+        total += times * given(instruction, shapes, on_chip=False)
         continue
       if opcode in ('fusion', 'dynamic-slice', 'slice', 'dynamic-update-slice'):
         total += times * _moved(computations, instruction, shapes)
         continue
-      inputs = sum(size(shapes.get(operand, '')) for operand in operands(instruction))
       if opcode in COLLECTIVES:
-        told(instruction, shapes, times)
-      total += times * (inputs + size(instruction.shape))
+        told(instruction, given(instruction, shapes), times)
+      total += times * (given(instruction, shapes, on_chip=False) + size(instruction.shape))
 
   walk(entry, 1.0)
   return Traffic(total, {kind: dict(row) for kind, row in collectives.items()}, dict(dtypes))
@@ -135,9 +133,9 @@ def operands(instruction: Instruction) -> list[str]:
   return re.findall(r'%([\w.\-]+)', instruction.rest.split('), ')[0])
 
 
-def given(instruction: Instruction, shapes: dict[str, str]) -> int:
-  """Bytes of what an instruction takes, wherever they lie; `shapes` are those of its computation, by name."""
-  return sum(size(shapes.get(operand, ''), on_chip=True) for operand in operands(instruction))
+def given(instruction: Instruction, shapes: dict[str, str], *, on_chip: bool = True) -> int:
+  """Bytes of what an instruction takes; `shapes` are those of its computation, by name, `on_chip` as for `size`."""
+  return sum(size(shapes.get(operand, ''), on_chip=on_chip) for operand in operands(instruction))
 
 
 def fused(fusion: Instruction) -> str:
@@ -145,9 +143,11 @@ def fused(fusion: Instruction) -> str:
   return re.search(r'calls=%?([\w.\-]+)', fusion.rest)[1]
 
 
-def carried(computations: dict[str, list[Instruction]], fusion: Instruction) -> list[Instruction]:
-  """The collectives that a fusion begins, carries on beside its own work or ends."""
-  return [one for one in computations[fused(fusion)] if one.opcode in COLLECTIVES]
+def carried(computations: dict[str, list[Instruction]], fusion: Instruction) -> list[tuple[Instruction, int]]:
+  """The collectives that a fusion begins, carries on beside its own work or ends, and the bytes that each is given."""
+  inside = computations[fused(fusion)]
+  shapes = {one.name: one.shape for one in inside}
+  return [(one, given(one, shapes)) for one in inside if one.opcode in COLLECTIVES]
 
 
 def _prefetched(instruction: Instruction) -> int:

@@ -36,11 +36,10 @@ def exposed(text: str, flop_per_s: float, network: Callable[[float], float]) -> 
       if one.opcode.removesuffix('-start') in hlo.COLLECTIVES:
         alone += network(hlo.given(one, shapes))
       elif one.opcode == 'fusion':
-        fused = hlo.fused(one)
-        for carried in hlo.carried(computations, one):
+        for carried, size in hlo.carried(computations, one):
           channel = re.search(r'channel_id=(\d+)', carried.rest)[1]
-          sent[channel] = network(hlo.given(carried, {inner.name: inner.shape for inner in computations[fused]}))
-          hidden[channel] += arithmetic.of(computations, fused).flop / flop_per_s
+          sent[channel] = network(size)
+          hidden[channel] += arithmetic.of(computations, hlo.fused(one)).flop / flop_per_s
       else:
         alone += sum(times * walk(inner) for inner, times in hlo.called(computations, one))
     return alone + sum(max(0.0, seconds - hidden[channel]) for channel, seconds in sent.items())

@@ -100,13 +100,13 @@ def state(mesh: Mesh, tree: Any) -> Any:
   return whole._replace(ema_params=split(tree.ema_params), **nets)
 
 
-def overlap_options(mesh: Mesh) -> dict[str, str]:
+def overlap_options(platform: str) -> dict[str, str]:
   """Options of XLA's with which a TPU sends finished gradients while it computes the next ones; elsewhere none.
 
   Without them the compiler joins all gradients into a few all-reduces and waits for each. The first two limit how much
   is joined and let an all-reduce be split in time; the others let it run inside the fusions that follow it.
   """
-  if platform(mesh) != 'tpu':
+  if platform != 'tpu':
     return {}
   return {
     'xla_jf_crs_combiner_threshold_in_bytes': str(GRADIENTS_SENT_TOGETHER),

@@ -160,9 +160,10 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
 def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
   """`train_step` to be compiled for a mesh, its state (or its shapes) donated and kept in its places."""
   step = functools.partial(train_step, recipe._replace(whole=sharding.keep_whole(mesh)))
-  places, options = (sharding.state(mesh, state), None), sharding.compiler_options(sharding.platform(mesh))
+  places, platform = (sharding.state(mesh, state), None), sharding.platform(mesh)
+  options = sharding.compiler_options(platform)
   if recipe.overlap:
-    options = options | sharding.overlap_options(mesh)
+    options = options | sharding.overlap_options(platform)
   return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=options)
 
 
