@@ -41,7 +41,8 @@ class Step:
   """The compiled train step of a config on all devices, with a random state and batch.
 
   Attributes:
-    flop: analytic, of one step.
+    flop: analytic, of one step of the model as its layers are described.
+    computed_flop: the same of the step that runs, less where D's averages are in its kernels.
     compile_s: seconds of the compilation.
     temporary_gib: memory of one device beside its state and batch.
   """
@@ -50,7 +51,9 @@ class Step:
     validation.validate(config)
     validation.validate_batch(config)
     mesh = sharding.make_mesh(config.mesh.shard)
-    recipe = train_step.make_recipe(config, unroll=sharding.unrolls(config.mesh.loops))
+    recipe = train_step.make_recipe(
+      config, unroll=sharding.unrolls(config.mesh.loops), pool_in_kernel=sharding.pools_in_kernel(config.mesh.pools)
+    )
     everywhere = sharding.replicated(mesh)
     self._key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=everywhere)()
     init = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)
@@ -62,7 +65,10 @@ class Step:
     self._batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
 
     arguments = self._state, self._batch, self._key
-    self.flop = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
+    described = recipe._replace(disc=recipe.disc.clone(pool_in_kernel=False))
+    self.flop, self.computed_flop = (
+      flops.count(functools.partial(train_step.train_step, one), *arguments) for one in (described, recipe)
+    )
     lowered = train_step.jitted(recipe, mesh, self._state).lower(*arguments)
     start = time.perf_counter()
     self._compiled = lowered.compile()
@@ -87,7 +93,8 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   Returns:
     step_s (median), step_s_min, compile_s, temporary_gib, model_tflop (analytic, one step), clips_per_s (batch size over
     step_s: each of the step's D and G updates sees as many), matmul_gflops (f32 in float32 configs, measured in the
-    same run, before and after), share_of_matmul_rate, and what was measured.
+    same run, before and after), share_of_matmul_rate (of model_tflop), computed_tflop (of what ran: less where D's
+    averages are in its kernels), and what was measured.
   """
   step = Step(config)
   matmul = [matmul_rate(config.dtype)]
@@ -102,6 +109,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     'compile_s': round(step.compile_s, 2),
     'temporary_gib': round(step.temporary_gib, 3),
     'model_tflop': round(step.flop / 1e12, 4),
+    'computed_tflop': round(step.computed_flop / 1e12, 4),
     'clips_per_s': round(config.train.batch_size / step_s, 3),
     'share_of_matmul_rate': round(step.flop / step_s / rate, 3),
     'matmul_gflops': round(rate / 1e9, 1),
@@ -117,6 +125,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     'devices': jax.device_count(),
     'device_kind': jax.devices()[0].device_kind,
     'loops': config.mesh.loops,
+    'pools': config.mesh.pools,
     'jax': jax.__version__,
     'python': platform.python_version(),
   }

@@ -60,7 +60,9 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
   # The estimate needs as many devices as share a copy of the state, and no real ones.
   devices = describe(slice_).devices if config.dry_run.compile else None
   mesh = sharding.make_mesh(shard, devices) if devices else sharding.abstract_mesh(slice_.devices, shard)
-  recipe = train_step.make_recipe(config, unroll=config.mesh.loops == 'unroll')
+  recipe = train_step.make_recipe(
+    config, unroll=config.mesh.loops == 'unroll', pool_in_kernel=config.mesh.pools == 'in_kernel'
+  )
   arguments = abstract_arguments(config, mesh, batch)
   step = functools.partial(train_step.train_step, recipe)
   chip = slice_.chip

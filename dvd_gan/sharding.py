@@ -48,6 +48,15 @@ def unrolls(choice: str) -> bool:
   return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'unroll'
 
 
+def pools_in_kernel(choice: str) -> bool:
+  """Whether a discriminator block's second convolution and the average after it are computed as one (`mesh.pools`).
+
+  The same numbers from 4/9 of that convolution's arithmetic (8/27 where it is 3-D). On a CPU that is time saved
+  (results/performance); on the other backends, which it has not been measured on, it has to be asked for.
+  """
+  return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'in_kernel'
+
+
 @functools.cache
 def compiler_options(platform: str) -> dict[str, str]:
   """Options of XLA's for every jit of a program with convolutions, the fastest for a platform ('cpu', 'gpu', 'tpu').

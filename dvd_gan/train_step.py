@@ -52,9 +52,10 @@ class Recipe(NamedTuple):
   whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
 
 
-def make_recipe(config: Any, *, unroll: bool) -> Recipe:
-  """The recipe of a validated config; `unroll` as sharding.unrolls says."""
+def make_recipe(config: Any, *, unroll: bool, pool_in_kernel: bool = False) -> Recipe:
+  """The recipe of a validated config; `unroll` and `pool_in_kernel` as sharding.unrolls and .pools_in_kernel say."""
   gen, disc = models.build(config)
+  disc = disc.clone(pool_in_kernel=pool_in_kernel)
   train = config.train
   return Recipe(
     gen=gen,

@@ -67,6 +67,10 @@ def validate(config: Any) -> None:
   _require(
     config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
   )
+  _require(
+    config.mesh.pools in ('auto', 'after', 'in_kernel'),
+    f'mesh.pools={config.mesh.pools} is not auto, after or in_kernel',
+  )
   _require(1 <= config.mesh.shard <= 32, f'mesh.shard={config.mesh.shard} is not within 1 and 32')
   _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')
   _require(data.ram_gib > 0, f'data.ram_gib={data.ram_gib} is not above 0')

@@ -31,6 +31,11 @@ def test_loops_unroll_on_a_cpu_only():
   assert sharding.unrolls('unroll') and not sharding.unrolls('scan')
 
 
+def test_pools_are_in_the_kernels_on_a_cpu_only():
+  assert sharding.pools_in_kernel('auto') == (jax.default_backend() == 'cpu')
+  assert sharding.pools_in_kernel('in_kernel') and not sharding.pools_in_kernel('after')
+
+
 def test_convolutions_on_a_cpu_are_not_ynnpacks():
   options = sharding.compiler_options('cpu')
   args = jnp.zeros((24, 16, 16, 48)), jnp.zeros((3, 3, 48, 144))

@@ -51,7 +51,9 @@ def test_golden_metrics(run):
   assert_golden(run[1])
 
 
-@pytest.mark.parametrize('variant', ['unrolled and computed again', "other platforms' forms, jaxlib's kernels"])
+@pytest.mark.parametrize(
+  'variant', ['unrolled and computed again', "other platforms' forms, jaxlib's kernels, pools after"]
+)
 def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config, monkeypatch):
   if variant.startswith('unrolled'):
     config.mesh.loops = 'unroll'
@@ -65,6 +67,7 @@ def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config,
 
     monkeypatch.setattr(jax.lax, 'platform_dependent', other_form)
     monkeypatch.setattr(sharding, 'compiler_options', lambda platform: {})
+    config.mesh.pools = 'after'
   step = make_step(jax.devices()[:1], config=config)
   assert variant.startswith('unrolled') or used
   state, metrics = step.fresh(), []

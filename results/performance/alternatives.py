@@ -77,6 +77,7 @@ VARIANTS = {
   'bfloat16': ({'dtype': 'bfloat16'}, contextlib.nullcontext),
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
+  'D averages after its convolutions': ({'mesh.pools': 'after'}, contextlib.nullcontext),
 }
 
 

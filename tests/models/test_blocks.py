@@ -32,11 +32,13 @@ def test_time_pools_by_pairs_and_an_odd_last_frame_alone():
   np.testing.assert_allclose(blocks.pool_time(x[:, :4]).ravel(), [0.5, 2.5])
 
 
+@pytest.mark.parametrize('frames', [4, 5])
+@pytest.mark.parametrize('in_kernel', [False, True])
 @pytest.mark.parametrize('volumetric', [False, True])
-def test_discriminator_block_is_its_formula(volumetric):
-  """Pooling before the skip's 1x1 convolution changes the cost and nothing else."""
-  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
-  module = blocks.DiscriminatorBlock(6, down=True, volumetric=volumetric)
+def test_discriminator_block_is_its_formula(volumetric, in_kernel, frames):
+  """Pooling before the skip's 1x1 convolution, or in the second one's kernel, changes the cost and nothing else."""
+  x = jax.random.normal(jax.random.key(0), (2, frames, 4, 4, 3))
+  module = blocks.DiscriminatorBlock(6, down=True, volumetric=volumetric, pool_in_kernel=in_kernel)
   variables = module.init(jax.random.key(0), x)
   variables = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), variables)
   params = variables['params']
@@ -51,7 +53,7 @@ def test_discriminator_block_is_its_formula(volumetric):
 
   def pool(x):
     x = x.reshape(*x.shape[:2], 2, 2, 2, 2, x.shape[-1]).mean((3, 5))
-    return jnp.stack([x[:, :2].mean(1), x[:, 2:4].mean(1), x[:, 4]], 1) if rank == 3 else x
+    return jnp.stack([x[:, i : i + 2].mean(1) for i in range(0, frames, 2)], 1) if rank == 3 else x
 
   expected = pool(conv(x, 'skip')) + pool(conv(jax.nn.relu(conv(jax.nn.relu(x), 'conv1')), 'conv2'))
   np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-3)

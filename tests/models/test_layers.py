@@ -67,6 +67,46 @@ def test_the_gradient_of_a_gain():
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'default'])
+@pytest.mark.parametrize('shape', [(3, 8, 6, 5), (2, 4, 4, 7), (2, 2, 2, 3), (3, 2, 4, 3)])
+def test_pooling_in_the_kernel_is_pooling_after_it(shape, platform, monkeypatch):
+  """Values and gradients, wider in than out too, down to maps that are one product."""
+  if platform == 'default':
+    monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **_: default(*args))
+  x, kernel = filled((2, *shape), 0), filled((3, 3, shape[-1], 6), 1)
+  weight = filled((2, shape[0], shape[1] // 2, shape[2] // 2, 6), 2)
+
+  def after(x, kernel):
+    out = layers.conv2d(x, kernel)
+    return out.reshape(*out.shape[:2], shape[1] // 2, 2, shape[2] // 2, 2, 6).mean((3, 5))
+
+  got, expected = (
+    jax.value_and_grad(lambda x, kernel, form=form: (form(x, kernel) * weight).sum(), (0, 1))(x, kernel)
+    for form in (layers.pooled_conv2d, after)
+  )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_of_a_pooled_convolution_slides_a_larger_map_over_a_smaller_one():
+  """XLA's CPU backend runs such a convolution a hundred times slower (results/performance)."""
+  x, kernel = filled((2, 8, 8, 5), 0), filled((3, 3, 5, 6), 1)
+  grads = jax.make_jaxpr(jax.grad(lambda x, k: (layers.pooled_conv2d(x, k) ** 2).sum(), (0, 1)))(x, kernel)
+  found = []
+
+  def visit(jaxpr):
+    for equation in jaxpr.eqns:
+      if equation.primitive.name == 'conv_general_dilated':
+        numbers = equation.params['dimension_numbers']
+        image, window = (v.aval.shape for v in equation.invars)
+        found.append((image[numbers.lhs_spec[2]], window[numbers.rhs_spec[2]]))
+      for inner in jax.core.jaxprs_in_params(equation.params):
+        visit(inner)
+
+  visit(grads.jaxpr)
+  assert len(found) >= 3 and all(image >= window for image, window in found)
+
+
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
 def test_small_maps_are_a_matrix_product_on_a_cpu_only(platform):
   args = filled((4, 2, 2, 3), 0), filled((3, 3, 3, 5), 1)
