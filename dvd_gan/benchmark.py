@@ -1,6 +1,8 @@
-"""Times the train step of a named size; prints one JSON object last. Needs no TensorFlow.
+"""Times the train step of a named size, or sampling from it; prints one JSON object last. Needs no TensorFlow.
 
 `python -m dvd_gan.benchmark` times 64x64, 12 frames, ch = 32, batch 4; `--size=smoke` or any other of SIZES times that.
+Sizes named after a config are at full width, in bfloat16. `--sampling --size=kinetics600_64x48 --batch_size=2` times the
+drawing of two videos.
 """
 
 import argparse
@@ -17,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import default, kinetics600_fp_64x16, smoke
-from dvd_gan import flops, models, sharding, train_step, validation
+from configs import default, kinetics600_64x12, kinetics600_64x48, kinetics600_128x12, kinetics600_fp_64x16, smoke
+from dvd_gan import flops, models, sample, sharding, train_step, validation
+from dvd_gan.datasets import pipeline
 from dvd_gan.errors import UsageError
+from dvd_gan.models import spectral
 
 
 def _narrow_64(get_config: Callable[[], Any]) -> Any:
@@ -30,9 +34,18 @@ def _narrow_64(get_config: Callable[[], Any]) -> Any:
   return config
 
 
+def _full(get_config: Callable[[], Any], batch_size: int) -> Any:
+  config = get_config()
+  config.train.batch_size = batch_size
+  return config
+
+
 SIZES = {
   '64x64x12_ch32_b4': functools.partial(_narrow_64, default.get_config),
   '64x64_5to11_ch32_b4': functools.partial(_narrow_64, kinetics600_fp_64x16.get_config),
+  'kinetics600_64x12': functools.partial(_full, kinetics600_64x12.get_config, 16),
+  'kinetics600_64x48': functools.partial(_full, kinetics600_64x48.get_config, 4),
+  'kinetics600_128x12': functools.partial(_full, kinetics600_128x12.get_config, 8),
   'smoke': smoke.get_config,
 }
 
@@ -114,18 +127,67 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     'share_of_matmul_rate': round(step.flop / step_s / rate, 3),
     'matmul_gflops': round(rate / 1e9, 1),
     'repeats': repeats,
+    'batch_size': config.train.batch_size,
+    'loops': config.mesh.loops,
+    'pools': config.mesh.pools,
+    **_about(config),
+  }
+
+
+def measure_sampling(config: Any, repeats: int) -> dict[str, Any]:
+  """Compiles and times the drawing of `sample.batch_size` videos, latents on the host to uint8 videos on the device.
+
+  Returns:
+    draw_s (median), draw_s_min, videos_per_s, model_tflop (analytic, one batch), share_of_matmul_rate and matmul_gflops
+    as in `measure`, and what was measured.
+  """
+  validation.validate(config)
+  size, data, rng = config.sample.batch_size, config.data, np.random.default_rng(0)
+  config.sample.statistics_batch_size = size
+  frames = rng.integers(0, 256, (size, data.given, data.resolution, data.resolution, 3), np.uint8)
+  given = pipeline.Clips(frames, np.zeros(size, np.int32)) if data.given else None
+  params, _ = models.init(config)
+  sampler = sample.make_sampler(config, params, spectral.init(jax.random.key(0), params), given)
+  standing = sampler.standing(batches=1)
+  labels = rng.integers(models.num_labels(config), size=size, dtype=np.int32)
+  z = np.zeros((size, config.gen.z_dim), np.float32)
+  flop = flops.count(sampler.generate.__wrapped__, sampler.weights, standing, z, labels, frames)
+
+  def draw(seed: int) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(sampler.batch(standing, 0, labels, frames, truncation=1.0, seed=seed))
+    return time.perf_counter() - start
+
+  draw(0)  # compiles
+  rate = matmul_rate(config.dtype)
+  seconds = [draw(seed) for seed in range(repeats)]
+  rate = statistics.mean((rate, matmul_rate(config.dtype)))
+  draw_s = statistics.median(seconds)
+  return {
+    'draw_s': round(draw_s, 4),
+    'draw_s_min': round(min(seconds), 4),
+    'videos_per_s': round(size / draw_s, 3),
+    'model_tflop': round(flop / 1e12, 4),
+    'share_of_matmul_rate': round(flop / draw_s / rate, 3),
+    'matmul_gflops': round(rate / 1e9, 1),
+    'repeats': repeats,
+    'batch_size': size,
+    **_about(config),
+  }
+
+
+def _about(config: Any) -> dict[str, Any]:
+  """What was measured, and on what."""
+  return {
     'resolution': config.data.resolution,
     'frames': config.data.frames,
     'given': config.data.given,
     'gen_ch': config.gen.ch,
     'disc_ch': config.disc.ch,
-    'batch_size': config.train.batch_size,
     'dtype': config.dtype,
     'backend': jax.default_backend(),
     'devices': jax.device_count(),
     'device_kind': jax.devices()[0].device_kind,
-    'loops': config.mesh.loops,
-    'pools': config.mesh.pools,
     'jax': jax.__version__,
     'python': platform.python_version(),
   }
@@ -148,17 +210,18 @@ def matmul_rate(dtype: str, seconds: float = 0.5) -> float:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--size', choices=sorted(SIZES), default='64x64x12_ch32_b4')
-  parser.add_argument('--repeats', type=int, default=5, help='steps timed; the median is told')
+  parser.add_argument('--sampling', action='store_true', help='time the drawing of batch_size videos, not the step')
+  parser.add_argument('--repeats', type=int, default=5, help='steps (or draws) timed; the median is told')
   parser.add_argument('--batch_size', type=int, help="in place of the size's own")
   parser.add_argument('--dtype', help="float32 or bfloat16, in place of the size's own")
   parser.add_argument('--loops', help='scan or unroll, in place of auto')
   args = parser.parse_args()
   config = SIZES[args.size]()
-  config.train.batch_size = args.batch_size or config.train.batch_size
+  config.train.batch_size = config.sample.batch_size = args.batch_size or config.train.batch_size
   config.dtype = args.dtype or config.dtype
   config.mesh.loops = args.loops or config.mesh.loops
   try:
-    result = measure(config, args.repeats)
+    result = (measure_sampling if args.sampling else measure)(config, args.repeats)
   except UsageError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

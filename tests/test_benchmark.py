@@ -3,9 +3,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from configs import default
-from dvd_gan import benchmark
-from tests.conftest import ROOT
+from dvd_gan import benchmark, validation
+from tests import tiny_prediction
+from tests.conftest import ROOT, tiny_config
 
 
 def test_it_prints_one_json_object_last_without_tensorflow():
@@ -27,6 +30,22 @@ def test_the_default_size_is_the_one_that_scripts_expect():
   config = benchmark.SIZES['64x64x12_ch32_b4']()
   assert (config.data.resolution, config.data.frames, config.gen.ch, config.train.batch_size) == (64, 12, 32, 4)
   assert config == _with_narrow_widths(default.get_config())
+
+
+@pytest.mark.parametrize('tiny', [tiny_config, tiny_prediction.get_config])
+def test_sampling_is_timed(tiny):
+  config = tiny()
+  config.sample.batch_size = 2
+  told = benchmark.measure_sampling(config, repeats=3)
+  assert 0 < told['draw_s_min'] <= told['draw_s'] and told['videos_per_s'] > 0
+  assert told['batch_size'] == 2 and told['model_tflop'] >= 0
+
+
+@pytest.mark.parametrize('name', ['kinetics600_64x12', 'kinetics600_64x48', 'kinetics600_128x12'])
+def test_full_width_sizes_are_valid_and_in_bfloat16(name):
+  config = benchmark.SIZES[name]()
+  validation.validate(config)
+  assert (config.gen.ch, config.disc.ch, config.dtype) == (*([96] * 2 if '128' in name else [128] * 2), 'bfloat16')
 
 
 def test_prediction_has_a_size_too():

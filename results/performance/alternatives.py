@@ -78,6 +78,7 @@ VARIANTS = {
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
   'D averages after its convolutions': ({'mesh.pools': 'after'}, contextlib.nullcontext),
+  'D averages in their kernels': ({'mesh.pools': 'in_kernel'}, contextlib.nullcontext),
 }
 
 
