@@ -136,7 +136,7 @@ def test_a_non_finite_step_stops_after_the_last_good_checkpoint(run, monkeypatch
   monkeypatch.setattr(
     train.train_step,
     'make_recipe',
-    lambda config, unroll: make(config, unroll=unroll)._replace(gen_opt=_poison(config)),
+    lambda config, **forms: make(config, **forms)._replace(gen_opt=_poison(config)),
   )
   with pytest.raises(train.NonFiniteError, match='step 3: the state not finite; the last good checkpoint is step 2'):
     run('run', steps=9, checkpoint_every=1)

@@ -1,6 +1,6 @@
 """The compiled TPU step as it is beside the obvious alternatives, by the compiler's own account.
 
-python results/performance/tpu_alternatives.py [--topology=v5e:16x16] [--ch=16]
+python results/performance/tpu_alternatives.py [--topology=v5e:16x16] [--ch=16] [--only=0,5]
 
 64x64, 12 frames, two videos a device, compiled for a slice that is not there, as `--mode=dry_run` does. Each cell in
 brackets is the ratio to the first row. Set JAX_OPTIMIZATION_LEVEL=O1 for a third of the time to compile; memory traffic
@@ -30,6 +30,7 @@ VARIANTS = {
   'float32': ({'dtype': 'float32'}, contextlib.nullcontext),
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
+  'D averages in its kernels': ({'mesh.pools': 'in_kernel'}, contextlib.nullcontext),
 }
 COLUMNS = {  # of a dry run's result
   'program_tflop_per_device': 'TFLOP of the program',
@@ -45,12 +46,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--topology', default='v5e:16x16')
   parser.add_argument('--ch', type=int, default=16, help='base width of both networks')
+  parser.add_argument('--only', default=','.join(map(str, range(len(VARIANTS)))), help='numbers of variants, from 0')
   args = parser.parse_args()
   jax.config.update('jax_enable_compilation_cache', False)
   print(f'| variant | {" | ".join(COLUMNS.values())} |')
   print(f'|{"---|" * (len(COLUMNS) + 1)}')
   first = None
-  for name, (fields, undone) in VARIANTS.items():
+  for name, (fields, undone) in [list(VARIANTS.items())[int(i)] for i in args.only.split(',')]:
     config = kinetics600_64x12.get_config()
     config.gen.ch = config.disc.ch = args.ch
     config.dry_run.topology = args.topology
