@@ -64,9 +64,7 @@ class Step:
     validation.validate(config)
     validation.validate_batch(config)
     mesh = sharding.make_mesh(config.mesh.shard)
-    recipe = train_step.make_recipe(
-      config, unroll=sharding.unrolls(config.mesh.loops), pool_in_kernel=sharding.pools_in_kernel(config.mesh.pools)
-    )
+    recipe = train_step.make_recipe(config, **sharding.forms(config.mesh))
     everywhere = sharding.replicated(mesh)
     self._key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=everywhere)()
     init = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)
@@ -78,10 +76,10 @@ class Step:
     self._batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
 
     arguments = self._state, self._batch, self._key
-    described = recipe._replace(disc=recipe.disc.clone(pool_in_kernel=False))
-    self.flop, self.computed_flop = (
-      flops.count(functools.partial(train_step.train_step, one), *arguments) for one in (described, recipe)
-    )
+    self.computed_flop = self.flop = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
+    if recipe.disc.pool_in_kernel:
+      described = recipe._replace(disc=recipe.disc.clone(pool_in_kernel=False))
+      self.flop = flops.count(functools.partial(train_step.train_step, described), *arguments)
     lowered = train_step.jitted(recipe, mesh, self._state).lower(*arguments)
     start = time.perf_counter()
     self._compiled = lowered.compile()
@@ -110,23 +108,13 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     averages are in its kernels), and what was measured.
   """
   step = Step(config)
-  matmul = [matmul_rate(config.dtype)]
-  seconds = step.seconds(repeats)
-  matmul.append(matmul_rate(config.dtype))
-
-  step_s = statistics.median(seconds)
-  rate = statistics.mean(matmul) * jax.device_count()
+  step_s, figures = _timed('step', lambda: step.seconds(repeats), step.flop, config.dtype, jax.device_count())
   return {
-    'step_s': round(step_s, 4),
-    'step_s_min': round(min(seconds), 4),
+    **figures,
     'compile_s': round(step.compile_s, 2),
     'temporary_gib': round(step.temporary_gib, 3),
-    'model_tflop': round(step.flop / 1e12, 4),
     'computed_tflop': round(step.computed_flop / 1e12, 4),
     'clips_per_s': round(config.train.batch_size / step_s, 3),
-    'share_of_matmul_rate': round(step.flop / step_s / rate, 3),
-    'matmul_gflops': round(rate / 1e9, 1),
-    'repeats': repeats,
     'batch_size': config.train.batch_size,
     'loops': config.mesh.loops,
     'pools': config.mesh.pools,
@@ -159,20 +147,25 @@ def measure_sampling(config: Any, repeats: int) -> dict[str, Any]:
     return time.perf_counter() - start
 
   draw(0)  # compiles
-  rate = matmul_rate(config.dtype)
-  seconds = [draw(seed) for seed in range(repeats)]
-  rate = statistics.mean((rate, matmul_rate(config.dtype)))
-  draw_s = statistics.median(seconds)
-  return {
-    'draw_s': round(draw_s, 4),
-    'draw_s_min': round(min(seconds), 4),
-    'videos_per_s': round(size / draw_s, 3),
+  draw_s, figures = _timed('draw', lambda: [draw(seed) for seed in range(repeats)], flop, config.dtype)
+  return {**figures, 'videos_per_s': round(size / draw_s, 3), 'batch_size': size, **_about(config)}
+
+
+def _timed(
+  name: str, run: Callable[[], list[float]], flop: int, dtype: str, devices: int = 1
+) -> tuple[float, dict[str, Any]]:
+  """Median seconds of what `run` repeats, each of so many FLOPs, and the figures, beside matrix products in turn."""
+  matmul = [matmul_rate(dtype)]
+  seconds = run()
+  matmul.append(matmul_rate(dtype))
+  median, rate = statistics.median(seconds), statistics.mean(matmul) * devices
+  return median, {
+    f'{name}_s': round(median, 4),
+    f'{name}_s_min': round(min(seconds), 4),
     'model_tflop': round(flop / 1e12, 4),
-    'share_of_matmul_rate': round(flop / draw_s / rate, 3),
+    'share_of_matmul_rate': round(flop / median / rate, 3),
     'matmul_gflops': round(rate / 1e9, 1),
-    'repeats': repeats,
-    'batch_size': size,
-    **_about(config),
+    'repeats': len(seconds),
   }
 
 

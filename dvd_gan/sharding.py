@@ -57,6 +57,11 @@ def pools_in_kernel(choice: str) -> bool:
   return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'in_kernel'
 
 
+def forms(mesh_config: Any) -> dict[str, bool]:
+  """The forms in which the backend here computes a step, for train_step.make_recipe, from `config.mesh`."""
+  return {'unroll': unrolls(mesh_config.loops), 'pool_in_kernel': pools_in_kernel(mesh_config.pools)}
+
+
 @functools.cache
 def compiler_options(platform: str) -> dict[str, str]:
   """Options of XLA's for every jit of a program with convolutions, the fastest for a platform ('cpu', 'gpu', 'tpu').

@@ -52,9 +52,7 @@ def train(config: Any, workdir: epath.Path) -> int:
 def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') -> int:
   """`train`, with its data open and its signals taken."""
   mesh = sharding.make_mesh(config.mesh.shard)
-  recipe = train_step.make_recipe(
-    config, unroll=sharding.unrolls(config.mesh.loops), pool_in_kernel=sharding.pools_in_kernel(config.mesh.pools)
-  )
+  recipe = train_step.make_recipe(config, **sharding.forms(config.mesh))
   hosts.check_shared(workdir)
   checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints, config.train.keep_best)
   if checkpoints.newest() is not None and not config.train.allow_config_change:

@@ -53,7 +53,7 @@ class Recipe(NamedTuple):
 
 
 def make_recipe(config: Any, *, unroll: bool, pool_in_kernel: bool = False) -> Recipe:
-  """The recipe of a validated config; `unroll` and `pool_in_kernel` as sharding.unrolls and .pools_in_kernel say."""
+  """The recipe of a validated config; `unroll` and `pool_in_kernel` as sharding.forms says."""
   gen, disc = models.build(config)
   disc = disc.clone(pool_in_kernel=pool_in_kernel)
   train = config.train

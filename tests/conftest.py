@@ -63,9 +63,7 @@ class Step(NamedTuple):
 def make_step(devices, shard=1, config=None):
   config = config or tiny_config()
   mesh = sharding.make_mesh(shard, devices=devices)
-  recipe = train_step.make_recipe(
-    config, unroll=sharding.unrolls(config.mesh.loops), pool_in_kernel=sharding.pools_in_kernel(config.mesh.pools)
-  )
+  recipe = train_step.make_recipe(config, **sharding.forms(config.mesh))
   key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
   step = Step(config, recipe, mesh, None, key)
   jitted = train_step.jitted(recipe, mesh, train_step.state_shapes(config))

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from dvd_gan.models import batch_norm, layers
-from dvd_gan.models.layers import Conv
 
 
 class VolumetricConv(nn.Module):
   """3x3x3 'same' convolution over time, height and width, as one 2-D convolution.
 
-  The three frames that an output frame sees are stacked on channels. The arithmetic is that of a 3-D convolution;
-  On a CPU XLA runs it three to four times faster with 16 channels, and with 64 no faster forward.
+  The frames that an output frame sees are stacked on channels. The arithmetic is that of a 3-D convolution. On a CPU
+  XLA runs it three to four times faster with 16 channels, and with 64 no faster forward.
 
   Attributes:
     features: output channels.
@@ -34,15 +33,15 @@ class VolumetricConv(nn.Module):
     kernel = self.param('kernel', zeros, (3, 3, 3, c, self.features))
     bias = self.param('bias', zeros, (self.features,))
     convolve = layers.pooled_conv2d if self.pool else layers.conv2d
-    stride = 1
-    if self.pool and t % 2 == 0:  # of an odd number the last frame is no mean of two: time is pooled afterwards
-      kernel, stride = layers.mean_of_shifted(kernel, 0), 2
+    paired = self.pool and t % 2 == 0  # the last of an odd number is no mean of two: time is pooled afterwards
+    if paired:
+      kernel = layers.mean_of_shifted(kernel, 0)
     seen = kernel.shape[0]  # frames that an output frame sees
     padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    last = t + 2 - seen + 1
-    x = jnp.concatenate([padded[:, i : i + last : stride] for i in range(seen)], axis=-1)  # [B, T', H, W, seen * C]
+    frames = [padded[:, i : i + t : 2 if paired else 1] for i in range(seen)]
+    x = jnp.concatenate(frames, axis=-1)  # [B, T or T / 2, H, W, seen * C]
     out = convolve(x, jnp.moveaxis(kernel, 0, 2).reshape(3, 3, seen * c, self.features))
-    return layers.add_bias(pool_time(out) if self.pool and stride == 1 else out, bias)
+    return layers.add_bias(pool_time(out) if self.pool and not paired else out, bias)
 
 
 def upsample(x: jax.Array, method: str) -> jax.Array:
@@ -107,12 +106,12 @@ class GeneratorBlock(nn.Module):
     h = nn.relu(norm(name='norm1')(x, cond, train=train))
     if self.up:
       h = upsample(h, self.upsampling)
-    h = Conv(self.features, 3, dtype=self.dtype, name='conv1')(h)
+    h = layers.Conv(self.features, 3, dtype=self.dtype, name='conv1')(h)
     h = nn.relu(norm(name='norm2')(h, cond, train=train))
-    h = Conv(self.features, 3, dtype=self.dtype, name='conv2')(h)
+    h = layers.Conv(self.features, 3, dtype=self.dtype, name='conv2')(h)
     if self.up or x.shape[-1] != self.features:
       # A 1x1 convolution commutes with interpolation, and costs a quarter before it.
-      x = Conv(self.features, 1, dtype=self.dtype, name='skip')(x)
+      x = layers.Conv(self.features, 1, dtype=self.dtype, name='skip')(x)
       if self.up:
         x = upsample(x, self.upsampling)
     return x + h
@@ -139,7 +138,7 @@ class DiscriminatorBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """x [B, T, H, W, C] -> [B, T', H', W', features]."""
-    conv3 = VolumetricConv if self.volumetric else functools.partial(Conv, size=3)
+    conv3 = VolumetricConv if self.volumetric else functools.partial(layers.Conv, size=3)
     h = nn.relu(x) if self.relu_first else x
     h = conv3(self.features, dtype=self.dtype, name='conv1')(h)
     composed = self.down and self.pool_in_kernel
@@ -147,7 +146,7 @@ class DiscriminatorBlock(nn.Module):
     h = h if composed else self._pool(h)
     if self.down or x.shape[-1] != self.features:
       # A 1x1 convolution commutes with the average, and costs a quarter or an eighth after it.
-      x = Conv(self.features, 1, dtype=self.dtype, name='skip')(self._pool(x))
+      x = layers.Conv(self.features, 1, dtype=self.dtype, name='skip')(self._pool(x))
     return x + h
 
   def _pool(self, x: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Leading axes are folded into the batch.
   """
-  return _convolve((kernel.shape[0] // 2, kernel.shape[1] // 2), x, kernel)
+  return _convolve(_same(kernel.shape), x, kernel)
 
 
 def pooled_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -87,15 +87,17 @@ def transposed(kernel: jax.Array) -> jax.Array:
   return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
-def kernel_gradient(x: jax.Array, d_out: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Gradient, f32 of that shape, of the kernel in conv2d(x, kernel); x and d_out [..., H, W, C] of one dtype."""
-  return _kernel_gradient((shape[0] // 2, shape[1] // 2), x, d_out, shape)
+def kernel_gradient(
+  x: jax.Array, d_out: jax.Array, shape: tuple[int, ...], padding: tuple[int, int] | None = None
+) -> jax.Array:
+  """Gradient, f32 of that shape, of the kernel in conv2d(x, kernel); x and d_out [..., H, W, C] of one dtype.
 
-
-def _kernel_gradient(padding, x, d_out, shape):
+  `padding`: so many zeros around x in place of conv2d's.
+  """
+  padding = _same(shape) if padding is None else padding
   x, d_out = (array.reshape(-1, *array.shape[-3:]) for array in (x, d_out))
 
-  def correlate(image, window, padding=padding):
+  def correlate(image, window, padding):
     return jax.lax.conv_general_dilated(
       image,
       window,
@@ -110,10 +112,16 @@ def _kernel_gradient(padding, x, d_out, shape):
     # Padded beforehand: XLA's slow form for maps smaller than their kernels again, d_out may be smaller than x.
     return transposed(correlate(jnp.pad(d_out, ((0, 0), *around, (0, 0))), x, (0, 0)))
 
+  plain = functools.partial(correlate, padding=padding)
   if shape[2] <= shape[3]:
-    return correlate(x, d_out)
+    return plain(x, d_out)
   # On a CPU XLA copies the image once for every tap: let that be the one of fewer channels (results/performance).
-  return jax.lax.platform_dependent(x, d_out, cpu=mirrored, default=correlate)
+  return jax.lax.platform_dependent(x, d_out, cpu=mirrored, default=plain)
+
+
+def _same(shape):
+  """The zeros around x with which a convolution keeps its size."""
+  return shape[0] // 2, shape[1] // 2
 
 
 def _around(padding, shape):
@@ -128,7 +136,7 @@ def _convolve_forward(padding, x, kernel):
 def _convolve_backward(padding, saved, d_out):
   x, kernel = saved
   d_x = _convolve(_around(padding, kernel.shape), d_out, transposed(kernel))
-  return d_x, _kernel_gradient(padding, x, d_out, kernel.shape)
+  return d_x, kernel_gradient(x, d_out, kernel.shape, padding)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -203,9 +211,11 @@ class Conv(nn.Module):
     kernel = self.param('kernel', zeros, (self.size, self.size, x.shape[-1], self.features))
     bias = self.param('bias', zeros, (self.features,))
     x = x.astype(self.dtype)
-    if self.size == 1:
-      return add_bias(matmul(x, kernel[0, 0]), bias)
-    return add_bias(pooled_conv2d(x, kernel) if self.pool else conv2d(x, kernel), bias)
+    if self.pool:
+      out = pooled_conv2d(x, kernel)
+    else:
+      out = matmul(x, kernel[0, 0]) if self.size == 1 else conv2d(x, kernel)
+    return add_bias(out, bias)
 
 
 class Dense(nn.Module):

@@ -97,12 +97,13 @@ def main() -> None:
     config.update_from_flattened_dict(fields)
     with undone():
       steps[name] = benchmark.Step(config)
-  rates = [benchmark.matmul_rate('float32')]
+  dtype = benchmark.SIZES[args.size]().dtype
+  rates = [benchmark.matmul_rate(dtype)]
   seconds = {name: [] for name in names}
   for _ in range(args.rounds):
     for name, step in steps.items():
       seconds[name] += step.seconds(args.repeats)
-    rates.append(benchmark.matmul_rate('float32'))
+    rates.append(benchmark.matmul_rate(dtype))
   rate, first = statistics.median(rates), statistics.median(seconds[names[0]])
   print(f'{args.size}: {steps[names[0]].flop / 1e9:.1f} GFLOP a step; matrix product {rate / 1e9:.0f} GFLOP/s')
   print(
