@@ -55,7 +55,7 @@ class Step:
 
   Attributes:
     flop: analytic, of one step of the model as its layers are described.
-    computed_flop: the same of the step that runs, less where D's averages are in its kernels.
+    computed_flop: the same of the step that runs, less where resampling is in the kernels.
     compile_s: seconds of the compilation.
     temporary_gib: memory of one device beside its state and batch.
   """
@@ -77,8 +77,8 @@ class Step:
 
     arguments = self._state, self._batch, self._key
     self.computed_flop = self.flop = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
-    if recipe.disc.pool_in_kernel:
-      described = recipe._replace(disc=recipe.disc.clone(pool_in_kernel=False))
+    if recipe.gen.resample_in_kernel:
+      described = train_step.make_recipe(config, unroll=recipe.unroll)
       self.flop = flops.count(functools.partial(train_step.train_step, described), *arguments)
     lowered = train_step.jitted(recipe, mesh, self._state).lower(*arguments)
     start = time.perf_counter()
@@ -104,8 +104,8 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   Returns:
     step_s (median), step_s_min, compile_s, temporary_gib, model_tflop (analytic, one step), clips_per_s (batch size over
     step_s: each of the step's D and G updates sees as many), matmul_gflops (f32 in float32 configs, measured in the
-    same run, before and after), share_of_matmul_rate (of model_tflop), computed_tflop (of what ran: less where D's
-    averages are in its kernels), and what was measured.
+    same run, before and after), share_of_matmul_rate (of model_tflop), computed_tflop (of what ran: less where
+    resampling is in the kernels), and what was measured.
   """
   step = Step(config)
   step_s, figures = _timed('step', lambda: step.seconds(repeats), step.flop, config.dtype, jax.device_count())
@@ -117,7 +117,7 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
     'clips_per_s': round(config.train.batch_size / step_s, 3),
     'batch_size': config.train.batch_size,
     'loops': config.mesh.loops,
-    'pools': config.mesh.pools,
+    'resampling': config.mesh.resampling,
     **_about(config),
   }
 

@@ -61,7 +61,7 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
   devices = describe(slice_).devices if config.dry_run.compile else None
   mesh = sharding.make_mesh(shard, devices) if devices else sharding.abstract_mesh(slice_.devices, shard)
   recipe = train_step.make_recipe(
-    config, unroll=config.mesh.loops == 'unroll', pool_in_kernel=config.mesh.pools == 'in_kernel'
+    config, unroll=config.mesh.loops == 'unroll', resample_in_kernel=config.mesh.resampling == 'in_kernel'
   )
   arguments = abstract_arguments(config, mesh, batch)
   step = functools.partial(train_step.train_step, recipe)

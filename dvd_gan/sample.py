@@ -145,7 +145,7 @@ def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Clips | Non
 
   `given` is what the standing statistics of a prediction model go through; None for synthesis.
   """
-  gen, _ = models.build(config)
+  gen, _ = models.build(config, sharding.resamples_in_kernel(config.mesh.resampling))
   params = sharding.gathered(params)
   weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
   return Sampler(config, weights, *_compiled(gen), given)

@@ -48,18 +48,20 @@ def unrolls(choice: str) -> bool:
   return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'unroll'
 
 
-def pools_in_kernel(choice: str) -> bool:
-  """Whether a discriminator block's second convolution and the average after it are computed as one (`mesh.pools`).
+def resamples_in_kernel(choice: str) -> bool:
+  """Whether a convolution and the average after it, or the upsampling before it, are computed as one.
 
   The same numbers from 4/9 of that convolution's arithmetic (8/27 where it is 3-D). On a CPU that is time saved
-  (results/performance); on the other backends, which it has not been measured on, it has to be asked for.
+  (results/performance); on the other backends, which it has not been measured on, it has to be asked for
+  (`mesh.resampling`).
   """
   return jax.default_backend() == 'cpu' if choice == 'auto' else choice == 'in_kernel'
 
 
 def forms(mesh_config: Any) -> dict[str, bool]:
   """The forms in which the backend here computes a step, for train_step.make_recipe, from `config.mesh`."""
-  return {'unroll': unrolls(mesh_config.loops), 'pool_in_kernel': pools_in_kernel(mesh_config.pools)}
+  in_kernel = resamples_in_kernel(mesh_config.resampling)
+  return {'unroll': unrolls(mesh_config.loops), 'resample_in_kernel': in_kernel}
 
 
 @functools.cache

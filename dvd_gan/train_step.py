@@ -52,10 +52,9 @@ class Recipe(NamedTuple):
   whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
 
 
-def make_recipe(config: Any, *, unroll: bool, pool_in_kernel: bool = False) -> Recipe:
-  """The recipe of a validated config; `unroll` and `pool_in_kernel` as sharding.forms says."""
-  gen, disc = models.build(config)
-  disc = disc.clone(pool_in_kernel=pool_in_kernel)
+def make_recipe(config: Any, *, unroll: bool, resample_in_kernel: bool = False) -> Recipe:
+  """The recipe of a validated config; `unroll` and `resample_in_kernel` as sharding.forms says."""
+  gen, disc = models.build(config, resample_in_kernel)
   train = config.train
   return Recipe(
     gen=gen,

@@ -68,8 +68,8 @@ def validate(config: Any) -> None:
     config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'
   )
   _require(
-    config.mesh.pools in ('auto', 'after', 'in_kernel'),
-    f'mesh.pools={config.mesh.pools} is not auto, after or in_kernel',
+    config.mesh.resampling in ('auto', 'apart', 'in_kernel'),
+    f'mesh.resampling={config.mesh.resampling} is not auto, apart or in_kernel',
   )
   _require(1 <= config.mesh.shard <= 32, f'mesh.shard={config.mesh.shard} is not within 1 and 32')
   _require(data.short_clips in ('skip', 'repeat'), f'data.short_clips={data.short_clips} is not skip or repeat')

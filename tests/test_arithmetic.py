@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from dvd_gan import arithmetic, flops
-from dvd_gan.models.layers import conv2d
+from dvd_gan.models.convolution import conv2d
 
 
 def compiled(fn, *args):

@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('disc.attention', (16,), 'blocks at'),
     ('mesh.shard', 64, 'mesh.shard=64'),
     ('mesh.loops', 'both', 'mesh.loops'),
-    ('mesh.pools', 'before', 'mesh.pools'),
+    ('mesh.resampling', 'before', 'mesh.resampling'),
     ('train.batch_size', 0, 'train.batch_size=0'),
     ('seed', -1, 'seed=-1'),
     ('sample.seed', -1, 'sample.seed=-1'),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from dvd_gan import dry_run, hlo, overlap, sharding, topology
-from dvd_gan.models import layers
+from dvd_gan.models.convolution import conv2d
 
 # A collective of 64 bytes that two fusions carry, each with a product of 2 * 8 * 8 * 8 FLOP; another of 32, alone, in a
 # loop of three turns; a third, begun and ended with nothing between.
@@ -96,7 +96,7 @@ def test_a_tpu_sends_gradients_while_it_computes_the_next_ones(monkeypatch):
 
   def loss(kernels, x):
     for kernel in kernels:
-      x = jax.nn.relu(layers.conv2d(x, kernel))
+      x = jax.nn.relu(conv2d(x, kernel))
     return x.astype(jnp.float32).mean()
 
   def exposed(options):

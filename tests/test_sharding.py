@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dvd_gan import sharding
-from dvd_gan.models import layers
+from dvd_gan.models.convolution import conv2d
 
 
 def test_the_mesh_has_both_axes():
@@ -31,15 +31,15 @@ def test_loops_unroll_on_a_cpu_only():
   assert sharding.unrolls('unroll') and not sharding.unrolls('scan')
 
 
-def test_pools_are_in_the_kernels_on_a_cpu_only():
-  assert sharding.pools_in_kernel('auto') == (jax.default_backend() == 'cpu')
-  assert sharding.pools_in_kernel('in_kernel') and not sharding.pools_in_kernel('after')
+def test_resampling_is_in_the_kernels_on_a_cpu_only():
+  assert sharding.resamples_in_kernel('auto') == (jax.default_backend() == 'cpu')
+  assert sharding.resamples_in_kernel('in_kernel') and not sharding.resamples_in_kernel('apart')
 
 
 def test_convolutions_on_a_cpu_are_not_ynnpacks():
   options = sharding.compiler_options('cpu')
   args = jnp.zeros((24, 16, 16, 48)), jnp.zeros((3, 3, 48, 144))
-  compiled = jax.jit(layers.conv2d, compiler_options=options).lower(*args).compile()
+  compiled = jax.jit(conv2d, compiler_options=options).lower(*args).compile()
   entry = compiled.as_text().partition('ENTRY')[2]
   assert ' convolution(' in entry and 'ynn' not in entry
 

@@ -52,7 +52,7 @@ def test_golden_metrics(run):
 
 
 @pytest.mark.parametrize(
-  'variant', ['unrolled and computed again', "other platforms' forms, jaxlib's kernels, pools after"]
+  'variant', ['unrolled and computed again', "other platforms' forms, jaxlib's kernels, resampling apart"]
 )
 def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config, monkeypatch):
   if variant.startswith('unrolled'):
@@ -67,7 +67,7 @@ def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config,
 
     monkeypatch.setattr(jax.lax, 'platform_dependent', other_form)
     monkeypatch.setattr(sharding, 'compiler_options', lambda platform: {})
-    config.mesh.pools = 'after'
+    config.mesh.resampling = 'apart'
   step = make_step(jax.devices()[:1], config=config)
   assert variant.startswith('unrolled') or used
   state, metrics = step.fresh(), []

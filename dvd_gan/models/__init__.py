@@ -43,11 +43,12 @@ def num_labels(config: Any) -> int:
   return config.data.num_classes if config.data.use_labels else 1
 
 
-def build(config: Any) -> tuple[Generator, DualDiscriminator]:
+def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, DualDiscriminator]:
   """The generator and the two discriminators of a config (`configs/default.py`).
 
   Args:
     config: the ConfigDict, already validated.
+    resample_in_kernel: as sharding.resamples_in_kernel says; the same parameters and numbers.
   """
   resolution = config.data.resolution
   given = (tuple(config.gen.given_multipliers) or GIVEN_MULTIPLIERS[resolution]) if config.data.given else ()
@@ -63,6 +64,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     over_time=config.gen.bn_over_time,
     given_widths=tuple(multiplier * config.gen.ch for multiplier in given),
     remat=config.gen.remat,
+    resample_in_kernel=resample_in_kernel,
     dtype=jnp.dtype(config.dtype),
   )
   disc = DualDiscriminator(
@@ -73,6 +75,7 @@ def build(config: Any) -> tuple[Generator, DualDiscriminator]:
     parts=tuple(config.disc.parts),
     attention=tuple(config.disc.attention),
     remat=config.disc.remat,
+    resample_in_kernel=resample_in_kernel,
     dtype=jnp.dtype(config.dtype),
   )
   return gen, disc

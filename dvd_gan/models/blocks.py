@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import batch_norm, layers
+from dvd_gan.models import batch_norm, layers, resampling
+from dvd_gan.models.convolution import conv2d
 
 
 class VolumetricConv(nn.Module):
@@ -32,65 +33,31 @@ class VolumetricConv(nn.Module):
     zeros = nn.initializers.zeros_init()
     kernel = self.param('kernel', zeros, (3, 3, 3, c, self.features))
     bias = self.param('bias', zeros, (self.features,))
-    convolve = layers.pooled_conv2d if self.pool else layers.conv2d
+    convolve = resampling.pooled_conv2d if self.pool else conv2d
     paired = self.pool and t % 2 == 0  # the last of an odd number is no mean of two: time is pooled afterwards
     if paired:
-      kernel = layers.mean_of_shifted(kernel, 0)
+      kernel = resampling.mean_of_shifted(kernel, 0)
     seen = kernel.shape[0]  # frames that an output frame sees
     padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     frames = [padded[:, i : i + t : 2 if paired else 1] for i in range(seen)]
     x = jnp.concatenate(frames, axis=-1)  # [B, T or T / 2, H, W, seen * C]
     out = convolve(x, jnp.moveaxis(kernel, 0, 2).reshape(3, 3, seen * c, self.features))
-    return layers.add_bias(pool_time(out) if self.pool and not paired else out, bias)
-
-
-def upsample(x: jax.Array, method: str) -> jax.Array:
-  """x [B, T, H, W, C] -> [B, T, 2H, 2W, C]; method 'bilinear' (half-pixel centres, edges clamped) or 'nearest'."""
-  for axis in (2, 3):
-    size = x.shape[axis]
-    if method == 'bilinear':
-      # By slices, as jax.image.resize's matrices take three times as long forward on a CPU; a test holds the two equal.
-      first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))
-      before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
-      after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-      pair = (0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after)
-    else:
-      pair = (x, x)
-    x = jnp.stack(pair, axis + 1).reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
-  return x
-
-
-def pool_space(x: jax.Array, factor: int = 2) -> jax.Array:
-  """Averages over factor x factor windows of [B, T, H, W, C]."""
-  b, t, h, w, c = x.shape
-  return _mean(x.reshape(b, t, h // factor, factor, w // factor, factor, c), (3, 5))
-
-
-def pool_time(x: jax.Array) -> jax.Array:
-  """Averages pairs of frames of [B, T, ...]; an odd last frame is averaged alone (ours)."""
-  if x.shape[1] % 2:
-    x = jnp.concatenate([x, x[:, -1:]], axis=1)
-  return _mean(x.reshape(x.shape[0], -1, 2, *x.shape[2:]), (2,))
-
-
-def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-  """Mean over short axes."""
-
-  def by_slices(x):
-    # On a CPU a sum of slices joins the element-wise operations around it, where a reduction draws the convolution
-    # before it into the slower of XLA's kernels (results/performance).
-    slices = [x]
-    for axis in reversed(axes):
-      slices = [jax.lax.index_in_dim(one, i, axis, keepdims=False) for one in slices for i in range(one.shape[axis])]
-    return sum(slices[1:], slices[0]) / len(slices)
-
-  return jax.lax.platform_dependent(x, cpu=by_slices, default=lambda x: x.mean(axes))
+    return layers.add_bias(resampling.pool_time(out) if self.pool and not paired else out, bias)
 
 
 class GeneratorBlock(nn.Module):
   """CBN-ReLU-[up]-conv3-CBN-ReLU-conv3, plus the skip [up]-conv1; the skip is the identity where nothing changes.
 
   Time is folded into the batch of the convolutions.
+
+  Attributes:
+    features: output width.
+    up: whether to double the resolution.
+    upsampling: 'bilinear' or 'nearest'.
+    over_time: see FrameBatchNorm.
+    dtype: of the computation; parameters are f32.
+    resample_in_kernel: compute the upsampling and the first convolution after it as one, where the map is large enough
+      to gain.
   """
 
   features: int
@@ -98,22 +65,25 @@ class GeneratorBlock(nn.Module):
   upsampling: str = 'bilinear'
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
+  resample_in_kernel: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, cond: jax.Array, train: bool) -> jax.Array:
     """x [B, T, H, W, C], cond [B, D] -> [B, T, H or 2H, W or 2W, features]."""
     norm = functools.partial(batch_norm.ConditionalBatchNorm, self.over_time, self.dtype)
     h = nn.relu(norm(name='norm1')(x, cond, train=train))
-    if self.up:
-      h = upsample(h, self.upsampling)
-    h = layers.Conv(self.features, 3, dtype=self.dtype, name='conv1')(h)
+    composed = self.up and self.resample_in_kernel and min(h.shape[2:4]) >= resampling.SMALLEST_UPSAMPLED_IN_KERNEL
+    if self.up and not composed:
+      h = resampling.upsample(h, self.upsampling)
+    within = self.upsampling if composed else ''
+    h = layers.Conv(self.features, 3, dtype=self.dtype, upsampling=within, name='conv1')(h)
     h = nn.relu(norm(name='norm2')(h, cond, train=train))
     h = layers.Conv(self.features, 3, dtype=self.dtype, name='conv2')(h)
     if self.up or x.shape[-1] != self.features:
       # A 1x1 convolution commutes with interpolation, and costs a quarter before it.
       x = layers.Conv(self.features, 1, dtype=self.dtype, name='skip')(x)
       if self.up:
-        x = upsample(x, self.upsampling)
+        x = resampling.upsample(x, self.upsampling)
     return x + h
 
 
@@ -125,14 +95,14 @@ class DiscriminatorBlock(nn.Module):
     down: whether to pool by 2, in time too (rounding up) where the block is 3-D.
     relu_first: off in the first block of a network, whose input is the image.
     volumetric: 3x3x3 convolutions over time, height and width.
-    pool_in_kernel: compute the second convolution and the average after it as one convolution of stride 2.
+    resample_in_kernel: compute the second convolution and the average after it as one convolution of stride 2.
   """
 
   features: int
   down: bool
   relu_first: bool = True
   volumetric: bool = False
-  pool_in_kernel: bool = False
+  resample_in_kernel: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -141,7 +111,7 @@ class DiscriminatorBlock(nn.Module):
     conv3 = VolumetricConv if self.volumetric else functools.partial(layers.Conv, size=3)
     h = nn.relu(x) if self.relu_first else x
     h = conv3(self.features, dtype=self.dtype, name='conv1')(h)
-    composed = self.down and self.pool_in_kernel
+    composed = self.down and self.resample_in_kernel
     h = conv3(self.features, dtype=self.dtype, pool=composed, name='conv2')(nn.relu(h))
     h = h if composed else self._pool(h)
     if self.down or x.shape[-1] != self.features:
@@ -152,4 +122,4 @@ class DiscriminatorBlock(nn.Module):
   def _pool(self, x: jax.Array) -> jax.Array:
     if not self.down:
       return x
-    return pool_space(pool_time(x)) if self.volumetric else pool_space(x)
+    return resampling.pool_space(resampling.pool_time(x) if self.volumetric else x)

@@ -1,5 +1,7 @@
 """Given frames as initial states of the generator's ConvGRUs (DVD-GAN-FP)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,12 +20,14 @@ class Conditioning(nn.Module):
     states: width of the ConvGRU at each block's output, finest first.
     dtype: of the computation; parameters are f32.
     remat: compute each block again in the backward pass instead of keeping what is inside it.
+    resample_in_kernel: see DiscriminatorBlock.
   """
 
   widths: tuple[int, ...]
   states: tuple[int, ...]
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  resample_in_kernel: bool = False
 
   @nn.compact
   def __call__(self, given: jax.Array) -> list[jax.Array]:
@@ -36,9 +40,10 @@ class Conditioning(nn.Module):
       For each block the state [B, R / 2^(i + 1), R / 2^(i + 1), states[i]].
     """
     block = nn.remat(blocks.DiscriminatorBlock) if self.remat else blocks.DiscriminatorBlock
+    block = functools.partial(block, down=True, resample_in_kernel=self.resample_in_kernel, dtype=self.dtype)
     x, made = given.astype(self.dtype), []
     for i, (width, state) in enumerate(zip(self.widths, self.states, strict=True)):
-      x = block(width, down=True, relu_first=i > 0, dtype=self.dtype, name=f'block_{i}')(x)
+      x = block(width, relu_first=i > 0, name=f'block_{i}')(x)
       stacked = jnp.moveaxis(x, 1, 3).reshape(*x.shape[:1], *x.shape[2:4], -1)  # [B, H, W, C * width]
       made.append(nn.relu(layers.Conv(state, 3, dtype=self.dtype, name=f'state_{i}')(stacked)))
     return made

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models.layers import add_bias, conv2d, kernel_gradient, transposed
+from dvd_gan.models.convolution import conv2d, kernel_gradient, transposed
+from dvd_gan.models.layers import add_bias
 
 # The candidate's activation, and its derivative as a function of its value.
 ACTIVATIONS = {

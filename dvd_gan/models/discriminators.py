@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import attention, blocks
+from dvd_gan.models import attention, blocks, resampling
 
 VOLUMETRIC_BLOCKS = 2  # of the temporal discriminator
 PARTS = ('spatial', 'temporal')
@@ -39,7 +39,7 @@ class Discriminator(nn.Module):
     attention: resolutions, at a block's output, that get separable self-attention.
     dtype: of the computation; parameters, and the head, are f32.
     remat: compute each block again in the backward pass instead of keeping what is inside it.
-    pool_in_kernel: see DiscriminatorBlock.
+    resample_in_kernel: see DiscriminatorBlock.
   """
 
   ch: int
@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
   attention: tuple[int, ...] = ()
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
-  pool_in_kernel: bool = False
+  resample_in_kernel: bool = False
 
   @nn.compact
   def __call__(self, video: jax.Array, label: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ class Discriminator(nn.Module):
         down=i < last,
         relu_first=i > 0,
         volumetric=i < self.volumetric,
-        pool_in_kernel=self.pool_in_kernel,
+        resample_in_kernel=self.resample_in_kernel,
         dtype=self.dtype,
         name=f'block_{i}',
       )(x)
@@ -91,7 +91,7 @@ class DualDiscriminator(nn.Module):
   attention: tuple[int, ...] = ()
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
-  pool_in_kernel: bool = False
+  resample_in_kernel: bool = False
 
   @nn.compact
   def __call__(self, frames: jax.Array, video: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
@@ -105,12 +105,12 @@ class DualDiscriminator(nn.Module):
     Returns:
       {'spatial': [B], 'temporal': [B]} f32, or those that there are.
     """
-    names = ('ch', 'multipliers', 'num_classes', 'attention', 'dtype', 'remat', 'pool_in_kernel')
+    names = ('ch', 'multipliers', 'num_classes', 'attention', 'dtype', 'remat', 'resample_in_kernel')
     shared = {name: getattr(self, name) for name in names}
     scores = {}
     if 'spatial' in self.parts:
       scores['spatial'] = Discriminator(**shared, name='spatial')(frames, label)
     if 'temporal' in self.parts:
       temporal = Discriminator(**shared, volumetric=VOLUMETRIC_BLOCKS, name='temporal')
-      scores['temporal'] = temporal(blocks.pool_space(video, self.pool), label)
+      scores['temporal'] = temporal(resampling.pool_space(video, self.pool), label)
     return scores

@@ -27,6 +27,7 @@ class Generator(nn.Module):
     dtype: of the computation; parameters are f32.
     given_widths: of the blocks over given frames, finest first (conditioning.py); () for a generator that gets none.
     remat: compute each part again in the backward pass instead of keeping what is inside it.
+    resample_in_kernel: see GeneratorBlock, and DiscriminatorBlock for given frames.
   """
 
   frames: int
@@ -41,6 +42,7 @@ class Generator(nn.Module):
   dtype: jnp.dtype = jnp.float32
   given_widths: tuple[int, ...] = ()
   remat: bool = False
+  resample_in_kernel: bool = False
 
   @nn.compact
   def __call__(self, z: jax.Array, label: jax.Array, given: jax.Array | None = None, *, train: bool) -> jax.Array:
@@ -64,7 +66,12 @@ class Generator(nn.Module):
     states = [None] * (len(widths) - 1)  # of the ConvGRUs, coarsest first; None is zeros
     if self.given_widths:
       condition = conditioning.Conditioning(
-        tuple(self.given_widths), tuple(widths[-2::-1]), self.dtype, self.remat, name='given'
+        tuple(self.given_widths),
+        tuple(widths[-2::-1]),
+        self.dtype,
+        self.remat,
+        self.resample_in_kernel,
+        name='given',
       )
       states = condition(given)[::-1]
 
@@ -73,7 +80,13 @@ class Generator(nn.Module):
     if self.remat:
       recurrent, attend = nn.remat(recurrent), nn.remat(attend)
       residual, head = (nn.remat(part, static_argnums=(3,)) for part in (residual, head))
-    block = functools.partial(residual, upsampling=self.upsampling, over_time=self.over_time, dtype=self.dtype)
+    block = functools.partial(
+      residual,
+      upsampling=self.upsampling,
+      over_time=self.over_time,
+      dtype=self.dtype,
+      resample_in_kernel=self.resample_in_kernel,
+    )
     for i, (width, out, state) in enumerate(zip(widths[:-1], widths[1:], states, strict=True)):
       resolution = BASE * 2**i
       gru = recurrent(width, self.frames, self.activation, self.dtype, name=f'gru_{resolution}')

@@ -21,6 +21,7 @@ import jax
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import benchmark, sharding, train_step  # noqa: E402
+from dvd_gan.models import resampling  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -67,6 +68,13 @@ def separate_passes() -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def upsampling_apart() -> Iterator[None]:
+  """G upsamples before its convolutions; D's averages stay where they are."""
+  with mock.patch.object(resampling, 'SMALLEST_UPSAMPLED_IN_KERNEL', float('inf')):
+    yield
+
+
 # name: (fields of the config, what is undone while it is traced and compiled)
 VARIANTS = {
   'as it is': ({}, contextlib.nullcontext),
@@ -77,8 +85,9 @@ VARIANTS = {
   'bfloat16': ({'dtype': 'bfloat16'}, contextlib.nullcontext),
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
-  'D averages after its convolutions': ({'mesh.pools': 'after'}, contextlib.nullcontext),
-  'D averages in their kernels': ({'mesh.pools': 'in_kernel'}, contextlib.nullcontext),
+  'resampling apart': ({'mesh.resampling': 'apart'}, contextlib.nullcontext),
+  'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
+  'upsampling apart, pools in the kernels': ({}, upsampling_apart),
 }
 
 

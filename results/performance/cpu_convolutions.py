@@ -19,7 +19,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import benchmark, sharding  # noqa: E402
-from dvd_gan.models import blocks, layers  # noqa: E402
+from dvd_gan.models import convolution, resampling  # noqa: E402
 from results.performance import alternatives  # noqa: E402
 
 # images, side, channels in, channels out
@@ -55,10 +55,10 @@ def main() -> None:
   print('\n| | form of other platforms, ms | form of a CPU, ms |')
   print('|---|---|---|')
   small = jnp.ones((24, 2, 2, 768)), jnp.ones((3, 3, 768, 512))
-  forms('24 maps of 2x2, 768 channels to 512', layers.conv2d, *small)
+  forms('24 maps of 2x2, 768 channels to 512', convolution.conv2d, *small)
   forms(
     'ReLU, then pool of 64 frames of 64x64x64',
-    lambda x: blocks.pool_space(jax.nn.relu(x)),
+    lambda x: resampling.pool_space(jax.nn.relu(x)),
     jnp.ones((8, 8, 64, 64, 64)),
   )
 
@@ -68,15 +68,15 @@ def image_is_x(x, d_out, kernel):
 
 
 def image_is_d_out(x, d_out, kernel):
-  return layers.transposed(correlate(d_out, x))
+  return convolution.transposed(correlate(d_out, x))
 
 
 def correlate(image, window):
-  return layers.kernel_gradient(image, window, (3, 3, 1, 1))  # as narrow in as out: the plain form
+  return convolution.kernel_gradient(image, window, (3, 3, 1, 1))  # as narrow in as out: the plain form
 
 
 COLUMNS = {
-  'forward': lambda x, d_out, kernel: layers.conv2d(x, kernel),
+  'forward': lambda x, d_out, kernel: convolution.conv2d(x, kernel),
   "kernel's gradient, image x": image_is_x,
   'the same, image d_out': image_is_d_out,
 }

@@ -30,7 +30,7 @@ VARIANTS = {
   'float32': ({'dtype': 'float32'}, contextlib.nullcontext),
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
-  'D averages in its kernels': ({'mesh.pools': 'in_kernel'}, contextlib.nullcontext),
+  'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
 }
 COLUMNS = {  # of a dry run's result
   'program_tflop_per_device': 'TFLOP of the program',

@@ -6,13 +6,6 @@ import pytest
 from dvd_gan.models import blocks
 
 
-@pytest.mark.parametrize('method', ['bilinear', 'nearest'])
-def test_upsampling_is_the_librarys(method):
-  x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
-  expected = jax.image.resize(x, (2, 3, 8, 10, 6), method)
-  np.testing.assert_allclose(blocks.upsample(x, method), expected, atol=1e-6)
-
-
 def test_volumetric_convolution_is_the_3d_one():
   x = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
   module = blocks.VolumetricConv(6)
@@ -26,19 +19,13 @@ def test_volumetric_convolution_is_the_3d_one():
   np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-4)
 
 
-def test_time_pools_by_pairs_and_an_odd_last_frame_alone():
-  x = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
-  np.testing.assert_allclose(blocks.pool_time(x).ravel(), [0.5, 2.5, 4.0])
-  np.testing.assert_allclose(blocks.pool_time(x[:, :4]).ravel(), [0.5, 2.5])
-
-
 @pytest.mark.parametrize('frames', [4, 5])
 @pytest.mark.parametrize('in_kernel', [False, True])
 @pytest.mark.parametrize('volumetric', [False, True])
 def test_discriminator_block_is_its_formula(volumetric, in_kernel, frames):
   """Pooling before the skip's 1x1 convolution, or in the second one's kernel, changes the cost and nothing else."""
   x = jax.random.normal(jax.random.key(0), (2, frames, 4, 4, 3))
-  module = blocks.DiscriminatorBlock(6, down=True, volumetric=volumetric, pool_in_kernel=in_kernel)
+  module = blocks.DiscriminatorBlock(6, down=True, volumetric=volumetric, resample_in_kernel=in_kernel)
   variables = module.init(jax.random.key(0), x)
   variables = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), variables)
   params = variables['params']
@@ -71,6 +58,19 @@ def test_generator_block_skip_is_upsample_then_convolution():
   skip = variables['params']['skip']
   expected = jax.image.resize(x, (2, 3, 8, 8, 3), 'bilinear') @ skip['kernel'][0, 0] + skip['bias']
   np.testing.assert_allclose(module.apply(silent, x, cond, train=True), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('up', [False, True])
+def test_generator_block_that_resamples_in_its_kernel_is_the_same(up):
+  x = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))
+  cond = jax.random.normal(jax.random.key(1), (2, 5))
+  variables = blocks.GeneratorBlock(6, up=up).init(jax.random.key(0), x, cond, train=True)
+  variables = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), variables)
+  module = blocks.GeneratorBlock(6, up=up, resample_in_kernel=True)
+  got, program = (f(lambda v: module.apply(v, x, cond, train=True))(variables) for f in (jax.jit, jax.make_jaxpr))
+  expected = blocks.GeneratorBlock(6, up=up).apply(variables, x, cond, train=True)
+  np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+  assert ('f32[2,2,3,24]' in str(program)) == up  # four kernels of 2x2 taps
 
 
 def test_first_discriminator_block_has_no_leading_relu():

@@ -1,0 +1,106 @@
+"""Convolutions whose kernels' gradients are float32, whatever the computation's dtype (see layers.py)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """'Same' convolution in x's dtype of x [..., H, W, in] with kernel [h, w, in, out] f32, odd h and w.
+
+  Leading axes are folded into the batch.
+  """
+  return convolve(_same(kernel.shape), x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def convolve(padding: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolution of stride 1 of x [..., H, W, in] with kernel [h, w, in, out] f32, so many zeros around x."""
+  folded, kernel = x.reshape(-1, *x.shape[-3:]), kernel.astype(x.dtype)
+  convolution, product = (functools.partial(form, padding) for form in (_convolution, _product))
+  if all(side + pad <= size for side, pad, size in zip(x.shape[-3:-1], padding, kernel.shape[:2], strict=True)):
+    # On a CPU XLA runs a convolution of a map smaller than its kernel 60 times slower than this (results/performance).
+    out = jax.lax.platform_dependent(folded, kernel, cpu=product, default=convolution)
+  else:
+    out = convolution(folded, kernel)
+  return out.reshape(*x.shape[:-3], *out.shape[1:])
+
+
+def _convolution(padding, x, kernel):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), [(pad, pad) for pad in padding], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _product(padding, x, kernel):
+  """The same where every output pixel sees every input pixel: one matrix product of all pixels and channels."""
+  n, height, width, channels = x.shape
+  rows, columns = (
+    side + 2 * pad - size + 1 for side, pad, size in zip((height, width), padding, kernel.shape[:2], strict=True)
+  )
+  top, left = padding
+  # Output pixel (i, j) takes input pixel (k, l) through the tap (k - i + top, l - j + left).
+  taps = [kernel[top - i :, left - j :][:height, :width] for i in range(rows) for j in range(columns)]
+  dense = jnp.stack(taps, axis=3).reshape(height * width * channels, -1)  # [H, W, in, rows * columns, out] before
+  return (x.reshape(n, -1) @ dense).reshape(n, rows, columns, -1)
+
+
+def transposed(kernel: jax.Array) -> jax.Array:
+  """The kernel whose convolution is the input gradient of `conv2d` with `kernel`."""
+  return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def kernel_gradient(
+  x: jax.Array, d_out: jax.Array, shape: tuple[int, ...], padding: tuple[int, int] | None = None
+) -> jax.Array:
+  """Gradient, f32 of that shape, of the kernel in conv2d(x, kernel); x and d_out [..., H, W, C] of one dtype.
+
+  `padding`: so many zeros around x in place of conv2d's.
+  """
+  padding = _same(shape) if padding is None else padding
+  x, d_out = (array.reshape(-1, *array.shape[-3:]) for array in (x, d_out))
+
+  def correlate(image, window, padding):
+    return jax.lax.conv_general_dilated(
+      image,
+      window,
+      (1, 1),
+      [(pad, pad) for pad in padding],
+      dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the batch is what is summed over
+      preferred_element_type=jnp.float32,
+    )
+
+  def mirrored(x, d_out):
+    around = [(pad, pad) for pad in _around(padding, shape)]
+    # Padded beforehand: XLA's slow form for maps smaller than their kernels again, d_out may be smaller than x.
+    return transposed(correlate(jnp.pad(d_out, ((0, 0), *around, (0, 0))), x, (0, 0)))
+
+  plain = functools.partial(correlate, padding=padding)
+  if shape[2] <= shape[3]:
+    return plain(x, d_out)
+  # On a CPU XLA copies the image once for every tap: let that be the one of fewer channels (results/performance).
+  return jax.lax.platform_dependent(x, d_out, cpu=mirrored, default=plain)
+
+
+def _same(shape):
+  """The zeros around x with which a convolution keeps its size."""
+  return shape[0] // 2, shape[1] // 2
+
+
+def _around(padding, shape):
+  """The zeros around the output with which a convolution's gradients are convolutions too."""
+  return tuple(size - 1 - pad for size, pad in zip(shape[:2], padding, strict=True))
+
+
+def _convolve_forward(padding, x, kernel):
+  return convolve(padding, x, kernel), (x, kernel)
+
+
+def _convolve_backward(padding, saved, d_out):
+  x, kernel = saved
+  d_x = convolve(_around(padding, kernel.shape), d_out, transposed(kernel))
+  return d_x, kernel_gradient(x, d_out, kernel.shape, padding)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
