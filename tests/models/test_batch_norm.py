@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dvd_gan.models import batch_norm
 
@@ -30,6 +31,35 @@ def test_over_time_pools_the_frames():
   out = batch_norm.FrameBatchNorm(over_time=True).apply({}, _video(), train=True)
   np.testing.assert_allclose(out.mean((0, 1, 2, 3)), 0, atol=1e-4)
   assert abs(out.mean((0, 2, 3))).max() > 0.5
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('over_time', [False, True])
+def test_gradients_are_autodiffs(over_time, dtype):
+  """One channel is constant: its variance is at its bound."""
+  video = _video().at[..., 2].set(3.0).astype(dtype)
+  norm = batch_norm.FrameBatchNorm(over_time)
+  scale, offset = (jax.random.normal(jax.random.key(i), (3, 6)) for i in (1, 2))
+  weight = jax.random.normal(jax.random.key(3), video.shape)
+
+  def formula(x, scale, offset):
+    axes = (0, 1, 2, 3) if over_time else (0, 2, 3)
+    x = x.astype(jnp.float32)
+    normalised = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + batch_norm.EPS)
+    return normalised * scale[:, None, None, None] + offset[:, None, None, None]
+
+  def ours(x, scale, offset):
+    return norm.apply({}, x, scale, offset, train=True)
+
+  got, expected = (
+    jax.value_and_grad(lambda *args, form=form: (form(*args) * weight).sum(), (0, 1, 2))(video, scale, offset)
+    for form in (ours, formula)
+  )
+  exact = dtype == jnp.float32
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    assert a.dtype == b.dtype
+    a, b = (np.asarray(leaf, np.float32) for leaf in (a, b))
+    np.testing.assert_allclose(a, b, rtol=1e-3 if exact else 2e-2, atol=2e-3 if exact else 2e-2 * abs(b).max())
 
 
 def test_standing_statistics_are_those_left_by_training():
