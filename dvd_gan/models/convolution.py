@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+FEW = 4  # output channels: RGB
+
 
 def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """'Same' convolution in x's dtype of x [..., H, W, in] with kernel [h, w, in, out] f32, odd h and w.
@@ -18,12 +20,14 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve(padding: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution of stride 1 of x [..., H, W, in] with kernel [h, w, in, out] f32, so many zeros around x."""
   folded, kernel = x.reshape(-1, *x.shape[-3:]), kernel.astype(x.dtype)
-  convolution, product = (functools.partial(form, padding) for form in (_convolution, _product))
-  if all(side + pad <= size for side, pad, size in zip(x.shape[-3:-1], padding, kernel.shape[:2], strict=True)):
-    # On a CPU XLA runs a convolution of a map smaller than its kernel 60 times slower than this (results/performance).
-    out = jax.lax.platform_dependent(folded, kernel, cpu=product, default=convolution)
+  # On a CPU XLA runs two kinds of convolution several times slower than these forms of them (results/performance).
+  small = all(side + pad <= size for side, pad, size in zip(x.shape[-3:-1], padding, kernel.shape[:2], strict=True))
+  plain = functools.partial(_convolution, padding)
+  if small or kernel.shape[3] <= FEW:
+    form = functools.partial(_product if small else _planes, padding)
+    out = jax.lax.platform_dependent(folded, kernel, cpu=form, default=plain)
   else:
-    out = convolution(folded, kernel)
+    out = plain(folded, kernel)
   return out.reshape(*x.shape[:-3], *out.shape[1:])
 
 
@@ -44,6 +48,20 @@ def _product(padding, x, kernel):
   taps = [kernel[top - i :, left - j :][:height, :width] for i in range(rows) for j in range(columns)]
   dense = jnp.stack(taps, axis=3).reshape(height * width * channels, -1)  # [H, W, in, rows * columns, out] before
   return (x.reshape(n, -1) @ dense).reshape(n, rows, columns, -1)
+
+
+def _planes(padding, x, kernel):
+  """The same for few output channels: products of every tap, a plane for each channel, shifted and added up."""
+  top, left = padding
+  rows, columns = kernel.shape[:2]
+  height, width = x.shape[1] + 2 * top - rows + 1, x.shape[2] + 2 * left - columns + 1
+  products = jnp.einsum('hwio,nyxi->hwonyx', kernel, x)
+  out = 0
+  for i in range(rows):
+    for j in range(columns):
+      plane = jnp.pad(products[i, j], ((0, 0), (0, 0), (top, top), (left, left)))
+      out += plane[:, :, i : i + height, j : j + width]
+  return jnp.moveaxis(out, 0, -1)
 
 
 def transposed(kernel: jax.Array) -> jax.Array:
