@@ -76,3 +76,9 @@ def test_a_real_step_costs_what_xla_counts_when_every_loop_is_unrolled(monkeypat
   monkeypatch.setattr(jax.lax, 'scan', lambda *args, **options: scan(*args, **{**options, 'unroll': True}))
   theirs = train_step.jitted(recipe, mesh, arguments[0]).lower(*arguments).cost_analysis()['flops']
   assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_of_the_forms_of_several_platforms_the_least_is_counted():
+  a = jnp.ones((4, 4))
+  fn = lambda a: jax.lax.platform_dependent(a, cpu=lambda a: a @ a @ a, default=lambda a: a @ a)  # noqa: E731
+  assert flops.count(fn, a) == 2 * 4**3
