@@ -8,6 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from dvd_gan import flops, hlo
 
 MXU = 128  # rows and columns of a TPU's matrix unit (256 from v6e on: what is said of it there is too low)
@@ -19,7 +21,7 @@ class Arithmetic(NamedTuple):
   Attributes:
     flop: two for each multiply-add, taps that fall on padding excluded, as flops.py counts.
     padded: those of a matrix unit that takes each operation as one matrix product, with the summed axis and the cheaper
-      of the other two filled up to its sides, and all taps: the least that it can do.
+      of the other two filled up to its sides, and taps beyond the edges: the least that it can do.
   """
 
   flop: float
@@ -92,8 +94,20 @@ def _convolution(one: hlo.Instruction, left: list[int], kernel: list[int]) -> tu
   inputs = kernel[labels[1].index('i')]  # of one group
   groups = re.search(r'batch_group_count=(\d+)', one.rest)
   pairs = batch * features * inputs * taps // (int(groups[1]) if groups else 1)
-  places, widths = (math.prod(axis[i] for axis in axes) for i in (2, 1))
-  return pairs, batch * places, inputs * widths, features
+  places = math.prod(axis[2] for axis in axes)
+  summed = inputs * math.prod(_taps(width, places, **window) for _, width, places, window in axes)
+  return pairs, batch * places, summed, features
+
+
+def _taps(
+  width: int, places: int, *, stride: int = 1, low: int = 0, dilation: int = 1, kernel_dilation: int = 1
+) -> int:
+  """Taps of an output place, those beyond the edges too, but not those in the holes of a dilated input.
+
+  A TPU's compiler writes a product of many pairs of matrices as a convolution whose input is nearly all holes.
+  """
+  at = stride * np.arange(places)[:, None] + kernel_dilation * np.arange(width) - low
+  return -(-int(np.sum(at % dilation == 0)) // places)
 
 
 # What the text calls the attributes of a window, without those that are 1 (or 0) throughout.

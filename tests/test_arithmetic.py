@@ -48,3 +48,16 @@ def test_a_matrix_unit_fills_up_the_summed_axis_and_the_cheaper_of_the_others():
   wide = jnp.ones((256, 384)), jnp.ones((384, 128))
   full = arithmetic.count(compiled(jnp.matmul, *wide))
   assert full.padded == full.flop == 2 * 256 * 384 * 128
+
+
+def test_products_written_as_a_convolution_over_holes_fill_no_more_than_products():
+  """Six pairs of 128 x 128 matrices as a TPU's compiler writes them: an output place has one tap, the others are holes."""
+  text = """HloModule m
+ENTRY %main (a: f32[6,128,128], b: f32[6,128,128]) -> f32[6,128,128] {
+  %a = f32[6,128,128] parameter(0)
+  %b = f32[6,128,128] parameter(1)
+  ROOT %c = f32[6,128,128] convolution(%a, %b), window={size=6 stride=5 lhs_dilate=6}, dim_labels=0bf_0io->0bf
+}
+"""
+  found = arithmetic.count(text)
+  assert found.flop == found.padded == 2 * 6 * 128**3

@@ -21,7 +21,7 @@ import jax
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import benchmark, sharding, train_step  # noqa: E402
-from dvd_gan.models import resampling  # noqa: E402
+from dvd_gan.models import batch_norm, convolution, resampling  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -75,6 +75,20 @@ def upsampling_apart() -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def autodiff_of_batch_norm() -> Iterator[None]:
+  """BN's gradient as autodiff derives it."""
+  with mock.patch.object(batch_norm, '_normalised_by_own', lambda axes, *rest: batch_norm._normalised(*rest)):
+    yield
+
+
+@contextlib.contextmanager
+def rgb_as_others() -> Iterator[None]:
+  """Convolutions to RGB in the form of the others."""
+  with mock.patch.object(convolution, 'FEW', 0):
+    yield
+
+
 # name: (fields of the config, what is undone while it is traced and compiled)
 VARIANTS = {
   'as it is': ({}, contextlib.nullcontext),
@@ -88,6 +102,8 @@ VARIANTS = {
   'resampling apart': ({'mesh.resampling': 'apart'}, contextlib.nullcontext),
   'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
   'upsampling apart, pools in the kernels': ({}, upsampling_apart),
+  "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
+  'convolutions to RGB as the others': ({}, rgb_as_others),
 }
 
 
