@@ -18,7 +18,7 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from alternatives import separate_passes  # noqa: E402
+from alternatives import autodiff_of_batch_norm, separate_passes  # noqa: E402
 
 from configs import kinetics600_64x12  # noqa: E402
 from dvd_gan import dry_run, topology  # noqa: E402
@@ -31,6 +31,7 @@ VARIANTS = {
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
   'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
+  "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
 }
 COLUMNS = {  # of a dry run's result
   'program_tflop_per_device': 'TFLOP of the program',
