@@ -1,6 +1,7 @@
 """Batch norm per frame, and its class-conditional form."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -80,7 +81,7 @@ def _forward(axes, x, mean, var, scale, offset):
 
 def _backward(axes, saved, d_out):
   x, mean, var, scale = saved
-  count = functools.reduce(lambda product, axis: product * x.shape[axis], axes, 1)
+  count = float(math.prod(x.shape[axis] for axis in axes))  # a whole number might not fit into 32 bits
   of_frames = axes[:-2]  # (B,) or (B, T) of [B, T, C]
   values, d_out, over_space = x.astype(jnp.float32), d_out.astype(jnp.float32), (..., None, None, slice(None))
   rstd = jax.lax.rsqrt(var + EPS)
