@@ -8,8 +8,6 @@ import math
 import re
 from typing import NamedTuple
 
-import numpy as np
-
 from dvd_gan import flops, hlo
 
 MXU = 128  # rows and columns of a TPU's matrix unit (256 from v6e on: what is said of it there is too low)
@@ -94,20 +92,11 @@ def _convolution(one: hlo.Instruction, left: list[int], kernel: list[int]) -> tu
   inputs = kernel[labels[1].index('i')]  # of one group
   groups = re.search(r'batch_group_count=(\d+)', one.rest)
   pairs = batch * features * inputs * taps // (int(groups[1]) if groups else 1)
-  places = math.prod(axis[2] for axis in axes)
-  summed = inputs * math.prod(_taps(width, places, **window) for _, width, places, window in axes)
+  # Taps of an output place beyond the edges too, but not in holes: a TPU's compiler writes a product of many pairs of
+  # matrices as a convolution whose input is nearly all holes.
+  each = (-(-flops.inner_taps(None, width, count, **window) // count) for _, width, count, window in axes)
+  places, summed = math.prod(axis[2] for axis in axes), inputs * math.prod(each)
   return pairs, batch * places, summed, features
-
-
-def _taps(
-  width: int, places: int, *, stride: int = 1, low: int = 0, dilation: int = 1, kernel_dilation: int = 1
-) -> int:
-  """Taps of an output place, those beyond the edges too, but not those in the holes of a dilated input.
-
-  A TPU's compiler writes a product of many pairs of matrices as a convolution whose input is nearly all holes.
-  """
-  at = stride * np.arange(places)[:, None] + kernel_dilation * np.arange(width) - low
-  return -(-int(np.sum(at % dilation == 0)) // places)
 
 
 # What the text calls the attributes of a window, without those that are 1 (or 0) throughout.
