@@ -69,13 +69,16 @@ def compiler_options(platform: str) -> dict[str, str]:
   """Options of XLA's for every jit of a program with convolutions, the fastest for a platform ('cpu', 'gpu', 'tpu').
 
   On a CPU jaxlib 0.10 hands convolutions to YNNPACK, which runs most of ours on one core, half as fast as XLA's own
-  kernels on two; its reductions and matrix products are the faster ones (results/performance). A jaxlib that does not
-  know the option runs as it comes.
+  kernels on two; its reductions and matrix products are the faster ones. The schedule that frees memory early takes a
+  quarter less of it in the same time (both: results/performance). A jaxlib that does not know them runs as it comes.
   """
   if platform != 'cpu':
     return {}
   kinds = ('REDUCE', 'INDIVIDUAL_DOT')
-  options = {'xla_cpu_experimental_ynn_fusion_type': ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds)}
+  options = {
+    'xla_cpu_experimental_ynn_fusion_type': ','.join(f'LIBRARY_FUSION_TYPE_{kind}' for kind in kinds),
+    'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
+  }
   try:
     jax.jit(lambda: 0, compiler_options=options).lower().compile()
   except jax.errors.JaxRuntimeError:

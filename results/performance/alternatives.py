@@ -43,6 +43,14 @@ def no_options() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def default_schedule() -> Iterator[None]:
+  """The order of operations that jaxlib comes with."""
+  options = {key: value for key, value in sharding.compiler_options('cpu').items() if key != 'xla_cpu_scheduler_type'}
+  with mock.patch.object(sharding, 'compiler_options', lambda platform: options):
+    yield
+
+
+@contextlib.contextmanager
 def neither() -> Iterator[None]:
   with other_platforms_forms(), no_options():
     yield
@@ -104,6 +112,7 @@ VARIANTS = {
   'upsampling apart, pools in the kernels': ({}, upsampling_apart),
   "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
   'convolutions to RGB as the others': ({}, rgb_as_others),
+  "jaxlib's default schedule": ({}, default_schedule),
 }
 
 

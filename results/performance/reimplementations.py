@@ -1,0 +1,235 @@
+"""Our train step beside those of two public PyTorch re-implementations, each as its authors train it, in turn.
+
+python results/performance/reimplementations.py PYTHON HARRY MCKEE [--rounds=3]
+
+PYTHON is the interpreter of an environment with torch and numpy, HARRY a clone of Harrypotterrrr/DVD-GAN and MCKEE one of
+dmckee5/BigVidGAN (`none` leaves one out). Each runs in a process of its own that waits while the others compute: 64x64,
+12 frames, 8 of them for D_S, ch = 32, 4 videos, float32. Theirs are the trainers of the clones, untouched: `Trainer.train`
+fed by a loader of random videos, and `GAN_training_function` with the flags of `scripts/launch_DVDGAN_64.sh`; packages
+that only read videos or write logs are replaced by mocks. The models differ (the first has a ConvGRU before every
+block and one D step, the second another D_T), so what compares is FLOP/s: theirs of what ran, by PyTorch's counter with our
+count of convolutions (taps on padding left out); ours of the layers as described and of what ran.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+FRAMES, RESOLUTION, CHANNELS, BATCH, CLASSES, K = 12, 64, 32, 4, 600, 8
+UNUSED = (  # of reading videos and writing logs
+  'PIL animal_hash datasets h5py pandas tensorboardX torchvision torchvision.datasets torchvision.datasets.utils '
+  'torchvision.transforms torchvision.utils tqdm'
+).split()
+
+
+@contextlib.contextmanager
+def absent(names: list[str]) -> Iterator[None]:
+  """Mocks for modules, while what imports them is imported."""
+  sys.modules.update({name: mock.MagicMock() for name in names})
+  yield
+  for name in names:
+    del sys.modules[name]
+
+
+class Served:
+  """A trainer in another process that runs a step when asked."""
+
+  def __init__(self, python: str, name: str, folder: str):
+    command = [python, os.path.abspath(__file__), '--serve', name, folder]
+    self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = self._ask()  # counts; the first step is slower
+    self.flop, self.about = first['flop'], first['about']
+
+  def _ask(self) -> dict[str, Any]:
+    self._process.stdin.write('step\n')
+    self._process.stdin.flush()
+    line = self._process.stdout.readline()
+    if not line:
+      raise RuntimeError('the trainer stopped; its message is above')
+    return json.loads(line)
+
+  def seconds(self, repeats: int) -> list[float]:
+    return [self._ask()['seconds'] for _ in range(repeats)]
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def convolution_flop() -> dict[Any, Any]:
+  """Formulas for PyTorch's counter that leave out taps on padding, as flops.py does; no convolution is transposed."""
+  import torch
+
+  sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
+  with absent(['jax']):
+    from dvd_gan import flops
+
+  def forward(x, kernel, bias, stride, padding, dilation, transposed, output_padding, groups, *, out_shape):
+    taps = 1
+    for axis, (size, length, out) in enumerate(zip(x[2:], kernel[2:], out_shape[2:], strict=True)):
+      by, low, kernel_dilation = (of[axis % len(of)] for of in (stride, padding, dilation))  # one may stand for all
+      taps *= flops.inner_taps(size, length, out, stride=by, low=low, kernel_dilation=kernel_dilation)
+    return 2 * x[0] * kernel[0] * kernel[1] * taps
+
+  def backward(d_out, x, kernel, bias, *rest, out_shape):
+    *rest, wanted = rest
+    return forward(x, kernel, bias, *rest, out_shape=d_out) * (wanted[0] + wanted[1])
+
+  return {torch.ops.aten.convolution: forward, torch.ops.aten.convolution_backward: backward}
+
+
+def steps_asked_for(answers: Any) -> Iterator[int]:
+  """A number for each step that the parent asks for, the one before it answered with its time; the first is counted."""
+  import torch
+  from torch.utils import flop_counter
+
+  for number, _ in enumerate(sys.stdin):
+    if number:
+      start = time.perf_counter()
+      yield number
+      answer = {'seconds': time.perf_counter() - start}
+    else:
+      counter = flop_counter.FlopCounterMode(display=False, custom_mapping=convolution_flop())
+      counter.__enter__()  # the step is the caller's, between this yield and the next
+      yield number
+      counter.__exit__(None, None, None)
+      answer = {'flop': counter.get_total_flops(), 'about': f'torch {torch.__version__}'}
+    print(json.dumps(answer), file=answers, flush=True)
+  os._exit(0)  # the trainer around this would go on
+
+
+def serve_harry(steps: Iterator[int]) -> None:
+  with absent(UNUSED):
+    import parameter
+    import torch
+    import trainer
+
+  class Loader:
+    """Random videos (batch, 3, frames, height, width) in -1 to 1, as the clone's own loader would give them."""
+
+    def __len__(self) -> int:
+      return 10**9
+
+    def __iter__(self) -> Iterator[Any]:
+      video = torch.rand(BATCH, 3, FRAMES, RESOLUTION, RESOLUTION) * 2 - 1
+      label = torch.randint(CLASSES, (BATCH,))
+      return ((video, label) for _ in steps)
+
+  sys.argv = [sys.argv[0], '--adv_loss=hinge', f'--g_chn={CHANNELS}', f'--ds_chn={CHANNELS}', f'--dt_chn={CHANNELS}']
+  sys.argv += [f'--n_frames={FRAMES}', f'--k_sample={K}', f'--batch_size={BATCH}', f'--n_class={CLASSES}']
+  sys.argv += ['--test_batch_size=1']
+  config = parameter.get_parameters()
+  config.gpus = ''  # its way to ask for a CPU
+  torch.nn.Module.cuda = lambda self, *_: self  # called all the same
+  trainer.Trainer(Loader(), config).train()
+
+
+def serve_mckee(steps: Iterator[int]) -> None:
+  with absent(UNUSED):
+    import BigGAN
+    import torch
+    import train_fns
+    import utils
+
+  flags = '--D_hinge_loss_sum after --Dv_hinge_loss_sum after --T_into_B --D_loss_weight 1.0 --Dv_no_res --no_avg_pixel_loss '
+  flags += '--num_G_accumulations 1 --num_D_accumulations 1 --num_D_steps 2 --G_lr 5e-4 --D_lr 1e-4 --D_B2 0.999 '
+  flags += '--G_B2 0.999 --G_attn 32 --D_attn 0 --G_nl relu --D_nl relu --SN_eps 1e-8 --BN_eps 1e-5 --adam_eps 1e-8 '
+  flags += '--G_init N02 --D_init N02 --dim_z 128 --G_shared --shared_dim 128 --ema --use_ema --ema_start 1000 '
+  flags += f'--time_steps {FRAMES} --k {K} --G_ch {CHANNELS} --D_ch {CHANNELS} --batch_size {BATCH}'
+  config = vars(utils.prepare_parser().parse_args(flags.split()))
+  config.update(resolution=RESOLUTION, n_classes=CLASSES)
+  config.update(dataset='C10')  # read by the trainer for the names of classes in logs alone
+  for nl in ('G_nl', 'D_nl'):
+    config[nl.replace('nl', 'activation')] = utils.activation_dict[config[nl]]
+  gen, image, video = BigGAN.Generator(**config), BigGAN.ImageDiscriminator(**config), BigGAN.VideoDiscriminator(**config)
+  averaged = BigGAN.Generator(**{**config, 'skip_init': True, 'no_optim': True})
+  both = torch.nn.DataParallel(BigGAN.G_D(gen, image, video, config['k'], config['T_into_B']))
+  z, y = utils.prepare_z_y(BATCH, gen.dim_z, CLASSES, device='cpu')
+  utils.Distribution.to = torch.Tensor.to  # its own makes what this PyTorch's counter of FLOPs cannot hold
+  state = {'itr': 0}
+  train = train_fns.GAN_training_function(
+    gen, image, video, both, z, y, utils.ema(gen, averaged, config['ema_decay'], config['ema_start']), state, config
+  )
+  reals = torch.rand(2 * BATCH, FRAMES, 3, RESOLUTION, RESOLUTION) * 2 - 1
+  labels = torch.randint(CLASSES, (2 * BATCH,))
+  for network in (gen, image, video, averaged):
+    network.train()
+  for _ in steps:
+    state['itr'] += 1
+    train(reals, labels)
+
+
+SERVED = {'Harrypotterrrr/DVD-GAN': serve_harry, 'dmckee5/BigVidGAN': serve_mckee}
+
+
+def serve(name: str, folder: str) -> None:
+  """The other process: answers on standard output, what the clone prints is thrown away."""
+  answers, sys.stdout = sys.stdout, open(os.devnull, 'w')
+  sys.path.insert(0, folder)
+  SERVED[name](steps_asked_for(answers))
+
+
+def ours() -> Any:
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+  import jax
+
+  from dvd_gan import benchmark
+
+  step = benchmark.Step(benchmark.SIZES['64x64x12_ch32_b4']())
+  step.about = f'jax {jax.__version__}'
+  return step, lambda: benchmark.matmul_rate('float32')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('python')
+  parser.add_argument('harry')
+  parser.add_argument('mckee')
+  parser.add_argument('--rounds', type=int, default=3)
+  args = parser.parse_args()
+  step, matmul_rate = ours()
+  steps = {'ours': step}
+  for name, folder in zip(SERVED, (args.harry, args.mckee), strict=True):
+    if folder != 'none':
+      steps[name] = Served(args.python, name, os.path.abspath(folder))
+  rates, seconds = [matmul_rate()], {name: [] for name in steps}
+  for _, (name, step) in itertools.product(range(args.rounds), steps.items()):
+    seconds[name] += step.seconds(1)
+    rates.append(matmul_rate())
+  table(steps, seconds, statistics.median(rates))
+  for step in steps.values():
+    if isinstance(step, Served):
+      step.close()
+
+
+def table(steps: dict[str, Any], seconds: dict[str, list[float]], rate: float) -> None:
+  print(f'matrix product {rate / 1e9:.0f} GFLOP/s')
+  print('| train step | s: median (range) | TFLOP | GFLOP/s | share of matmul rate | per FLOP, times ours |')
+  print('|---|---|---|---|---|---|')
+  rows = [(f'{name}, {step.about}', seconds[name], step.flop) for name, step in steps.items()]
+  rows.insert(1, ('ours, of what ran', seconds['ours'], steps['ours'].computed_flop))
+  first = None
+  for label, found, flop in rows:
+    median = statistics.median(found)
+    first = first or median / flop
+    print(
+      f'| {label} | {median:.2f} ({min(found):.2f} to {max(found):.2f}) | {flop / 1e12:.3f} | {flop / median / 1e9:.0f} '
+      f'| {flop / median / rate:.0%} | {median / flop / first:.2f} |'
+    )
+
+
+if __name__ == '__main__':
+  if sys.argv[1:2] == ['--serve']:
+    serve(*sys.argv[2:])
+  else:
+    main()
