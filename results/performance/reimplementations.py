@@ -141,7 +141,9 @@ def serve_mckee(steps: Iterator[int]) -> None:
     import train_fns
     import utils
 
-  flags = '--D_hinge_loss_sum after --Dv_hinge_loss_sum after --T_into_B --D_loss_weight 1.0 --Dv_no_res --no_avg_pixel_loss '
+  flags = (
+    '--D_hinge_loss_sum after --Dv_hinge_loss_sum after --T_into_B --D_loss_weight 1.0 --Dv_no_res --no_avg_pixel_loss '
+  )
   flags += '--num_G_accumulations 1 --num_D_accumulations 1 --num_D_steps 2 --G_lr 5e-4 --D_lr 1e-4 --D_B2 0.999 '
   flags += '--G_B2 0.999 --G_attn 32 --D_attn 0 --G_nl relu --D_nl relu --SN_eps 1e-8 --BN_eps 1e-5 --adam_eps 1e-8 '
   flags += '--G_init N02 --D_init N02 --dim_z 128 --G_shared --shared_dim 128 --ema --use_ema --ema_start 1000 '
@@ -151,7 +153,11 @@ def serve_mckee(steps: Iterator[int]) -> None:
   config.update(dataset='C10')  # read by the trainer for the names of classes in logs alone
   for nl in ('G_nl', 'D_nl'):
     config[nl.replace('nl', 'activation')] = utils.activation_dict[config[nl]]
-  gen, image, video = BigGAN.Generator(**config), BigGAN.ImageDiscriminator(**config), BigGAN.VideoDiscriminator(**config)
+  gen, image, video = (
+    BigGAN.Generator(**config),
+    BigGAN.ImageDiscriminator(**config),
+    BigGAN.VideoDiscriminator(**config),
+  )
   averaged = BigGAN.Generator(**{**config, 'skip_init': True, 'no_optim': True})
   both = torch.nn.DataParallel(BigGAN.G_D(gen, image, video, config['k'], config['T_into_B']))
   z, y = utils.prepare_z_y(BATCH, gen.dim_z, CLASSES, device='cpu')
