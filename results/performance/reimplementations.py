@@ -6,9 +6,9 @@ PYTHON is the interpreter of an environment with torch and numpy, HARRY a clone 
 dmckee5/BigVidGAN (`none` leaves one out). Each runs in a process of its own that waits while the others compute: 64x64,
 12 frames, 8 of them for D_S, ch = 32, 4 videos, float32. Theirs are the trainers of the clones, untouched: `Trainer.train`
 fed by a loader of random videos, and `GAN_training_function` with the flags of `scripts/launch_DVDGAN_64.sh`; packages
-that only read videos or write logs are replaced by mocks. The models differ (the first has a ConvGRU before every
-block and one D step, the second another D_T), so what compares is FLOP/s: theirs of what ran, by PyTorch's counter with our
-count of convolutions (taps on padding left out); ours of the layers as described and of what ran.
+that only read videos or write logs are replaced by mocks. The models differ (the first has ConvGRUs of three layers
+at each resolution and one D step, the second another D_T), so what compares is FLOP/s: theirs of what ran, by PyTorch's
+counter with our count of convolutions (taps on padding left out); ours of the layers as described and of what ran.
 """
 
 import argparse
