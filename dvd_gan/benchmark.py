@@ -210,10 +210,13 @@ def main() -> None:
   parser.add_argument('--loops', help='scan or unroll, in place of auto')
   args = parser.parse_args()
   config = SIZES[args.size]()
-  config.train.batch_size = config.sample.batch_size = args.batch_size or config.train.batch_size
+  size = config.train.batch_size if args.batch_size is None else args.batch_size
+  config.train.batch_size = config.sample.batch_size = size
   config.dtype = args.dtype or config.dtype
   config.mesh.loops = args.loops or config.mesh.loops
   try:
+    if args.repeats < 1:
+      raise UsageError(f'--repeats={args.repeats} is not 1 or more')
     result = (measure_sampling if args.sampling else measure)(config, args.repeats)
   except UsageError as error:
     print(f'error: {error}', file=sys.stderr)

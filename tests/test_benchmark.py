@@ -26,6 +26,16 @@ def test_it_prints_one_json_object_last_without_tensorflow():
   assert told['size'] == 'tiny' and told['resolution'] == 16 and told['repeats'] == 2
 
 
+@pytest.mark.parametrize('flag', ['--batch_size=0', '--repeats=0'])
+def test_nothing_to_time_is_refused(flag, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['benchmark', '--size=smoke', flag])
+  with pytest.raises(SystemExit) as exit_:
+    benchmark.main()
+  assert exit_.value.code == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+
+
 def test_the_default_size_is_the_one_that_scripts_expect():
   config = benchmark.SIZES['64x64x12_ch32_b4']()
   assert (config.data.resolution, config.data.frames, config.gen.ch, config.train.batch_size) == (64, 12, 32, 4)
