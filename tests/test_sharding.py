@@ -52,5 +52,19 @@ def test_options_unknown_to_the_library_are_left_out(monkeypatch):
   assert sharding.compiler_options.__wrapped__('cpu') == {}
 
 
+def test_an_unknown_option_does_not_take_the_others_with_it(monkeypatch):
+  known = dict(sharding.compiler_options('cpu'))
+  jit = jax.jit
+
+  def refuse_the_schedule(*args, compiler_options):
+    if 'xla_cpu_scheduler_type' in compiler_options:
+      raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option: 'xla_cpu_scheduler_type'")
+    return jit(*args, compiler_options=compiler_options)
+
+  monkeypatch.setattr(jax, 'jit', refuse_the_schedule)
+  left = sharding.compiler_options.__wrapped__('cpu')
+  assert left == {'xla_cpu_experimental_ynn_fusion_type': known['xla_cpu_experimental_ynn_fusion_type']}
+
+
 def test_other_backends_get_no_options():
   assert sharding.compiler_options('tpu') == {}
