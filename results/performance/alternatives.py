@@ -45,8 +45,12 @@ def no_options() -> Iterator[None]:
 @contextlib.contextmanager
 def default_schedule() -> Iterator[None]:
   """The order of operations that jaxlib comes with."""
-  options = {key: value for key, value in sharding.compiler_options('cpu').items() if key != 'xla_cpu_scheduler_type'}
-  with mock.patch.object(sharding, 'compiler_options', lambda platform: options):
+  ours = sharding.compiler_options
+
+  def others(platform: str) -> dict[str, str]:
+    return {name: value for name, value in ours(platform).items() if name != 'xla_cpu_scheduler_type'}
+
+  with mock.patch.object(sharding, 'compiler_options', others):
     yield
 
 

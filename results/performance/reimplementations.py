@@ -4,9 +4,9 @@ python results/performance/reimplementations.py PYTHON HARRY MCKEE [--rounds=3]
 
 PYTHON is the interpreter of an environment with torch and numpy, HARRY a clone of Harrypotterrrr/DVD-GAN and MCKEE one of
 dmckee5/BigVidGAN (`none` leaves one out). Each runs in a process of its own that waits while the others compute: 64x64,
-12 frames, 8 of them for D_S, ch = 32, 4 videos, float32. Theirs are the trainers of the clones, untouched: `Trainer.train`
-fed by a loader of random videos, and `GAN_training_function` with the flags of `scripts/launch_DVDGAN_64.sh`; packages
-that only read videos or write logs are replaced by mocks. The models differ (the first has ConvGRUs of three layers
+12 frames, 8 of them for D_S, ch = 32, 4 videos, float32. Theirs are the trainers of the clones: `Trainer.train` fed by a
+loader of random videos, and `GAN_training_function` with the flags of `scripts/launch_DVDGAN_64.sh` but for the sizes
+and a loss of weight 0. What only reads videos or writes logs is replaced by mocks, and a method each by what works on a CPU. The models differ (the first has ConvGRUs of three layers
 at each resolution and one D step, the second another D_T), so what compares is FLOP/s: theirs of what ran, by PyTorch's
 counter with our count of convolutions (taps on padding left out); ours of the layers as described and of what ran.
 """
@@ -24,6 +24,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
+
+# In the trainers' processes the clone comes before it.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 FRAMES, RESOLUTION, CHANNELS, BATCH, CLASSES, K = 12, 64, 32, 4, 600, 8
 UNUSED = (  # of reading videos and writing logs
@@ -70,7 +73,6 @@ def convolution_flop() -> dict[Any, Any]:
   """Formulas for PyTorch's counter that leave out taps on padding, as flops.py does; no convolution is transposed."""
   import torch
 
-  sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
   with absent(['jax']):
     from dvd_gan import flops
 
@@ -99,10 +101,8 @@ def steps_asked_for(answers: Any) -> Iterator[int]:
       yield number
       answer = {'seconds': time.perf_counter() - start}
     else:
-      counter = flop_counter.FlopCounterMode(display=False, custom_mapping=convolution_flop())
-      counter.__enter__()  # the step is the caller's, between this yield and the next
-      yield number
-      counter.__exit__(None, None, None)
+      with flop_counter.FlopCounterMode(display=False, custom_mapping=convolution_flop()) as counter:
+        yield number  # the step is the caller's, until it asks for the next
       answer = {'flop': counter.get_total_flops(), 'about': f'torch {torch.__version__}'}
     print(json.dumps(answer), file=answers, flush=True)
   os._exit(0)  # the trainer around this would go on
@@ -141,23 +141,20 @@ def serve_mckee(steps: Iterator[int]) -> None:
     import train_fns
     import utils
 
-  flags = (
-    '--D_hinge_loss_sum after --Dv_hinge_loss_sum after --T_into_B --D_loss_weight 1.0 --Dv_no_res --no_avg_pixel_loss '
-  )
-  flags += '--num_G_accumulations 1 --num_D_accumulations 1 --num_D_steps 2 --G_lr 5e-4 --D_lr 1e-4 --D_B2 0.999 '
-  flags += '--G_B2 0.999 --G_attn 32 --D_attn 0 --G_nl relu --D_nl relu --SN_eps 1e-8 --BN_eps 1e-5 --adam_eps 1e-8 '
-  flags += '--G_init N02 --D_init N02 --dim_z 128 --G_shared --shared_dim 128 --ema --use_ema --ema_start 1000 '
-  flags += f'--time_steps {FRAMES} --k {K} --G_ch {CHANNELS} --D_ch {CHANNELS} --batch_size {BATCH}'
+  flags = f"""
+    --D_hinge_loss_sum after --Dv_hinge_loss_sum after --T_into_B --D_loss_weight 1.0 --Dv_no_res --no_avg_pixel_loss
+    --num_G_accumulations 1 --num_D_accumulations 1 --num_D_steps 2 --G_lr 5e-4 --D_lr 1e-4 --D_B2 0.999
+    --G_B2 0.999 --G_attn 32 --D_attn 0 --G_nl relu --D_nl relu --SN_eps 1e-8 --BN_eps 1e-5 --adam_eps 1e-8
+    --G_init N02 --D_init N02 --dim_z 128 --G_shared --shared_dim 128 --ema --use_ema --ema_start 1000
+    --time_steps {FRAMES} --k {K} --G_ch {CHANNELS} --D_ch {CHANNELS} --batch_size {BATCH}
+  """
   config = vars(utils.prepare_parser().parse_args(flags.split()))
   config.update(resolution=RESOLUTION, n_classes=CLASSES)
   config.update(dataset='C10')  # read by the trainer for the names of classes in logs alone
-  for nl in ('G_nl', 'D_nl'):
-    config[nl.replace('nl', 'activation')] = utils.activation_dict[config[nl]]
-  gen, image, video = (
-    BigGAN.Generator(**config),
-    BigGAN.ImageDiscriminator(**config),
-    BigGAN.VideoDiscriminator(**config),
-  )
+  for network in 'GD':
+    config[f'{network}_activation'] = utils.activation_dict[config[f'{network}_nl']]
+  gen = BigGAN.Generator(**config)
+  image, video = BigGAN.ImageDiscriminator(**config), BigGAN.VideoDiscriminator(**config)
   averaged = BigGAN.Generator(**{**config, 'skip_init': True, 'no_optim': True})
   both = torch.nn.DataParallel(BigGAN.G_D(gen, image, video, config['k'], config['T_into_B']))
   z, y = utils.prepare_z_y(BATCH, gen.dim_z, CLASSES, device='cpu')
@@ -185,17 +182,6 @@ def serve(name: str, folder: str) -> None:
   SERVED[name](steps_asked_for(answers))
 
 
-def ours() -> Any:
-  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-  import jax
-
-  from dvd_gan import benchmark
-
-  step = benchmark.Step(benchmark.SIZES['64x64x12_ch32_b4']())
-  step.about = f'jax {jax.__version__}'
-  return step, lambda: benchmark.matmul_rate('float32')
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('python')
@@ -203,15 +189,19 @@ def main() -> None:
   parser.add_argument('mckee')
   parser.add_argument('--rounds', type=int, default=3)
   args = parser.parse_args()
-  step, matmul_rate = ours()
-  steps = {'ours': step}
+  import jax
+
+  from dvd_gan import benchmark  # not at the top: the trainers' processes have no jax
+
+  steps = {f'ours, jax {jax.__version__}': benchmark.Step(benchmark.SIZES['64x64x12_ch32_b4']())}
   for name, folder in zip(SERVED, (args.harry, args.mckee), strict=True):
     if folder != 'none':
-      steps[name] = Served(args.python, name, os.path.abspath(folder))
-  rates, seconds = [matmul_rate()], {name: [] for name in steps}
+      served = Served(args.python, name, os.path.abspath(folder))
+      steps[f'{name}, {served.about}'] = served
+  rates, seconds = [benchmark.matmul_rate('float32')], {name: [] for name in steps}
   for _, (name, step) in itertools.product(range(args.rounds), steps.items()):
     seconds[name] += step.seconds(1)
-    rates.append(matmul_rate())
+    rates.append(benchmark.matmul_rate('float32'))
   table(steps, seconds, statistics.median(rates))
   for step in steps.values():
     if isinstance(step, Served):
@@ -219,15 +209,16 @@ def main() -> None:
 
 
 def table(steps: dict[str, Any], seconds: dict[str, list[float]], rate: float) -> None:
+  """Prints the medians of every step, ours first and twice."""
   print(f'matrix product {rate / 1e9:.0f} GFLOP/s')
   print('| train step | s: median (range) | TFLOP | GFLOP/s | share of matmul rate | per FLOP, times ours |')
   print('|---|---|---|---|---|---|')
-  rows = [(f'{name}, {step.about}', seconds[name], step.flop) for name, step in steps.items()]
-  rows.insert(1, ('ours, of what ran', seconds['ours'], steps['ours'].computed_flop))
-  first = None
+  rows = [(name, seconds[name], step.flop) for name, step in steps.items()]
+  ours, first_seconds, first_flop = rows[0]
+  rows.insert(1, (f'{ours}, of what ran', first_seconds, steps[ours].computed_flop))
+  first = statistics.median(first_seconds) / first_flop
   for label, found, flop in rows:
     median = statistics.median(found)
-    first = first or median / flop
     print(
       f'| {label} | {median:.2f} ({min(found):.2f} to {max(found):.2f}) | {flop / 1e12:.3f} | {flop / median / 1e9:.0f} '
       f'| {flop / median / rate:.0%} | {median / flop / first:.2f} |'
