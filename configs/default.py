@@ -70,6 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # and for D
   train.truth_weight = 0.0  # prediction: of the squared error against the truth in G's loss; 0 in the paper
+  train.decay_start = 0  # step from which both rates fall linearly, to 0 at train.steps; 0: constant, as in the paper
+  train.augment = ()  # DiffAugment of what D sees: any of colour, translation, cutout; for small data sets
+  train.lecam = 0.0  # weight of LeCam regularisation in D's loss, for small data sets: 0.3 say
   train.b1 = 0.0  # Adam, both
   train.b2 = 0.999
   train.ema_decay = 0.9999  # of the generator's weights used for samples
@@ -77,6 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.log_every = 100  # steps between lines of metrics
   train.checkpoint_every = 2_000  # steps between checkpoints; the last step always has one
   train.keep_checkpoints = 3  # newest ones kept; 0 for all
+  train.keep_every = 0  # steps: a checkpoint at a multiple of it is kept for good; 0 for none
   train.keep_best = 0  # checkpoints kept beside them: those whose step had the smallest train.best_metric
   train.best_metric = 'disc_loss_temporal'  # one of the metrics in metrics.jsonl
   train.sample_every = 2_000  # steps between grids of samples; 0 for none

@@ -1,5 +1,6 @@
 """Checkpoints of the TrainState and its standing statistics. The only file that imports orbax."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -24,6 +25,8 @@ HANDLERS = {
   'checksums': ocp.JsonCheckpointHandler,
 }
 
+MARKS = 'eval/kept.json'  # in the workdir: written by an evaluation, read by training
+
 
 class DamagedError(UsageError):
   """A checkpoint whose files are not what was saved."""
@@ -32,23 +35,25 @@ class DamagedError(UsageError):
 class Checkpoints:
   """The steps saved under a folder; saves in the background, waits for the last one on close."""
 
-  def __init__(self, folder: Any, keep: int = 0, keep_best: int = 0):
-    """Opens `folder`, making it if need be.
+  def __init__(self, folder: Any, keep: int = 0, keep_best: int = 0, keep_every: int = 0):
+    """Opens `folder`, making it if need be. The steps that an evaluation marks (`mark`) are kept in any case.
 
     Args:
-      folder: local or gs://, the same for all processes of a run.
+      folder: `checkpoints` in a workdir, local or gs://, the same for all processes of a run.
       keep: how many of the newest steps stay; all if 0.
       keep_best: how many stay beside them of those saved with the smallest `score`.
+      keep_every: the multiples of it stay too; none if 0.
     """
+    self.folder = epath.Path(folder)
     # Orbax's own max_to_keep with best_fn would delete the newest step.
     best = policies.BestN(
       get_metric_fn=lambda metrics: metrics['score'], n=keep_best, reverse=True, keep_checkpoints_without_metrics=False
     )
+    kept = [policies.LatestN(keep or None), best, _Marked(self.folder.parent)]
+    kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep or None), best]),
-      enable_async_checkpointing=True,
+      preservation_policy=policies.AnyPreservationPolicy(kept), enable_async_checkpointing=True
     )
-    self.folder = epath.Path(folder)
     try:
       self._manager = ocp.CheckpointManager(
         self.folder, options=options, item_handlers={name: handler() for name, handler in HANDLERS.items()}
@@ -59,6 +64,10 @@ class Checkpoints:
   def newest(self) -> int | None:
     """The newest step saved, or None."""
     return self._manager.latest_step()
+
+  def steps(self) -> list[int]:
+    """The steps saved, ascending."""
+    return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: Any, standing: Any = None, score: float = math.nan) -> None:
     """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is.
@@ -72,9 +81,9 @@ class Checkpoints:
     Raises:
       RunError: if this save, or the one before it, cannot be written.
     """
-    if step in self._manager.all_steps():
+    if step in self.steps():
       return
-    trees = {'state': state._asdict()} | ({} if standing is None else {'standing': standing})
+    trees = {'state': _named(state)} | ({} if standing is None else {'standing': standing})
     checksums = {name: _checksums(tree) for name, tree in trees.items()}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     metrics = {'score': float(score)} if math.isfinite(score) else None
@@ -100,7 +109,7 @@ class Checkpoints:
       UsageError: if a step does not fit the config.
       RunError: if every one is damaged.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = self.steps()[::-1]
     steps = json.loads(hosts.gather(json.dumps(steps))[0])  # a host's view of a shared disk may lag behind
     for i, step in enumerate(steps):
       try:
@@ -130,7 +139,7 @@ class Checkpoints:
 
     Args:
       step: one that was saved.
-      config: whose gen, disc and train.b1 decide the form of the state.
+      config: whose gen, disc, train.b1 and train.lecam decide the form of the state.
       mesh: where it goes, by `sharding.state`; the mesh that it was saved from may have been another.
 
     Returns:
@@ -140,14 +149,14 @@ class Checkpoints:
       UsageError: if the step is not there or its arrays have other shapes; DamagedError if its files are not what was
         saved: unreadable, or with other checksums.
     """
-    if step not in self._manager.all_steps():
-      raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {sorted(self._manager.all_steps())}')
+    if step not in self.steps():
+      raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {self.steps()}')
     state = train_step.state_shapes(config)
     state = sharding.placed(state, sharding.state(mesh, state))
-    self._check_fit(step, state._asdict())
+    self._check_fit(step, _named(state))
     standing = models.standing_shapes(config)
     standing = sharding.placed(standing, jax.tree.map(lambda _: sharding.replicated(mesh), standing))
-    items = {'state': ocp.args.StandardRestore(state._asdict())}
+    items = {'state': ocp.args.StandardRestore(_named(state))}
     if (self.folder / str(step) / 'standing').exists():
       items['standing'] = ocp.args.StandardRestore(standing)
     if (self.folder / str(step) / 'checksums').exists():
@@ -189,8 +198,8 @@ class Checkpoints:
     if different:
       first = different[0]
       raise UsageError(
-        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, data or train.b1 '
-        f'must differ from the one it was trained with: {first} is {saved.get(first)}, not {wanted.get(first)}'
+        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, data, train.b1 '
+        f'or train.lecam must differ from the one it was trained with: {first} is {saved.get(first)}, not {wanted.get(first)}'
       )
 
   def wait(self) -> None:
@@ -206,19 +215,49 @@ class Checkpoints:
     self._manager.close()
 
   def _unwritten(self, error: Exception) -> RunError:
-    steps = sorted(self._manager.all_steps())
+    steps = self.steps()
     newest = f'the newest is {steps[-1]}' if steps else 'there is none'
     return RunError(f'cannot write a checkpoint to {self.folder}: {_line(error)}; {newest}')
 
 
+class _Marked:
+  """Orbax's policy by which the steps that an evaluation has marked are kept."""
+
+  def __init__(self, workdir: epath.Path):
+    self._workdir = workdir
+    self._steps: list[int] = []
+
+  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    with contextlib.suppress(*files.errors()):  # a bucket that does not answer: those known so far
+      self._steps = [found['step'] for found in marks(self._workdir).values()]
+    return [info.step in self._steps for info in checkpoints]
+
+
+def marks(workdir: epath.Path) -> dict[str, Any]:
+  """The steps that training keeps for an evaluation, {'best': {'step': 4000, ...}, 'evaluating': {...}}, or none."""
+  path = workdir / MARKS
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def mark(workdir: epath.Path, **steps: dict[str, Any]) -> None:
+  """Adds to `marks`, or replaces there; from the first process."""
+  if jax.process_index() == 0:
+    files.write(workdir / MARKS, (json.dumps(marks(workdir) | steps, indent=1) + '\n').encode())
+
+
 def warm_up(state: train_step.TrainState) -> None:
   """Compiles what saving needs."""
-  _checksums(state._asdict())
+  _checksums(_named(state))
 
 
 def digest(tree: Any) -> str:
   """A name for the numbers in a tree, by their checksums."""
   return hashlib.sha256(json.dumps(_checksums(tree), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _named(state: train_step.TrainState) -> dict[str, Any]:
+  """The parts of a state by name, without those that its config does not have."""
+  return {name: part for name, part in state._asdict().items() if part is not None}
 
 
 def _path(path: tuple) -> str:

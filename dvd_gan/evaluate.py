@@ -4,21 +4,19 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from dvd_gan import files, hosts, record, report, sample, sharding, writer
+from dvd_gan import files, follow, record, report, sample, sharding, writer
 from dvd_gan.errors import RunError, UsageError
 from dvd_gan.metrics import scores, video_sets
 from dvd_gan.metrics.features import Extractor
 from dvd_gan.metrics.protocols import PROTOCOLS, Protocol
 from dvd_gan.metrics.video_sets import VideoSet
 
-POLL = 30  # seconds between looks for a new checkpoint
 # Of a result, beside its value, for TensorBoard: the part of it and the name there.
 CURVED = (
   ('frechet', 'floor'),
@@ -57,7 +55,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
       score(config, workdir, extractor, name, protocol, made, title)
     return
   config.sample.truncation, config.sample.batch_size = config.eval.truncation, config.eval.batch_size
-  for step in steps(config, workdir):
+  for step in follow.steps(config, workdir) if config.eval.follow else [config.eval.step]:
     config.sample.step = step
     opened = sample.open_checkpoint(config, workdir, mesh)
     opened = opened._replace(sampler=opened.sampler._replace(place=extractor.place))
@@ -71,6 +69,8 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
         results.append(result)
         if first is None or ('memorised' in result and 'memorised' not in first[0]):
           first = result, made, real
+    if config.eval.follow:
+      follow.compare(workdir, step, results[0])
     write_report(config, workdir, results, *first)
     if len(config.eval.truncation) > 1:
       curve(results, workdir / 'eval', f'curve-{opened.step}')
@@ -90,23 +90,6 @@ def chosen(config: Any, name: str) -> Protocol:
   if protocol.futures > 1 and not config.data.given and not config.eval.videos:
     raise UsageError(f'{name} is for prediction, and data.given is 0')
   return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
-
-
-def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
-  """The checkpoints to evaluate: one, or those of a training run as they come, up to its last."""
-  if not config.eval.follow:
-    yield config.eval.step
-    return
-  done, folder = 0, workdir / 'checkpoints'
-  while done < config.train.steps:
-    # By the folder's listing: a second manager beside the trainer's own is not for many processes.
-    saved = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
-    newest = int(hosts.gather(str(max(saved, default=0)))[0])
-    if newest > done:
-      yield newest
-      done = newest
-    else:
-      time.sleep(POLL)
 
 
 def score(
@@ -198,7 +181,7 @@ def write_report(
     [told(one) for one in results],
     samples,
     np.concatenate(pairs) if pairs else None,
-    [json.loads(line) for line in writer.lines(workdir, step)],
+    writer.logged(workdir, step),
     fps=config.sample.fps,
   )
   target = workdir / 'eval' / f'report-{step}.html'

@@ -1,8 +1,9 @@
-"""The hinge losses (Lim & Ye 2017; paper.md, discriminators), and a term of small prediction runs that is ours."""
+"""The hinge losses (Lim & Ye 2017), and terms that the paper has not: LeCam regularisation and a squared error."""
 
 import jax
 import jax.numpy as jnp
 
+LECAM_DECAY = 0.99  # of the moving averages, for each D step (Tseng et al. 2021)
 Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}, or one of them (config.disc.parts)
 
 
@@ -19,3 +20,30 @@ def hinge_gen(fake: Scores) -> dict[str, jax.Array]:
 def squared_error(video: jax.Array, truth: jax.Array) -> jax.Array:
   """Mean over all of two f32 arrays of one shape, [B, T, H, W, 3] in [-1, 1]."""
   return jnp.mean(jnp.square(video - truth))
+
+
+def lecam(real: Scores, fake: Scores, means: dict[str, dict[str, jax.Array]]) -> jax.Array:
+  """LeCam regularisation (Tseng et al. 2021), summed over the discriminators; f32 scalar.
+
+  A score on real clips may not rise above what fakes have had on average, nor one on fakes fall below what real clips
+  have had, without cost: the gap between the two stays small where data are few.
+
+  Args:
+    real, fake: scores of this batch.
+    means: `TrainState.score_means`.
+  """
+  return sum(
+    jnp.mean(jax.nn.relu(real[name] - means['fake'][name]) ** 2)
+    + jnp.mean(jax.nn.relu(means['real'][name] - fake[name]) ** 2)
+    for name in real
+  )
+
+
+def moved_means(means: dict[str, dict[str, jax.Array]], metrics: dict[str, jax.Array]) -> dict[str, Scores]:
+  """The moving averages of scores after one more D step, from that step's metrics."""
+  return {
+    side: {
+      name: LECAM_DECAY * mean + (1 - LECAM_DECAY) * metrics[f'score_{side}_{name}'] for name, mean in parts.items()
+    }
+    for side, parts in means.items()
+  }

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 from typing import Any
 
 import jax
@@ -28,9 +29,12 @@ def open_workdir(workdir: epath.Path) -> None:
 
 
 def write(config: Any, workdir: epath.Path) -> None:
-  """Writes config.json: the config and the versions of the packages, from the first process."""
+  """Writes config.json from the first process: the config, the packages' versions, the CPUs that XLA may use.
+
+  On a CPU their number decides how XLA splits its sums: with another one the results differ in their last digits.
+  """
   if jax.process_index() == 0:
-    content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions()}
+    content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions(), 'cpus': cpus()}
     files.write(workdir / FILE, (json.dumps(content, indent=2) + '\n').encode())
 
 
@@ -55,6 +59,11 @@ def check(config: Any, workdir: epath.Path) -> None:
         f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
         '--config.train.allow_config_change=True'
       )
+
+
+def cpus() -> int:
+  """The CPUs that this process may run on."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

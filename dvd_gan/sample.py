@@ -70,6 +70,15 @@ class Sampler(NamedTuple):
     given, labels = self.conditions()
     self.videos(self.standing(batches=1), labels[:1], truncation=1.0, seed=0, given=given[:1])
 
+  def deviation(self, standing: Tree) -> float:
+    """How far samples of one class lie apart: the standard deviation over z, in grey levels.
+
+    The mean over pixels and over four classes, of four samples each. Of a model for synthesis.
+    """
+    classes = np.linspace(0, models.num_labels(self.config) - 1, 4).astype(np.int32)
+    videos = self.videos(standing, np.repeat(classes, 4), truncation=1.0, seed=self.config.sample.seed)
+    return float(videos.reshape(4, 4, *videos.shape[1:]).std(axis=1, ddof=1).mean())
+
   def videos(
     self,
     standing: Tree,

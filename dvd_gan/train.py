@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -15,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import checkpoint, files, hosts, models, record, sharding, train_step, video
+from dvd_gan import alarm, checkpoint, files, hosts, models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
 from dvd_gan.errors import PREEMPTED, RunError, UsageError
-from dvd_gan.writer import Progress, Writer
+from dvd_gan.writer import Progress, Writer, logged
 
 
 class NonFiniteError(RunError):
@@ -54,13 +55,16 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   mesh = sharding.make_mesh(config.mesh.shard)
   recipe = train_step.make_recipe(config, **sharding.forms(config.mesh))
   hosts.check_shared(workdir)
-  checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints, config.train.keep_best)
+  checkpoints = Checkpoints(
+    workdir / 'checkpoints', config.train.keep_checkpoints, config.train.keep_best, config.train.keep_every
+  )
   if checkpoints.newest() is not None and not config.train.allow_config_change:
     record.check(config, workdir)
   state = initial_state(config, recipe, mesh, checkpoints)
   record.write(config, workdir)  # now that the checkpoint is known to fit
   first_step = int(state.step)
   writer = Writer(workdir, first_step)
+  watch = alarm.Alarm(logged(workdir, first_step), config.train.batch_size * config.train.d_steps)
   given = pipeline.given_frames(config)
   batches = pipeline.Batches(config, source, mesh, first_step)
   step_fn = train_step.jitted(recipe, mesh, state)
@@ -98,29 +102,42 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
       last = done or stopping
       save_now = step % config.train.checkpoint_every == 0 or last
       sample_now = config.train.sample_every and (done or step % config.train.sample_every == 0)
-      log_now = step % config.train.log_every == 0 or last
-      if log_now or save_now or sample_now:
-        check_finite(metrics, step, checkpoints)
+      log_now = step % config.train.log_every == 0 or save_now or sample_now
+      measured = {}
       if log_now:
-        writer.scalars(step, jax.device_get(metrics))
+        check_finite(metrics, step, checkpoints)
       if save_now or sample_now:
         check_finite({'finite': all_finite(state)}, step, checkpoints)
+      if (save_now or sample_now) and not stopping:
+        sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral, given)
+        standing = sampler.standing()
+        measured = {'sample_deviation': sampler.deviation(standing)} if given is None else {}
+      if log_now:
+        log(step, jax.device_get(metrics) | measured, writer, watch, checkpoints)
       if stopping:
         # The grace period may be short: the state alone, `sample` makes up for the statistics.
         checkpoints.save(step, state)
-      elif save_now or sample_now:
-        sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral, given)
-        standing = sampler.standing()
-        if save_now:
-          checkpoints.save(step, state, standing, score(config, metrics))
-        if sample_now:
-          write_samples(sampler, standing, workdir, step, writer)
+      elif save_now:
+        checkpoints.save(step, state, standing, score(config, metrics))
+      if sample_now and not stopping:
+        write_samples(sampler, standing, workdir, step, writer)
       progress.show(step, metrics, batches.waited, force=last)
   if step < config.train.steps:
     say(f'stopped by {stop.name or "another host"} at step {step}; saved. The same command goes on from there.')
     return PREEMPTED
   say(f'done: {step} steps. Samples in {workdir / "samples"}, metrics in {workdir / "metrics.jsonl"}')
   return 0
+
+
+def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, checkpoints: Checkpoints) -> None:
+  """Writes the metrics of a step; where they show a sign of collapse, warns of it and names a step to go back to."""
+  line = {'step': step, **{name: float(value) for name, value in metrics.items()}}
+  signs = watch(line)
+  for sign in signs:
+    before = [saved for saved in checkpoints.steps() if saved <= sign.since]
+    back = f'the checkpoint from before it is step {before[-1]}' if before else 'no checkpoint is from before it'
+    say(f'warning: step {step}: {sign.message}; {back} (README, Going back)', sys.stderr)
+  writer.scalars(step, metrics | ({'alarm': len(signs)} if signs else {}))
 
 
 def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: pipeline.Clips | None) -> None:
@@ -189,10 +206,10 @@ def write_samples(sampler: sampling.Sampler, standing: Any, workdir: epath.Path,
   writer.later(write)
 
 
-def say(message: str) -> None:
-  """One line to the user, from the first process only."""
+def say(message: str, file: Any = None) -> None:
+  """One line to the user, on stdout or another file, from the first process only."""
   if jax.process_index() == 0:
-    print(message, flush=True)
+    print(message, file=file, flush=True)
 
 
 class StopSignal:

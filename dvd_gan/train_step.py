@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dvd_gan import losses, microbatches, models, sharding
+from dvd_gan import augment, losses, microbatches, models, optimizer, sharding
 from dvd_gan.models import spectral
 
 Tree = Any
@@ -25,12 +25,21 @@ class NetState(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """All that a checkpoint holds; `step` counts generator updates (int32)."""
+  """All that a checkpoint holds.
+
+  Attributes:
+    step: int32, generator updates so far.
+    gen, disc: the networks.
+    ema_params: the moving average of `gen.params`, from which samples are drawn.
+    score_means: with `train.lecam`, moving averages of each discriminator's mean score, f32 scalars by 'real' and 'fake'
+      and then by discriminator; otherwise None.
+  """
 
   step: jax.Array
   gen: NetState
   disc: NetState
   ema_params: Tree
+  score_means: Tree = None
 
 
 class Recipe(NamedTuple):
@@ -48,6 +57,8 @@ class Recipe(NamedTuple):
   unroll: bool
   overlap: bool = False  # asks a TPU's compiler to send gradients while it computes
   truth_weight: float = 0.0  # of the squared error against the truth, in G's loss; the paper has none
+  augment: tuple[str, ...] = ()  # kinds of augment.KINDS
+  lecam: float = 0.0  # weight of the LeCam regularisation in D's loss
   microbatches: int = 1
   whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
 
@@ -56,11 +67,14 @@ def make_recipe(config: Any, *, unroll: bool, resample_in_kernel: bool = False) 
   """The recipe of a validated config; `unroll` and `resample_in_kernel` as sharding.forms says."""
   gen, disc = models.build(config, resample_in_kernel)
   train = config.train
+  adam = functools.partial(
+    optimizer.adam, b1=train.b1, b2=train.b2, decay_from=train.decay_start or train.steps, decay_to=train.steps
+  )
   return Recipe(
     gen=gen,
     disc=disc,
-    gen_opt=adam(train.gen_lr, train.b1, train.b2),
-    disc_opt=adam(train.disc_lr, train.b1, train.b2),
+    gen_opt=adam(train.gen_lr),
+    disc_opt=adam(train.disc_lr),
     z_dim=config.gen.z_dim,
     given=config.data.given,
     frames_k=config.disc.frames_k,
@@ -69,16 +83,10 @@ def make_recipe(config: Any, *, unroll: bool, resample_in_kernel: bool = False) 
     unroll=unroll,
     overlap=config.mesh.overlap,
     truth_weight=train.truth_weight,
+    augment=tuple(train.augment),
+    lecam=train.lecam,
     microbatches=train.microbatches,
   )
-
-
-def adam(learning_rate: float, b1: float, b2: float) -> optax.GradientTransformation:
-  """Adam; at b1 = 0 without the first moment, which is then the gradient itself and need not be stored."""
-  if b1:
-    return optax.adam(learning_rate, b1=b1, b2=b2)
-  scale = optax.scale_by_rms(decay=b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
-  return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
 
 
 def init_state(recipe: Recipe, params: tuple[Tree, Tree], key: jax.Array) -> TrainState:
@@ -93,7 +101,10 @@ def init_state(recipe: Recipe, params: tuple[Tree, Tree], key: jax.Array) -> Tra
     NetState(tree, spectral.init(tree_key, tree), opt.init(tree))
     for tree, tree_key, opt in zip(params, jax.random.split(key), (recipe.gen_opt, recipe.disc_opt), strict=True)
   )
-  return TrainState(jnp.int32(0), gen, disc, ema_params=gen.params)
+  score_means = None
+  if recipe.lecam:
+    score_means = {side: {part: jnp.float32(0) for part in disc.params} for side in ('real', 'fake')}
+  return TrainState(jnp.int32(0), gen, disc, gen.params, score_means)
 
 
 def state_shapes(config: Any) -> TrainState:
@@ -140,21 +151,21 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
 
   # G is normalised once for its update: the same weights serve the D steps and the G step.
   gen_weights, pullback, (gen_spectral, gen_sigmas) = _normalised(state.gen)
-  disc, d_metrics = jax.lax.scan(
-    lambda disc, xs: d_step(recipe, disc, gen_weights, *xs),
-    state.disc,
+  (disc, score_means), d_metrics = jax.lax.scan(
+    lambda carry, xs: d_step(recipe, *carry, gen_weights, state.step, *xs),
+    (state.disc, state.score_means),
     (batch, jnp.stack(d_keys)),
     unroll=0 if recipe.unroll else 1,  # 0 is all; by their number, one step would stay a loop
   )
   last = jax.tree.map(lambda x: x[-1], batch)
-  gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, last, g_key)
+  gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, state.step, last, g_key)
   gen = gen._replace(spectral=gen_spectral)
   ema = ema_update(recipe, state.step, state.ema_params, gen.params)
 
   metrics = jax.tree.map(jnp.mean, d_metrics) | g_metrics
   metrics['gen_sigma_max'], metrics['gen_sigma_min'] = spectral.extremes(gen_sigmas)
   metrics['finite'] = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))))
-  return TrainState(state.step + 1, gen, disc, ema), metrics
+  return TrainState(state.step + 1, gen, disc, ema, score_means), metrics
 
 
 def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
@@ -167,11 +178,14 @@ def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
   return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=options)
 
 
-def disc_loss(recipe: Recipe, weights: Tree, inputs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+def disc_loss(
+  recipe: Recipe, score_means: Tree, weights: Tree, inputs: dict[str, jax.Array]
+) -> tuple[jax.Array, Metrics]:
   """Both discriminators' loss on real and fake videos in pairs.
 
   Args:
     recipe: static.
+    score_means: `TrainState.score_means`.
     weights: of the discriminators, after spectral norm.
     inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H, W, 3] in [-1, 1], `label` int32 [2B]; even rows are real.
   """
@@ -181,7 +195,11 @@ def disc_loss(recipe: Recipe, weights: Tree, inputs: dict[str, jax.Array]) -> tu
   metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
   metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
   metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
-  return sum(loss.values()), metrics
+  total = sum(loss.values())
+  if recipe.lecam:
+    metrics['disc_lecam'] = losses.lecam(real, fake, score_means)
+    total += recipe.lecam * metrics['disc_lecam']
+  return total, metrics
 
 
 def gen_loss(
@@ -194,12 +212,13 @@ def gen_loss(
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
     inputs: `z` [B, z_dim], `label` int32 [B], `given` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees, and, if `recipe.truth_weight` is above 0, `truth` [B, T, H, W, 3], what came after `given`.
+      frames that D_S sees, `draws` of augment.draw for B clips, and, if `recipe.truth_weight` is above 0, `truth`
+      [B, T, H, W, 3], what came after `given`.
   """
   given = inputs['given']
   fake = recipe.gen.apply({'params': weights}, inputs['z'], inputs['label'], given, train=True)
-  frames = take_frames(fake, inputs['chosen'])
-  video = jnp.concatenate([given, fake], axis=1)
+  video = augment.apply(inputs['draws'], jnp.concatenate([given, fake], axis=1))
+  frames = take_frames(video[:, recipe.given :], inputs['chosen'])
   loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
   total, metrics = sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
   if recipe.truth_weight:
@@ -208,37 +227,60 @@ def gen_loss(
   return total, metrics
 
 
-def d_step(recipe: Recipe, disc: NetState, gen_weights: Tree, batch: Batch, key: jax.Array) -> tuple[NetState, Metrics]:
-  """One update of both discriminators on a real batch and as many fakes with its labels and fresh z."""
-  z_key, frames_key = jax.random.split(key)
+def d_step(
+  recipe: Recipe,
+  disc: NetState,
+  score_means: Tree,
+  gen_weights: Tree,
+  step: jax.Array,
+  batch: Batch,
+  key: jax.Array,
+) -> tuple[tuple[NetState, Tree], Metrics]:
+  """One update of both discriminators on a real batch and as many fakes with its labels and fresh z.
+
+  Returns:
+    ((discriminators, score_means), metrics).
+  """
+  z_key, frames_key, augment_key = jax.random.split(key, 3)
   label = batch['label']
   z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
   real = to_float(batch['video'])
   given = real[:, : recipe.given]
   fake = recipe.gen.apply({'params': gen_weights}, z, label, given, train=True)
   video = interleave(real, jnp.concatenate([given, fake], axis=1))  # [2B, T, H, W, 3]
+  video = augment.apply(augment.draw(augment_key, video.shape[0], video.shape[2], recipe.augment), video)
   chosen = recipe.given + choose_frames(frames_key, video.shape[0], fake.shape[1], recipe.frames_k)
   inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
   weights, pullback, (u, sigmas) = _normalised(disc)
 
-  gradient = functools.partial(jax.grad(functools.partial(disc_loss, recipe), has_aux=True), weights)
+  gradient = functools.partial(jax.grad(functools.partial(disc_loss, recipe, score_means), has_aux=True), weights)
   weight_grads, metrics = microbatches.mean(gradient, inputs, recipe.microbatches, unroll=recipe.unroll, together=2)
   grads = recipe.whole(pullback(weight_grads)[0])
-  updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params)
+  updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params, step=step)
   metrics['disc_grad_norm'] = optax.tree.norm(grads)
   metrics['disc_sigma_max'], metrics['disc_sigma_min'] = spectral.extremes(sigmas)
-  return NetState(recipe.whole(optax.apply_updates(disc.params, updates)), u, opt_state), metrics
+  if recipe.lecam:
+    score_means = losses.moved_means(score_means, metrics)
+  params = recipe.whole(optax.apply_updates(disc.params, updates))
+  return (NetState(params, u, opt_state), score_means), metrics
 
 
 def g_step(
-  recipe: Recipe, gen: NetState, gen_weights: Tree, pullback: Any, disc: NetState, batch: Batch, key: jax.Array
+  recipe: Recipe,
+  gen: NetState,
+  gen_weights: Tree,
+  pullback: Any,
+  disc: NetState,
+  step: jax.Array,
+  batch: Batch,
+  key: jax.Array,
 ) -> tuple[NetState, Metrics]:
   """One update of the generator, with fresh z and the labels and given frames of the last D batch.
 
   `gen_weights` are `gen.params` after spectral norm and `pullback` takes a gradient back through it. The
   discriminators' vectors are read, not advanced: the next D step normalises the same weights the same way.
   """
-  z_key, frames_key = jax.random.split(key)
+  z_key, frames_key, augment_key = jax.random.split(key, 3)
   label, real = batch['label'], to_float(batch['video'])
   inputs = {
     'z': jax.random.normal(z_key, (label.shape[0], recipe.z_dim)),
@@ -246,6 +288,7 @@ def g_step(
     'given': real[:, : recipe.given],
     'truth': real[:, recipe.given :],  # unless the loss asks for it, XLA drops it
     'chosen': choose_frames(frames_key, label.shape[0], recipe.gen.frames, recipe.frames_k),
+    'draws': augment.draw(augment_key, label.shape[0], real.shape[2], recipe.augment),
   }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
 
@@ -253,7 +296,7 @@ def g_step(
   gradient = functools.partial(jax.grad(loss_fn, has_aux=True), gen_weights)
   weight_grads, metrics = microbatches.mean(gradient, inputs, recipe.microbatches, unroll=recipe.unroll)
   grads = recipe.whole(pullback(weight_grads)[0])
-  updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params)
+  updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params, step=step)
   metrics['gen_grad_norm'] = optax.tree.norm(grads)
   return gen._replace(params=recipe.whole(optax.apply_updates(gen.params, updates)), opt_state=opt_state), metrics
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from dvd_gan import models
+from dvd_gan import augment, models
 from dvd_gan.errors import UsageError
 from dvd_gan.models import conv_gru, discriminators
 
@@ -34,8 +34,11 @@ AT_LEAST_ONE = (
 NOT_NEGATIVE = (
   'data.threads',
   'train.truth_weight',
+  'train.decay_start',
+  'train.lecam',
   'train.sample_every',
   'train.keep_checkpoints',
+  'train.keep_every',
   'train.keep_best',
   'sample.seed',
   'sample.columns',
@@ -63,6 +66,8 @@ def validate(config: Any) -> None:
     f'disc.frames_k={config.disc.frames_k} is not within 1 and the {generated} frames generated',
   )
   _validate_prediction(config)
+  kinds = tuple(config.train.augment)
+  _require(set(kinds) <= set(augment.KINDS), f'train.augment={kinds}: there are {", ".join(augment.KINDS)}')
   _require(config.dtype in ('float32', 'bfloat16'), f'dtype={config.dtype} is not float32 or bfloat16')
   _require(
     config.mesh.loops in ('auto', 'scan', 'unroll'), f'mesh.loops={config.mesh.loops} is not auto, scan or unroll'

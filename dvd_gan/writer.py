@@ -136,6 +136,11 @@ def lines(workdir: epath.Path, last_step: int) -> list[str]:
   return [line for line in path.read_text().splitlines() if _step_of(line) <= last_step] if path.exists() else []
 
 
+def logged(workdir: epath.Path, last_step: int) -> list[dict[str, float]]:
+  """`lines` as objects."""
+  return [json.loads(line) for line in lines(workdir, last_step)]
+
+
 def _step_of(line: str) -> float:
   try:
     return json.loads(line)['step']

@@ -176,17 +176,6 @@ def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp
     evaluate.evaluate(config, tmp_path / 'elsewhere')
 
 
-def test_a_training_run_is_followed_to_its_end(config, workdir, monkeypatch):
-  config.eval.follow, config.train.steps = True, 2
-  assert list(evaluate.steps(config, workdir)) == [2]
-  config.train.steps = 5
-  found = evaluate.steps(config, workdir)
-  assert next(found) == 2
-  monkeypatch.setattr(evaluate.time, 'sleep', lambda seconds: (workdir / 'checkpoints' / '5').mkdir())
-  assert list(found) == [5]
-  (workdir / 'checkpoints' / '5').rmdir()
-
-
 def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
   folder = make(get_prediction_config(), tmp_path)
   config = with_data(get_prediction_config(), folder)

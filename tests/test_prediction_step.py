@@ -23,8 +23,8 @@ def d_inputs(step):
   state, whole = step.fresh(), train_step.disc_loss
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
 
-  def loss(recipe, weights, inputs):
-    value, metrics = whole(recipe, weights, inputs)
+  def loss(recipe, score_means, weights, inputs):
+    value, metrics = whole(recipe, score_means, weights, inputs)
     return value, metrics | inputs
 
   def inputs(video):
@@ -32,7 +32,7 @@ def d_inputs(step):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(train_step, 'disc_loss', loss)
       metrics = train_step.d_step(
-        step.recipe, state.disc, state.gen.params, batch | {'video': video}, jax.random.key(1)
+        step.recipe, state.disc, None, state.gen.params, 0, batch | {'video': video}, jax.random.key(1)
       )[1]
     return {name: metrics[name] for name in ('frames', 'video')}
 
@@ -92,6 +92,7 @@ def g_inputs():
     'label': jnp.zeros(3, jnp.int32),
     'given': jnp.full((3, GIVEN, 16, 16, 3), -1.0),
     'chosen': train_step.choose_frames(jax.random.key(0), 3, 4, 2),
+    'draws': {},
   }
 
 
@@ -122,7 +123,7 @@ def test_a_g_step_is_told_what_came_after_the_given_frames(step, monkeypatch):
 
   monkeypatch.setattr(train_step, 'gen_loss', loss)
   weights, pullback, _ = train_step._normalised(state.gen)
-  train_step.g_step(step.recipe, state.gen, weights, pullback, state.disc, batch, jax.random.key(0))
+  train_step.g_step(step.recipe, state.gen, weights, pullback, state.disc, 0, batch, jax.random.key(0))
   whole = jnp.concatenate([told['given'], told['truth']], axis=1)
   np.testing.assert_array_equal(whole, train_step.to_float(batch['video']))
   assert told['given'].shape[1] == GIVEN

@@ -150,12 +150,15 @@ def _poison(config):
   """Adam whose updates are NaN."""
   import optax
 
-  from dvd_gan import train_step
+  from dvd_gan import optimizer
 
-  adam = train_step.adam(config.train.gen_lr, config.train.b1, config.train.b2)
-  return optax.GradientTransformation(
-    adam.init, lambda *args: (jax.tree.map(lambda leaf: leaf * np.nan, (out := adam.update(*args))[0]), out[1])
-  )
+  adam = optimizer.adam(config.train.gen_lr, config.train.b1, config.train.b2)
+
+  def update(*args, **extra):
+    updates, state = adam.update(*args, **extra)
+    return jax.tree.map(lambda leaf: leaf * np.nan, updates), state
+
+  return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
 def test_an_unwritable_workdir_is_one_line(run):

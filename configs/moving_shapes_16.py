@@ -1,0 +1,25 @@
+"""Moving shapes at 16x16, 8 frames: the smallest run whose samples anyone can name, in about an hour on two CPU cores.
+
+Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_16.py --workdir=DIR
+Hardware: 2 CPU cores, 192,000 real clips shown. Expected: shape and motion right in 93 % of samples, Inception Score 92 %
+of real clips'. Measured: results/long_runs.
+"""
+
+from configs import smoke
+
+
+def get_config():
+  config = smoke.get_config()
+  config.data.frames = 8
+  config.data.clips = 30_000
+  config.disc.ch = 8
+  config.disc.frames_k = 4
+  config.train.batch_size = 16
+  config.train.steps = 6_000
+  # Half of smoke's, for three times the steps: at its rates the raw weights grow until updates no longer change them.
+  config.train.gen_lr = 5e-4
+  config.train.disc_lr = 1e-3
+  config.train.ema_decay = 0.999
+  config.train.keep_every = 1_000
+  config.train.sample_every = 1_000
+  return config

@@ -1,0 +1,40 @@
+"""Adam as both networks use it: without a first moment at b1 = 0, and with a rate that may fall towards the end."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def adam(
+  learning_rate: float, b1: float, b2: float, decay_from: int = 0, decay_to: int = 0
+) -> optax.GradientTransformationExtraArgs:
+  """Adam, whose `update` takes the keyword `step`, int32, the generator updates so far.
+
+  At b1 = 0 the first moment, which is then the gradient itself, is not stored.
+
+  Args:
+    learning_rate: until the step `decay_from`; from there it falls linearly, to 0 at `decay_to`.
+    b1, b2: as in Adam.
+    decay_from, decay_to: steps; the rate is constant unless the first is the smaller one.
+  """
+  if b1:
+    scale = optax.scale_by_adam(b1=b1, b2=b2)
+  else:
+    scale = optax.scale_by_rms(decay=b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
+  rate = optax.scale_by_learning_rate(learning_rate)
+  if decay_from < decay_to:
+    rate = _decaying(learning_rate, decay_from, decay_to)
+  return optax.with_extra_args_support(optax.chain(scale, rate))
+
+
+def _decaying(learning_rate: float, decay_from: int, decay_to: int) -> optax.GradientTransformationExtraArgs:
+  """`optax.scale_by_learning_rate` with a rate by the caller's `step`.
+
+  A schedule of optax's would keep a count of its own, and a run could then not begin to decay on resuming.
+  """
+
+  def update(updates, state, params=None, *, step, **_):
+    factor = jnp.clip((decay_to - step) / (decay_to - decay_from), 0.0, 1.0)
+    return jax.tree.map(lambda one: -learning_rate * factor * one, updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,394 @@
+"""Trains the runs of PLAN one after another, evaluates them on the way, and says where each stands.
+
+python results/scripts/long_runs.py FOLDER [--only=RUN,RUN] [--cpus=1] [--status] [--publish]
+
+FOLDER holds everything: a workdir for each run, the prepared data sets, and the evaluations. The same command goes on
+where it was stopped or killed. SIGTERM saves the run that is training and ends; so does the death of this script.
+
+Each run trains towards its own end (`train.steps`, which its learning rate may depend on); PLAN says in which order and
+up to how many real clips. Every `train.keep_every` steps its checkpoint is evaluated by the protocol `toy`: 600 samples
+against 600 held-out clips, drawn with seed 1. FOLDER/RUN/spans.jsonl records what trained: steps, seconds, commit, CPUs.
+
+--only: these runs alone, each to its end.  --cpus: CPUs that programs may use, as `taskset` counts them.
+--status: prints the table and ends.  --publish: copies logs, evaluations and samples beside this script's results, with
+the weights of the best checkpoint of the runs that PLAN ships, and writes the table there.
+"""
+
+import argparse
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / 'results' / 'long_runs'
+HELD_OUT = 1200  # clips: a set to compare with, and as many again for the floor
+POLL = 2.0  # seconds
+THINNED = 200  # lines of metrics that are published
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A training run.
+
+  Attributes:
+    why: what it is to show.
+    config: its file under configs/.
+    fields: of the config, that are not the file's.
+    begins: the run and the step whose checkpoint it starts from; by default it starts anew.
+    ships: its best weights are published.
+  """
+
+  why: str
+  config: str
+  fields: dict[str, object] = dataclasses.field(default_factory=dict)
+  begins: tuple[str, int] | None = None
+  ships: bool = False
+
+
+RUNS = {
+  'moving_shapes_16': Run('the smallest run that convinces', 'moving_shapes_16', ships=True),
+  'moving_shapes_32': Run('the same at 32x32, and for longer', 'moving_shapes_32', ships=True),
+  'finish': Run(
+    'experiment 4: the last third with a rate that falls to 0',
+    'moving_shapes_16',
+    {'train.decay_start': 4000},
+    begins=('moving_shapes_16', 4000),
+  ),
+  'batch_32': Run(
+    'experiment 2: twice the batch, half the steps', 'moving_shapes_16', {'train.batch_size': 32, 'train.steps': 3000}
+  ),
+  'rate_2e-4': Run('experiment 2: 0.4 of the rates', 'moving_shapes_16', {'train.gen_lr': 2e-4, 'train.disc_lr': 4e-4}),
+  'disc_ch_16': Run('experiment 3: D twice as wide', 'moving_shapes_16', {'disc.ch': 16}),
+  'one_d_step': Run(
+    "experiment 3: one D step with four times G's rate, as many clips shown",
+    'moving_shapes_16',
+    {'train.d_steps': 1, 'train.disc_lr': 2e-3, 'train.steps': 12_000, 'train.keep_every': 2000},
+  ),
+  'clips_3000': Run('experiment 1: a tenth of the clips', 'moving_shapes_16', {'data.clips': 3000}),
+  'twice_as_long': Run(
+    'experiment 1: twice the clips shown, the second half with a falling rate',
+    'moving_shapes_16',
+    {'train.steps': 12_000, 'train.decay_start': 6000},
+    begins=('moving_shapes_16', 6000),
+  ),
+  'moving_shapes_16-seed_1': Run('a second seed', 'moving_shapes_16', {'seed': 1}),
+  'moving_shapes_16-seed_2': Run('a third seed', 'moving_shapes_16', {'seed': 2}),
+}
+
+# (run, real clips shown up to which it trains; None: to its end), in order of priority.
+PLAN = (
+  ('moving_shapes_16', None),
+  ('finish', None),
+  ('moving_shapes_32', 200_000),
+  ('batch_32', None),
+  ('rate_2e-4', None),
+  ('moving_shapes_32', 400_000),
+  ('clips_3000', None),
+  ('disc_ch_16', None),
+  ('one_d_step', None),
+  ('moving_shapes_32', None),
+  ('twice_as_long', None),
+  ('moving_shapes_16-seed_1', None),
+  ('moving_shapes_16-seed_2', None),
+)
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('folder', type=pathlib.Path)
+  parser.add_argument('--only', default='', help='runs, separated by commas')
+  parser.add_argument('--cpus', default='', help='as taskset counts them: 1, or 0,1; default: all')
+  parser.add_argument('--status', action='store_true')
+  parser.add_argument('--publish', action='store_true')
+  args = parser.parse_args()
+  only = [name for name in args.only.split(',') if name]
+  if unknown := set(only) - set(RUNS):
+    parser.error(f'no runs {", ".join(sorted(unknown))}; there are {", ".join(RUNS)}')
+  folder = args.folder.expanduser().absolute()
+  folder.mkdir(parents=True, exist_ok=True)
+  if args.cpus:
+    os.sched_setaffinity(0, {int(cpu) for cpu in args.cpus.split(',')})
+  if not args.status and not args.publish:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
+    for name, clips in [(name, None) for name in only] or PLAN:
+      follow(folder, name, clips)
+      print(table(folder), flush=True)
+  if args.publish:
+    publish(folder)
+  print(table(folder))
+  return 0
+
+
+def config_of(name: str):
+  """The config of a run."""
+  sys.path.insert(0, str(ROOT))
+  import importlib
+
+  config = importlib.import_module(f'configs.{RUNS[name].config}').get_config()
+  config.update_from_flattened_dict(RUNS[name].fields)
+  return config
+
+
+def clips_per_step(name: str) -> int:
+  train = config_of(name).train
+  return train.batch_size * train.d_steps
+
+
+def follow(folder: pathlib.Path, name: str, clips: int | None) -> None:
+  """Trains a run up to a number of clips, or its end, and evaluates each checkpoint that is due."""
+  config, workdir = config_of(name), folder / name
+  last = min(config.train.steps, -(-clips // clips_per_step(name)) if clips else config.train.steps)
+  begin(folder, name)
+  while True:
+    for step in due(config, workdir):
+      evaluate(folder, name, step)
+    if reached(workdir) >= last:
+      return
+    train(folder, name, config, last)
+
+
+def begin(folder: pathlib.Path, name: str) -> None:
+  """Copies the checkpoint and the log that a run starts from, if it starts from another run's."""
+  workdir = folder / name
+  if not RUNS[name].begins or (workdir / 'checkpoints').exists():
+    return
+  other, step = RUNS[name].begins
+  partial = folder / f'{name}.partial'
+  shutil.rmtree(partial, ignore_errors=True)
+  (partial / 'checkpoints').mkdir(parents=True)
+  shutil.copytree(folder / other / 'checkpoints' / str(step), partial / 'checkpoints' / str(step))
+  shutil.copy(folder / other / 'metrics.jsonl', partial)  # training cuts it back to the checkpoint
+  if workdir.exists():
+    shutil.rmtree(workdir)
+  partial.rename(workdir)
+
+
+def saved(workdir: pathlib.Path) -> list[int]:
+  """Steps of the checkpoints that are whole, ascending."""
+  folder = workdir / 'checkpoints'
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+
+def reached(workdir: pathlib.Path) -> int:
+  return max(saved(workdir), default=0)
+
+
+def due(config, workdir: pathlib.Path) -> list[int]:
+  """Steps whose checkpoints are to be evaluated and are not yet."""
+  every, last = config.train.keep_every, config.train.steps
+  steps = [step for step in saved(workdir) if step % every == 0 or step == last]
+  return [step for step in steps if not (workdir / 'eval' / f'toy-{step}.json').exists()]
+
+
+def train(folder: pathlib.Path, name: str, config, last: int) -> None:
+  """Trains until the run ends or `last` is reached, and evaluates each checkpoint that is due beside it."""
+  workdir = folder / name
+  workdir.mkdir(exist_ok=True)
+  earlier, started, first = spans(workdir), time.time(), reached(workdir)
+  span = {'first_step': first, 'commit': commit(), 'cpus': len(os.sched_getaffinity(0)), 'machine': machine()}
+  process = program(folder, name, 'train')
+  asked = False
+  try:
+    while process.poll() is None:
+      time.sleep(POLL)
+      step = reached(workdir)
+      if step > span.get('last_step', first):  # written down now: nobody knows when this script is killed
+        span |= {'last_step': step, 'seconds': round(time.time() - started)}
+        write_spans(workdir, [*earlier, span])
+      if first < step < config.train.steps and step >= last and not asked:
+        process.send_signal(signal.SIGTERM)  # it saves and ends with 42
+        asked = True
+      for step in due(config, workdir):
+        evaluate(folder, name, step)
+        print(table(folder), flush=True)
+  finally:
+    if process.poll() is None:
+      process.send_signal(signal.SIGTERM)
+    code = process.wait()
+    if reached(workdir) > first:
+      write_spans(workdir, [*earlier, span | {'last_step': reached(workdir), 'seconds': round(time.time() - started)}])
+  if code != 0 and not (code == 42 and asked):
+    sys.exit(code)
+
+
+def spans(workdir: pathlib.Path) -> list[dict]:
+  """What trained a run: steps, seconds, commit and CPUs of each time that it went on."""
+  path = workdir / 'spans.jsonl'
+  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_spans(workdir: pathlib.Path, content: list[dict]) -> None:
+  partial = workdir / 'spans.partial'
+  partial.write_text(''.join(json.dumps(span) + '\n' for span in content))
+  partial.replace(workdir / 'spans.jsonl')
+
+
+def commit() -> str:
+  """The commit of the code that runs, with + where files differ from it."""
+  git = ['git', '-C', str(ROOT)]
+  changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
+  name = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
+  return name.strip() + ('+' if changed else '')
+
+
+def machine() -> str:
+  names = [line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+  flags = next((line for line in open('/proc/cpuinfo') if line.startswith('flags')), '')
+  widest = 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else platform.machine()
+  return f'{names[0] if names else platform.machine()}, {widest}'
+
+
+def evaluate(folder: pathlib.Path, name: str, step: int) -> None:
+  """The protocol `toy` of a checkpoint against held-out clips: FOLDER/RUN/eval/toy-STEP.json."""
+  config = config_of(name)
+  held_out = folder / f'held_out_{config.data.resolution}.npz'
+  if not held_out.exists():
+    partial = folder / f'partial_{held_out.name}'
+    drawn = ['-m', 'dvd_gan.datasets.shapes', f'--out={partial}', f'--clips={HELD_OUT}', '--seed=1', '--frames=16']
+    run = python([*drawn, f'--size={config.data.resolution}'])
+    if code := run.wait():
+      sys.exit(code)
+    partial.rename(held_out)
+  fields = {'data.name': 'array_file', 'data.source': held_out, 'eval.protocols': "('toy',)", 'eval.step': step}
+  if code := program(folder, name, 'evaluate', fields).wait():
+    sys.exit(code)
+
+
+def program(folder: pathlib.Path, name: str, mode: str, fields: dict[str, object] | None = None) -> subprocess.Popen:
+  fields = {'data.dir': folder / 'data'} | RUNS[name].fields | (fields or {})
+  flags = [f'--config.{field}={value}' for field, value in fields.items()]
+  config = f'configs/{RUNS[name].config}.py'
+  return python(['-m', 'dvd_gan.main', f'--mode={mode}', f'--config={config}', f'--workdir={folder / name}', *flags])
+
+
+def python(arguments: list[str]) -> subprocess.Popen:
+  """A Python process of this checkout that gets SIGTERM when this script dies, however it dies."""
+  environment = dict(os.environ, PYTHONPATH=str(ROOT))
+  die_with_parent = ctypes.CDLL(None).prctl, 1, signal.SIGTERM  # PR_SET_PDEATHSIG
+  return subprocess.Popen(
+    [sys.executable, *arguments], cwd=ROOT, env=environment, preexec_fn=lambda: die_with_parent[0](*die_with_parent[1:])
+  )
+
+
+def results(workdir: pathlib.Path) -> list[dict]:
+  """The evaluations of a run, by step."""
+  found = [json.loads(path.read_text()) for path in (workdir / 'eval').glob('toy-*.json')]
+  return sorted((one for one in found if one['truncation'] == 1), key=lambda one: one['step'])
+
+
+def best(found: list[dict]) -> dict:
+  return min(found, key=lambda one: one['frechet']['distance'])
+
+
+def table(folder: pathlib.Path) -> str:
+  """Where each run stands, in Markdown: its newest evaluation and its best one."""
+  lines = [
+    '| run | real clips shown | of | clips/s | hours | CPUs | shape | motion | both | IS, % of real | Frechet, floors | '
+    'best (clips: Frechet) |',
+    '|---|---|---|---|---|---|---|---|---|---|---|---|',
+  ]
+  for name in RUNS:
+    workdir = folder / name
+    if not saved(workdir) and not results(workdir):
+      continue
+    each, done, trained = (
+      clips_per_step(name),
+      max([reached(workdir), *(one['step'] for one in results(workdir))]),
+      spans(workdir),
+    )
+    seconds = sum(span['seconds'] for span in trained)
+    shown = sum(span['last_step'] - span['first_step'] for span in trained) * each
+    cells = [name, f'{done * each / 1000:.0f} k', f'{config_of(name).train.steps * each / 1000:.0f} k']
+    cells += [f'{shown / seconds:.1f}' if seconds else '', f'{seconds / 3600:.1f}' if seconds else '']
+    cells.append('/'.join(sorted({str(span['cpus']) for span in trained})))
+    found = results(workdir)
+    cells += row(found[-1]) if found else [''] * 5
+    cells.append(
+      f'{best(found)["step"] * each / 1000:.0f} k: {best(found)["frechet"]["distance"]:.1f}' if found else ''
+    )
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def row(result: dict) -> list[str]:
+  """An evaluation's numbers as cells."""
+  accuracy, score, distance = (result[name] for name in ('accuracy', 'inception_score', 'frechet'))
+  cells = [f'{accuracy[part]:.1%}' for part in ('shape', 'motion', 'both')]
+  cells.append(f'{100 * score["score"] / score["real"]:.0f}')
+  return [*cells, f'{distance["distance"]:.1f}, {distance["distance"] / distance["floor"]:.1f}']
+
+
+def curve(workdir: pathlib.Path, each: int) -> str:
+  lines = [
+    '| steps | real clips shown | shape | motion | both | IS, % of real | Frechet, floors |',
+    '|---|---|---|---|---|---|---|',
+  ]
+  for one in results(workdir):
+    lines.append(f'| {one["step"]} | {one["step"] * each / 1000:.0f} k | {" | ".join(row(one))} |')
+  return '\n'.join(lines)
+
+
+def publish(folder: pathlib.Path) -> None:
+  """Copies what shows the runs to results/long_runs, machine paths taken out, and writes its tables."""
+  parts = ['Written by `python results/scripts/long_runs.py FOLDER --publish`.', '', table(folder)]
+  for name, run in RUNS.items():
+    workdir, target = folder / name, PUBLISHED / name
+    if not results(workdir):
+      continue
+    (target / 'eval').mkdir(parents=True, exist_ok=True)
+    for one in results(workdir):
+      path = workdir / 'eval' / f'toy-{one["step"]}.json'
+      (target / 'eval' / path.name).write_text(path.read_text().replace(str(folder), 'FOLDER'))
+    (target / 'config.json').write_text((workdir / 'config.json').read_text().replace(str(folder), 'FOLDER'))
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    thinned = lines[:: -(-len(lines) // THINNED)] + lines[-1:]
+    (target / 'metrics.jsonl').write_text(''.join(dict.fromkeys(thinned)))
+    if spans(workdir):
+      shutil.copy(workdir / 'spans.jsonl', target)
+    step = max(one['step'] for one in results(workdir))
+    if (picture := workdir / 'samples' / f'step_{step:08d}.gif').exists():
+      shutil.copy(picture, target / 'samples.gif')
+    if run.ships:
+      weights(folder, name, best(results(workdir))['step'], target)
+    parts += ['', f'## {name}: {run.why}', '', command(name), '', curve(workdir, clips_per_step(name))]
+  (PUBLISHED / 'tables.md').write_text('\n'.join(parts) + '\n')
+
+
+def command(name: str) -> str:
+  run = RUNS[name]
+  flags = ''.join(f' --config.{field}={value}' for field, value in run.fields.items())
+  after = f', from step {run.begins[1]} of {run.begins[0]}' if run.begins else ''
+  return f'`python -m dvd_gan.main --mode=train --config=configs/{run.config}.py --workdir=DIR{flags}`{after}'
+
+
+def weights(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) -> None:
+  """The EMA weights and spectral vectors of a checkpoint, by path, as weights.npz, and its step as weights.json."""
+  if (target / 'weights.json').exists() and json.loads((target / 'weights.json').read_text())['step'] == step:
+    return
+  import jax
+  import numpy as np
+
+  from dvd_gan import checkpoint, sharding
+
+  config = config_of(name)
+  checkpoints = checkpoint.Checkpoints(folder / name / 'checkpoints')
+  state, standing = checkpoints.restore(step, config, sharding.make_mesh(devices=jax.devices()[:1]))
+  trees = {'ema_params': state.ema_params, 'spectral': state.gen.spectral, 'standing': standing}
+  leaves = jax.tree_util.tree_flatten_with_path(trees)[0]
+  arrays = {'/'.join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
+  np.savez_compressed(target / 'weights.npz', **arrays)
+  (target / 'weights.json').write_text(
+    json.dumps({'step': step, 'sha256_of_state': checkpoint.digest(state.ema_params)}) + '\n'
+  )
+
+
+if __name__ == '__main__':
+  sys.exit(main())

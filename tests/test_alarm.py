@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from dvd_gan import alarm
+from tests.conftest import ROOT
+
+
+def lines(count, first=0, **changed):
+  """Lines of a healthy run, one every 10 steps; `changed` are metrics that differ."""
+  healthy = {'disc_loss_spatial': 1.3, 'disc_loss_temporal': 1.2, 'gen_sigma_max': 3.0, 'disc_sigma_max': 2.0}
+  return [{'step': 10 * (first + i + 1), **healthy, **changed} for i in range(count)]
+
+
+def raised(log, clips_per_step=32):
+  """(step, name, step to go back to) of every sign that is reported while a log is read line by line."""
+  watch = alarm.Alarm([], clips_per_step)
+  return [(line['step'], sign.name, sign.since) for line in log for sign in watch(line)]
+
+
+@pytest.mark.parametrize(
+  ('changed', 'name', 'within'),
+  [
+    ({'disc_loss_temporal': 0.05}, 'disc_loss_temporal low', 20),  # motion freezes
+    ({'disc_loss_spatial': 2.0}, 'disc_loss_spatial high', 20),
+    ({'gen_sigma_max': 21.0}, 'gen_sigma_max', 1),
+    ({'disc_sigma_max': 30.0}, 'disc_sigma_max', 1),
+  ],
+)
+def test_each_sign_is_reported_once_with_a_step_before_it(changed, name, within):
+  log = lines(60) + lines(60, 60, **changed)
+  ((step, found, since),) = raised(log)
+  assert found == name and 600 < step <= 600 + 10 * within and since <= 600
+
+
+def test_a_healthy_log_a_young_discriminator_and_single_outliers_raise_nothing():
+  assert raised(lines(200)) == []
+  assert raised(lines(25, disc_loss_spatial=2.0) + lines(50, 25)) == []  # 8,000 clips
+  log = lines(200)
+  log[150]['disc_loss_temporal'] = 0.0
+  assert raised(log) == []
+
+
+def test_samples_that_become_alike_are_reported_with_the_step_of_their_largest_deviation():
+  log = lines(60)
+  for i, value in ((9, 20.0), (29, 50.0), (39, 40.0), (49, 24.0)):
+    log[i]['sample_deviation'] = value
+  assert raised(log) == [(500, 'sample_deviation', 300)]
+
+
+def test_a_sign_that_comes_back_is_reported_again_and_a_resumed_run_repeats_nothing():
+  dead, well = {'disc_loss_spatial': 2.0}, {}
+  log = lines(60) + lines(40, 60, **dead) + lines(60, 100, **well) + lines(40, 160, **dead)
+  assert [name for _, name, _ in raised(log)] == ['disc_loss_spatial high'] * 2
+  watch = alarm.Alarm(log[:95], 32)
+  assert watch(log[95]) == []
+
+
+def test_committed_logs_of_healthy_runs_raise_nothing_and_of_dead_ones_do():
+  folder = ROOT / 'results' / 'proof' / 'cpu16'
+  found = {}
+  for path in folder.glob('*/metrics.jsonl'):
+    log = [json.loads(line) for line in path.read_text().splitlines()]
+    train = json.loads((path.parent / 'config.json').read_text())['config']['train']
+    found[path.parent.name] = {name for _, name, _ in raised(log, train['batch_size'] * train['d_steps'])}
+  # At a quarter of 16 pixels D_T sees no motion; one D step of one seed lost D_S for a while.
+  dead = {'phi_quarter-0', 'phi_quarter-1', 'one_d_step-1'}
+  assert {name for name, signs in found.items() if signs} == dead
