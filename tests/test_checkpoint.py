@@ -129,6 +129,44 @@ def test_the_newest_and_the_best_stay(state, tmp_path):
   assert checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2).newest() == 6
 
 
+def test_multiples_of_keep_every_and_marked_steps_stay(state, tmp_path):
+  folder = tmp_path / 'checkpoints'
+  checkpoints = checkpoint.Checkpoints(folder, keep=1, keep_every=3)
+
+  def saved(*steps):
+    for step in steps:
+      checkpoints.save(step, state)
+      checkpoints.wait()
+    return sorted(int(path.name) for path in folder.iterdir())
+
+  # As an evaluation beside the run does: the step that it looks at, then the best that it has found.
+  assert saved(1, 2) == [2]
+  checkpoint.mark(tmp_path, evaluating={'step': 2})
+  assert saved(3, 4) == [2, 3, 4]
+  checkpoint.mark(tmp_path, best={'step': 2, 'value': 1.0}, evaluating={'step': 4})
+  assert saved(5) == [2, 3, 4, 5]
+  checkpoint.mark(tmp_path, evaluating={'step': 5})
+  assert saved(6, 7) == [2, 3, 5, 6, 7]
+  # A run that resumes keeps them too.
+  checkpoints = checkpoint.Checkpoints(folder, keep=1, keep_every=3)
+  assert saved(8) == [2, 3, 5, 6, 8]
+
+
+def test_moving_averages_of_scores_are_saved_where_a_run_has_them(state, config, mesh, tmp_path):
+  regularised = config.copy_and_resolve_references()
+  regularised.train.lecam = 0.3
+  means = {'real': {'spatial': jnp.float32(1), 'temporal': jnp.float32(2)}}
+  means['fake'] = jax.tree.map(jnp.negative, means['real'])
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(1, state._replace(score_means=means))
+  checkpoints.save(2, state)
+  checkpoints.wait()
+  same(checkpoints.restore(1, regularised, mesh)[0].score_means, means)
+  assert checkpoints.restore(2, config, mesh)[0].score_means is None
+  with pytest.raises(UsageError, match='train.lecam must differ'):
+    checkpoint.Checkpoints(tmp_path).restore(2, regularised, mesh)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_no_other(saved, config, mesh, state):
   limit = resource.getrlimit(resource.RLIMIT_FSIZE)
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -79,6 +79,18 @@ RUNS = {
     {'train.steps': 12_000, 'train.decay_start': 6000},
     begins=('moving_shapes_16', 6000),
   ),
+  'collapse': Run(
+    'rates ten times too high from step 2,000 on: does the alarm come before the samples are noise?',
+    'moving_shapes_16',
+    {
+      'train.gen_lr': 5e-3,
+      'train.disc_lr': 1e-2,
+      'train.steps': 3000,
+      'train.keep_every': 250,
+      'train.sample_every': 50,
+    },
+    begins=('moving_shapes_16', 2000),
+  ),
   'moving_shapes_16-seed_1': Run('a second seed', 'moving_shapes_16', {'seed': 1}),
   'moving_shapes_16-seed_2': Run('a third seed', 'moving_shapes_16', {'seed': 2}),
 }

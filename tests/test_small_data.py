@@ -1,0 +1,90 @@
+"""The options for small data sets and long runs, in the step: DiffAugment, LeCam, learning rates that fall."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dvd_gan import augment, train_step
+from tests.conftest import make_step, random_batch, tiny_config
+
+
+class Frames:
+  """Stands for G: each of its clips is one random picture, held."""
+
+  def apply(self, variables, z, label, given, train):
+    picture = jax.random.uniform(jax.random.key(5), (len(label), 1, 16, 16, 3))
+    return jnp.broadcast_to(picture, (len(label), 5, 16, 16, 3))
+
+  frames = 5
+
+
+class Recording:
+  """Stands for the discriminators: scores of 0, and what they were shown."""
+
+  def apply(self, variables, frames, video, label):
+    self.frames, self.video = frames, video
+    return {'spatial': jnp.zeros(len(label)), 'temporal': jnp.zeros(len(label))}
+
+
+@pytest.fixture
+def recipe(config):
+  config.train.augment = augment.KINDS
+  return train_step.make_recipe(config, unroll=False)._replace(gen=Frames(), disc=Recording())
+
+
+def check_shown(disc, plain):
+  """Both discriminators saw the same changed clips, each changed in its own way and all its frames alike."""
+  assert disc.video.shape == plain.shape
+  for row, (frames, video) in enumerate(zip(disc.frames, disc.video, strict=True)):
+    assert all(any(jnp.array_equal(frame, one) for one in video) for frame in frames)
+    assert abs(video - plain[row]).mean() > 0.05
+  changes = [np.asarray(clip == 0).tobytes() for clip in disc.video[:, 0]]  # the blanked squares, and what is moved in
+  assert len(set(changes)) > len(changes) / 2
+
+
+def test_discriminators_see_real_and_generated_clips_through_changes_of_the_same_kind(recipe, config):
+  batch = {name: jnp.asarray(value[0]) for name, value in random_batch(config).items()}
+  batch['video'] = jnp.broadcast_to(batch['video'][:, :1], batch['video'].shape)
+  net = train_step.NetState({'w': jnp.ones((2, 2))}, {'w': jnp.ones(2)}, recipe.disc_opt.init({'w': jnp.ones((2, 2))}))
+  train_step.d_step(recipe, net, None, {}, 0, batch, jax.random.key(1))
+  fake = recipe.gen.apply({}, None, batch['label'], None, True)
+  check_shown(recipe.disc, train_step.interleave(train_step.to_float(batch['video']), fake))
+  held = recipe.disc.video[:, 1:] - recipe.disc.video[:, :1]
+  np.testing.assert_allclose(held, 0, atol=1e-6)
+
+
+def test_the_generator_is_judged_by_its_changed_clips_too(recipe, config):
+  label = jnp.zeros(8, jnp.int32)
+  inputs = {
+    'z': None,
+    'label': label,
+    'given': jnp.zeros((8, 0, 16, 16, 3)),
+    'chosen': train_step.choose_frames(jax.random.key(0), 8, 5, 3),
+    'draws': augment.draw(jax.random.key(1), 8, 16, augment.KINDS),
+  }
+  train_step.gen_loss(recipe, {}, {}, inputs)
+  check_shown(recipe.disc, recipe.gen.apply({}, None, label, None, True))
+
+
+@pytest.fixture(scope='module')
+def step():
+  config = tiny_config()
+  config.train.augment, config.train.lecam, config.train.decay_start = augment.KINDS, 0.3, 1
+  return make_step(jax.devices(), config=config)
+
+
+def test_a_step_with_all_options_moves_averages_and_parameters_as_asked_and_only_reduces(step):
+  before = jax.device_get(step.fresh())
+  state, metrics = step(step.fresh()._replace(step=jnp.int32(3)), random_batch(step.config))
+  assert bool(metrics['finite']) and float(metrics['disc_lecam']) > 0
+  for side, parts in jax.device_get(state.score_means).items():
+    for part, mean in parts.items():  # two D steps, each a hundredth of the way
+      assert mean == pytest.approx(0.02 * float(metrics[f'score_{side}_{part}']), rel=0.02)
+  # Adam's first update is the rate times a sign; the last of four steps has a third of it.
+  moved = jax.tree.map(lambda a, b: abs(a - b).max(), before.gen.params, jax.device_get(state.gen.params))
+  assert max(jax.tree.leaves(moved)) == pytest.approx(1e-4 / 3, rel=0.02)
+  text = step.compiled.as_text()
+  assert 'all-reduce' in text
+  for name in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
+    assert name not in text, name
