@@ -16,16 +16,13 @@ def get_config():
   config.gen.multipliers = (16, 12, 6, 4)
   config.disc.multipliers = (2, 4, 8, 8)
   config.disc.pool = 2
-  config.train.batch_size = 32
-  config.train.steps = 24_000
-  # The rates of runs of this length elsewhere (StudioGAN's BigGAN on CIFAR-10), then linearly to 0.
-  config.train.gen_lr = 2e-4
-  config.train.disc_lr = 4e-4
-  config.train.decay_start = 12_000
+  config.train.steps = 48_000
+  config.train.gen_lr = 4e-4
+  config.train.disc_lr = 8e-4
+  config.train.decay_start = 24_000
   config.train.ema_decay = 0.9995
   config.train.ema_start = 1_000
-  config.train.checkpoint_every = 250
-  config.train.keep_every = 1_500
-  config.train.sample_every = 1_500
+  config.train.keep_every = 2_000
+  config.train.sample_every = 2_000
   config.sample.statistics_batches = 16
   return config

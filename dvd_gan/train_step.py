@@ -134,7 +134,7 @@ def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Array) -> tuple[TrainState, Metrics]:
-  """The D steps, each on its own real batch, then one G step (paper.md, step semantics).
+  """The D steps, each on its own real batch, then one G step.
 
   Args:
     recipe: static.

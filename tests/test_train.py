@@ -50,6 +50,7 @@ def saved(config, workdir, step):
 
 def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
   assert run('whole', steps=4) == 0
+  assert all('sample_deviation' in line for line in lines(run.folder / 'whole')[1::2])  # where samples are drawn
   assert run('parts', steps=2) == 0
   # A checkpoint written while the run goes on, its arrays donated to the next step, is that of one that stopped there.
   whole, parts = (saved(run.config, run.folder / name, 2) for name in ('whole', 'parts'))
@@ -63,6 +64,33 @@ def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
   jax.tree.map(np.testing.assert_array_equal, whole, parts)
   assert lines(run.folder / 'whole') == lines(run.folder / 'parts')
   assert [line['step'] for line in lines(run.folder / 'parts')] == [1, 2, 3, 4]
+
+
+def test_a_recompiled_run_equals_the_first_to_the_bit(run):
+  run('first', steps=2)
+  jax.clear_caches()
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    run('again', steps=2)
+  finally:
+    jax.config.update('jax_enable_compilation_cache', True)
+  first, again = (saved(run.config, run.folder / name, 2) for name in ('first', 'again'))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert lines(run.folder / 'first') == lines(run.folder / 'again')
+  # With another number of CPUs the last digits differ, so the number is part of what was run.
+  record = json.loads((run.folder / 'again' / 'config.json').read_text())
+  assert record['cpus'] == len(os.sched_getaffinity(0))
+
+
+def test_a_collapse_is_logged_with_the_checkpoint_to_go_back_to(run, monkeypatch, capsys):
+  monkeypatch.setattr(train.alarm, 'WINDOW', 2)
+  monkeypatch.setattr(train.alarm, 'DEAD_AFTER', 32)
+  run('run', steps=2)
+  monkeypatch.setattr(train.alarm, 'DEAD', -1.0)  # every loss is above it, and the window begins at step 2
+  run('run', steps=3)
+  assert lines(run.folder / 'run')[-1]['alarm'] == 2 and 'alarm' not in lines(run.folder / 'run')[-2]
+  warning = capsys.readouterr().err
+  assert 'warning: step 3: disc_loss_spatial is' in warning and 'from before it is step 2 (README, Going back)' in warning
 
 
 def test_two_processes_do_not_train_in_one_workdir(run):

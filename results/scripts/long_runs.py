@@ -79,6 +79,13 @@ RUNS = {
     {'train.steps': 12_000, 'train.decay_start': 6000},
     begins=('moving_shapes_16', 6000),
   ),
+  'smoke': Run('the first pictures that a newcomer sees', 'smoke'),
+  'smoke_falling': Run('the same, the second half with a rate that falls to 0', 'smoke', {'train.decay_start': 950}),
+  'smoke_wide': Run(
+    'the same with D twice as wide, in as many minutes',
+    'smoke',
+    {'train.decay_start': 800, 'train.steps': 1600, 'disc.ch': 8},
+  ),
   'collapse': Run(
     'rates ten times too high from step 2,000 on: does the alarm come before the samples are noise?',
     'moving_shapes_16',
@@ -195,7 +202,7 @@ def reached(workdir: pathlib.Path) -> int:
 
 def due(config, workdir: pathlib.Path) -> list[int]:
   """Steps whose checkpoints are to be evaluated and are not yet."""
-  every, last = config.train.keep_every, config.train.steps
+  every, last = config.train.keep_every or config.train.steps, config.train.steps
   steps = [step for step in saved(workdir) if step % every == 0 or step == last]
   return [step for step in steps if not (workdir / 'eval' / f'toy-{step}.json').exists()]
 
