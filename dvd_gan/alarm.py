@@ -55,15 +55,20 @@ def signs(lines: list[Line], clips_per_step: int) -> list[Sign]:
   since, step = window[0]['step'], window[-1]['step']
   found = []
   for name in ('disc_loss_spatial', 'disc_loss_temporal'):
-    losses = [line[name] for line in window if name in line]
-    loss = statistics.fmean(losses) if losses else 1.0
+    if name not in window[-1]:  # a run with one discriminator
+      continue
+    loss = statistics.fmean(line[name] for line in window)
     if loss < WON:
       found.append(Sign(f'{name} low', since, f'{name} is {loss:.2f}: G learns nothing more from this discriminator'))
     if loss > DEAD and step * clips_per_step > DEAD_AFTER:
       found.append(Sign(f'{name} high', since, f'{name} is {loss:.2f}: this discriminator separates nothing'))
   for name in ('gen_sigma_max', 'disc_sigma_max'):
     if window[-1][name] > SIGMA:
-      found.append(Sign(name, since, f'{name} is {window[-1][name]:.1f}: the learning rate is too high for a long run'))
+      found.append(
+        Sign(
+          name, window[-2]['step'], f'{name} is {window[-1][name]:.1f}: the learning rate is too high for a long run'
+        )
+      )
   deviations = [(line['step'], line['sample_deviation']) for line in lines if 'sample_deviation' in line]
   largest = max(deviations, key=lambda one: one[1], default=None)
   if largest and deviations[-1][1] < ALIKE * largest[1]:

@@ -31,6 +31,7 @@ def test_each_sign_is_reported_once_with_a_step_before_it(changed, name, within)
   log = lines(60) + lines(60, 60, **changed)
   ((step, found, since),) = raised(log)
   assert found == name and 600 < step <= 600 + 10 * within and since <= 600
+  assert within > 1 or since == 600  # the line before
 
 
 def test_a_healthy_log_a_young_discriminator_and_single_outliers_raise_nothing():
