@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / 'results' / 'long_runs'
 HELD_OUT = 1200  # clips: a set to compare with, and as many again for the floor
 POLL = 2.0  # seconds
-THINNED = 200  # lines of metrics that are published
+THINNED = 100  # lines of metrics that are published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ RUNS = {
     {
       'train.gen_lr': 5e-3,
       'train.disc_lr': 1e-2,
-      'train.steps': 3000,
+      'train.steps': 2250,
       'train.keep_every': 250,
       'train.sample_every': 50,
     },
@@ -105,12 +105,13 @@ RUNS = {
 # (run, real clips shown up to which it trains; None: to its end), in order of priority.
 PLAN = (
   ('moving_shapes_16', None),
+  ('moving_shapes_32', 64_000),
   ('finish', None),
-  ('moving_shapes_32', 200_000),
   ('batch_32', None),
+  ('moving_shapes_32', 256_000),
   ('rate_2e-4', None),
-  ('moving_shapes_32', 400_000),
   ('clips_3000', None),
+  ('moving_shapes_32', 512_000),
   ('disc_ch_16', None),
   ('one_d_step', None),
   ('moving_shapes_32', None),
