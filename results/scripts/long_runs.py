@@ -92,8 +92,9 @@ RUNS = {
     {
       'train.gen_lr': 5e-3,
       'train.disc_lr': 1e-2,
-      'train.steps': 2250,
-      'train.keep_every': 250,
+      'train.steps': 2200,
+      'train.checkpoint_every': 50,
+      'train.keep_every': 100,
       'train.sample_every': 50,
     },
     begins=('moving_shapes_16', 2000),
