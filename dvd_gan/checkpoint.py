@@ -1,7 +1,6 @@
 """Checkpoints of the TrainState and its standing statistics. The only file that imports orbax."""
 
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -10,13 +9,11 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dvd_gan import files, hosts, models, sharding, train_step
+from dvd_gan import checksums, files, hosts, models, sharding, train_step
 from dvd_gan.errors import RunError, UsageError
 
 HANDLERS = {
@@ -84,10 +81,10 @@ class Checkpoints:
     if step in self.steps():
       return
     trees = {'state': _named(state)} | ({} if standing is None else {'standing': standing})
-    checksums = {name: _checksums(tree) for name, tree in trees.items()}
+    sums = {name: checksums.of(tree) for name, tree in trees.items()}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     metrics = {'score': float(score)} if math.isfinite(score) else None
-    args = ocp.args.Composite(**items, checksums=ocp.args.JsonSave(checksums))
+    args = ocp.args.Composite(**items, checksums=ocp.args.JsonSave(sums))
     try:
       self._manager.save(step, args=args, metrics=metrics)
     except Exception as error:  # of any kind: what tensorstore and orbax make of a full disk
@@ -176,7 +173,7 @@ class Checkpoints:
       what = _line(cause) if cause else 'on another host'
       raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
-      found = _checksums(restored[name])
+      found = checksums.of(restored[name])
       wrong = [path for path in found if found[path] != wanted.get(path)]
       if wrong:
         raise DamagedError(f'checkpoint {step} in {self.folder} is damaged: {len(wrong)} arrays, {wrong[0]} among them')
@@ -190,10 +187,12 @@ class Checkpoints:
     """UsageError where a step's arrays have other names or shapes than `state`; unreadable metadata are left."""
     try:
       metadata = self._manager.item_metadata(step)['state']
-      saved = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(metadata.tree)[0]}
+      saved = {
+        checksums.name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(metadata.tree)[0]
+      }
     except Exception:
       return
-    wanted = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    wanted = {checksums.name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     different = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
     if different:
       first = different[0]
@@ -247,12 +246,7 @@ def mark(workdir: epath.Path, **steps: dict[str, Any]) -> None:
 
 def warm_up(state: train_step.TrainState) -> None:
   """Compiles what saving needs."""
-  _checksums(_named(state))
-
-
-def digest(tree: Any) -> str:
-  """A name for the numbers in a tree, by their checksums."""
-  return hashlib.sha256(json.dumps(_checksums(tree), sort_keys=True).encode()).hexdigest()[:16]
+  checksums.of(_named(state))
 
 
 def _named(state: train_step.TrainState) -> dict[str, Any]:
@@ -260,35 +254,5 @@ def _named(state: train_step.TrainState) -> dict[str, Any]:
   return {name: part for name, part in state._asdict().items() if part is not None}
 
 
-def _path(path: tuple) -> str:
-  """a/b/0: the same for a NamedTuple's fields as for the dict that orbax makes of them."""
-  return '/'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))) for key in path)
-
-
 def _line(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _checksums(tree: Any) -> dict[str, int]:
-  """A number for each leaf that any flipped bit changes, whatever the leaf's placement."""
-  paths = [_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-  return dict(zip(paths, np.asarray(_checksum_leaves(jax.tree.leaves(tree))).tolist(), strict=True))
-
-
-@jax.jit
-def _checksum_leaves(leaves: list[jax.Array]) -> jax.Array:
-  return jnp.stack([_checksum(leaf) for leaf in leaves])
-
-
-def _checksum(leaf: jax.Array) -> jax.Array:
-  """Sum of the elements' bits, each times its own odd number, modulo 2^32.
-
-  Exact in any order, so it needs no copy on the host and is the same on one device and on a pod. A flipped bit changes
-  it by an odd multiple of a power of two below 2^32.
-  """
-  bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
-  number, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
-  for axis in reversed(range(leaf.ndim)):
-    number += jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * jnp.uint32(stride)
-    stride *= leaf.shape[axis]
-  return jnp.sum(bits.astype(jnp.uint32) * (2 * number + 1), dtype=jnp.uint32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import checkpoint, hosts, models, record, sharding, video
+from dvd_gan import checksums, hosts, models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import pipeline
 from dvd_gan.errors import UsageError
@@ -223,7 +223,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, given)
   # A run stopped by a signal stored none.
   known = {} if stored is None else {1.0: stored}
-  return Opened(step, sampler, known, checkpoint.digest(state.ema_params))
+  return Opened(step, sampler, known, checksums.digest(state.ema_params))
 
 
 def sample(config: Any, workdir: epath.Path) -> None:

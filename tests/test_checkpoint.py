@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dvd_gan import checkpoint, models, sharding, train_step
+from dvd_gan import checkpoint, checksums, models, sharding, train_step
 from dvd_gan.errors import RunError, UsageError
 from tests.conftest import tiny_config
 
@@ -189,7 +189,7 @@ def test_every_bit_counts_in_a_checksum(bit, place):
   values = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
   flipped = values.copy()
   flipped.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
-  one, other = (checkpoint._checksums({'a': jnp.asarray(leaf)}) for leaf in (values, flipped))
+  one, other = (checksums.of({'a': jnp.asarray(leaf)}) for leaf in (values, flipped))
   assert one != other
   # Two elements that change places are told, too.
-  assert checkpoint._checksums({'a': jnp.asarray(values[::-1].copy())}) != one
+  assert checksums.of({'a': jnp.asarray(values[::-1].copy())}) != one

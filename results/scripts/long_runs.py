@@ -397,7 +397,7 @@ def weights(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) ->
   import jax
   import numpy as np
 
-  from dvd_gan import checkpoint, sharding
+  from dvd_gan import checkpoint, checksums, sharding
 
   config = config_of(name)
   checkpoints = checkpoint.Checkpoints(folder / name / 'checkpoints')
@@ -407,7 +407,7 @@ def weights(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) ->
   arrays = {'/'.join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
   np.savez_compressed(target / 'weights.npz', **arrays)
   (target / 'weights.json').write_text(
-    json.dumps({'step': step, 'sha256_of_state': checkpoint.digest(state.ema_params)}) + '\n'
+    json.dumps({'step': step, 'sha256_of_state': checksums.digest(state.ema_params)}) + '\n'
   )
 
 
