@@ -1,18 +1,18 @@
 """Signs in a run's metrics that it drifts to collapse, raised while a good checkpoint is still there.
 
-The limits were set on runs of this project (results/long_runs): healthy ones stay within them, and one with ten times
-their learning rates does not.
+The limits were set on the runs under results/: healthy ones stay within them, those that went wrong do not
+(tests/test_alarm.py).
 """
 
 import statistics
 from typing import NamedTuple
 
 WINDOW = 20  # lines of metrics that a mean is taken over
-WON = 0.2  # hinge loss below which a discriminator has won, and G learns nothing more from it
+WON = 0.15  # hinge loss below which a discriminator has won, and G learns nothing more from it
 DEAD = 1.9  # loss above which it cannot separate real from fake (at a score of 0 the loss is 2)
 DEAD_AFTER = 10_000  # real clips shown; the loss of a young D is as high
-SIGMA = 20.0  # largest spectral norm of raw weights: updates hardly change them any more
-ALIKE = 0.5  # of the largest deviation so far: samples of one class have become alike
+SIGMA, GROWTH = 5.0, 3.0  # raw weights whose spectral norm is above the first and has grown by the second in a window
+ALIKE, UNLIKE = 0.5, 0.8  # of the median deviation so far: samples of one class have become alike; are well
 
 Line = dict[str, float]  # of metrics.jsonl
 
@@ -63,17 +63,14 @@ def signs(lines: list[Line], clips_per_step: int) -> list[Sign]:
     if loss > DEAD and step * clips_per_step > DEAD_AFTER:
       found.append(Sign(f'{name} high', since, f'{name} is {loss:.2f}: this discriminator separates nothing'))
   for name in ('gen_sigma_max', 'disc_sigma_max'):
-    if window[-1][name] > SIGMA:
-      found.append(
-        Sign(
-          name, window[-2]['step'], f'{name} is {window[-1][name]:.1f}: the learning rate is too high for a long run'
-        )
-      )
+    sigma = window[-1][name]
+    before = [line['step'] for line in window if line[name] * GROWTH < sigma]
+    if sigma > SIGMA and before:
+      found.append(Sign(name, before[-1], f'{name} has grown to {sigma:.1f}: the learning rate is too high'))
   deviations = [(line['step'], line['sample_deviation']) for line in lines if 'sample_deviation' in line]
-  largest = max(deviations, key=lambda one: one[1], default=None)
-  if largest and deviations[-1][1] < ALIKE * largest[1]:
-    message = (
-      f'samples of one class differ by {deviations[-1][1]:.1f} grey levels, at step {largest[0]} by {largest[1]:.1f}'
-    )
-    found.append(Sign('sample_deviation', largest[0], message))
+  usual = statistics.median(value for _, value in deviations) if len(deviations) > 3 else 0.0
+  if deviations and deviations[-1][1] < ALIKE * usual:
+    since = [step for step, value in deviations if value > UNLIKE * usual][-1]
+    message = f'samples of one class differ by {deviations[-1][1]:.1f} grey levels, usually by {usual:.1f}'
+    found.append(Sign('sample_deviation', since, message))
   return found

@@ -22,7 +22,7 @@ HANDLERS = {
   'checksums': ocp.JsonCheckpointHandler,
 }
 
-MARKS = 'eval/kept.json'  # in the workdir: written by an evaluation, read by training
+MARKS = 'eval/kept'  # in the workdir: a file for each step that is kept
 
 
 class DamagedError(UsageError):
@@ -33,7 +33,7 @@ class Checkpoints:
   """The steps saved under a folder; saves in the background, waits for the last one on close."""
 
   def __init__(self, folder: Any, keep: int = 0, keep_best: int = 0, keep_every: int = 0):
-    """Opens `folder`, making it if need be. The steps that an evaluation marks (`mark`) are kept in any case.
+    """Opens `folder`, making it if need be. Marked steps (`mark`) are kept in any case.
 
     Args:
       folder: `checkpoints` in a workdir, local or gs://, the same for all processes of a run.
@@ -220,28 +220,40 @@ class Checkpoints:
 
 
 class _Marked:
-  """Orbax's policy by which the steps that an evaluation has marked are kept."""
+  """Orbax's policy by which marked steps are kept."""
 
   def __init__(self, workdir: epath.Path):
     self._workdir = workdir
-    self._steps: list[int] = []
+    self._steps: set[int] | None = None  # as last read
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-    with contextlib.suppress(*files.errors()):  # a bucket that does not answer: those known so far
-      self._steps = [found['step'] for found in marks(self._workdir).values()]
-    return [info.step in self._steps for info in checkpoints]
+    with contextlib.suppress(*files.errors(), ValueError, TypeError, KeyError):  # a bucket's hiccup, an edited file
+      self._steps = {mark['step'] for mark in marks(self._workdir).values()}
+    return [self._steps is None or info.step in self._steps for info in checkpoints]
 
 
-def marks(workdir: epath.Path) -> dict[str, Any]:
-  """The steps that training keeps for an evaluation, {'best': {'step': 4000, ...}, 'evaluating': {...}}, or none."""
-  path = workdir / MARKS
-  return json.loads(path.read_text()) if path.exists() else {}
+def marks(workdir: epath.Path) -> dict[str, dict[str, Any]]:
+  """The steps of a run that are kept whatever `train.keep_checkpoints` says: by name, each with its `step` and why."""
+  folder = workdir / MARKS
+  paths = folder.glob('*.json') if folder.exists() else []
+  return {path.name.removesuffix('.json'): json.loads(path.read_text()) for path in paths}
 
 
-def mark(workdir: epath.Path, **steps: dict[str, Any]) -> None:
-  """Adds to `marks`, or replaces there; from the first process."""
+def mark(workdir: epath.Path, name: str, step: int, **about: Any) -> None:
+  """Keeps the checkpoint of `step` under a name, which then no longer keeps another; from the first process.
+
+  A file for each name, so that a training run and evaluations beside it never write the same one.
+  """
   if jax.process_index() == 0:
-    files.write(workdir / MARKS, (json.dumps(marks(workdir) | steps, indent=1) + '\n').encode())
+    files.write(workdir / MARKS / f'{name}.json', (json.dumps({'step': step, **about}) + '\n').encode())
+
+
+def drop_marks(workdir: epath.Path, after: int) -> None:
+  """Forgets marks of steps after `after`, to which a run has gone back; from the first process."""
+  if jax.process_index() == 0:
+    for name, found in marks(workdir).items():
+      if found['step'] > after:
+        (workdir / MARKS / f'{name}.json').unlink(missing_ok=True)
 
 
 def warm_up(state: train_step.TrainState) -> None:

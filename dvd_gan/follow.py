@@ -22,7 +22,7 @@ def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
     saved = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     newest = int(hosts.gather(str(max(saved, default=0)))[0])
     if newest > done:
-      checkpoint.mark(workdir, evaluating={'step': newest})
+      checkpoint.mark(workdir, 'evaluating', newest)
       yield newest
       done = newest
     else:
@@ -39,21 +39,20 @@ def compare(workdir: epath.Path, step: int, result: dict[str, Any]) -> None:
   """
   if jax.process_index():
     return
-  value, kind = result['value'], {name: result[name] for name in ('protocol', 'samples')}
-  best = checkpoint.marks(workdir).get('best', {})
-  if {name: best.get(name) for name in kind} != kind:
-    best = {}  # another protocol's numbers cannot be compared
-  times = value / best['value'] if best else 0.0
-  if best and 'frechet' not in result:
-    times = best['value'] / value
+  # Only numbers of one protocol, count, truncation and seed can be compared: each has a best of its own.
+  name = 'best-' + '-'.join(str(result[part]) for part in ('protocol', 'samples', 'truncation', 'seed'))
+  value, best = result['value'], checkpoint.marks(workdir).get(name)
+  times = 0.0
+  if best:
+    times = value / best['value'] if 'frechet' in result else best['value'] / value
   if times < 1:
-    checkpoint.mark(workdir, best={'step': step, 'value': value, 'worse': 0, **kind})
+    checkpoint.mark(workdir, name, step, value=value, worse=0)
     return
   worse = best['worse'] + 1 if times >= WORSE else 0
-  checkpoint.mark(workdir, best=best | {'worse': worse})
+  checkpoint.mark(workdir, name, best['step'], value=best['value'], worse=worse)
   if worse >= 2:
     print(
-      f'warning: step {step}: {kind["protocol"]} is {value:.3f}, {times:.1f} times worse than at step {best["step"]}, '
+      f'warning: step {step}: {result["protocol"]} is {value:.3f}, {times:.1f} times worse than at step {best["step"]}, '
       f'whose checkpoint is kept: go back to it (README, Going back)',
       file=sys.stderr,
       flush=True,

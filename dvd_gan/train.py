@@ -63,6 +63,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   state = initial_state(config, recipe, mesh, checkpoints)
   record.write(config, workdir)  # now that the checkpoint is known to fit
   first_step = int(state.step)
+  checkpoint.drop_marks(workdir, after=first_step)
   writer = Writer(workdir, first_step)
   watch = alarm.Alarm(logged(workdir, first_step), config.train.batch_size * config.train.d_steps)
   given = pipeline.given_frames(config)
@@ -72,6 +73,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
   stop_anywhere = hosts.AnyOf(mesh)
   progress = Progress(first_step, config.train.steps)
+  if config.train.decay_start >= config.train.steps:
+    say(f'train.decay_start={config.train.decay_start} is not below train.steps: the learning rates stay as they are')
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 
@@ -130,12 +133,15 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
 
 
 def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, checkpoints: Checkpoints) -> None:
-  """Writes the metrics of a step; where they show a sign of collapse, warns of it and names a step to go back to."""
+  """Writes the metrics of a step; at a sign of collapse, warns of it, names a step to go back to and keeps it."""
   line = {'step': step, **{name: float(value) for name, value in metrics.items()}}
   signs = watch(line)
   for sign in signs:
     before = [saved for saved in checkpoints.steps() if saved <= sign.since]
-    back = f'the checkpoint from before it is step {before[-1]}' if before else 'no checkpoint is from before it'
+    back = 'no checkpoint is from before it'
+    if before:
+      back = f'the checkpoint from before it, step {before[-1]}, is kept'
+      checkpoint.mark(checkpoints.folder.parent, f'alarm-{sign.name.replace(" ", "-")}', before[-1])
     say(f'warning: step {step}: {sign.message}; {back} (README, Going back)', sys.stderr)
   writer.scalars(step, metrics | ({'alarm': len(signs)} if signs else {}))
 

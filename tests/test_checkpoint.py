@@ -141,15 +141,28 @@ def test_multiples_of_keep_every_and_marked_steps_stay(state, tmp_path):
 
   # As an evaluation beside the run does: the step that it looks at, then the best that it has found.
   assert saved(1, 2) == [2]
-  checkpoint.mark(tmp_path, evaluating={'step': 2})
+  checkpoint.mark(tmp_path, 'evaluating', 2)
   assert saved(3, 4) == [2, 3, 4]
-  checkpoint.mark(tmp_path, best={'step': 2, 'value': 1.0}, evaluating={'step': 4})
+  checkpoint.mark(tmp_path, 'best', 2, value=1.0)
+  checkpoint.mark(tmp_path, 'evaluating', 4)
   assert saved(5) == [2, 3, 4, 5]
-  checkpoint.mark(tmp_path, evaluating={'step': 5})
+  checkpoint.mark(tmp_path, 'evaluating', 5)
   assert saved(6, 7) == [2, 3, 5, 6, 7]
   # A run that resumes keeps them too.
   checkpoints = checkpoint.Checkpoints(folder, keep=1, keep_every=3)
   assert saved(8) == [2, 3, 5, 6, 8]
+  # While marks cannot be read, what was known holds; where nothing is known, nothing is deleted.
+  (tmp_path / checkpoint.MARKS / 'best.json').write_text('{"step"')
+  assert saved(9) == [2, 3, 5, 6, 9]
+  checkpoints = checkpoint.Checkpoints(folder, keep=1)
+  assert saved(10) == [2, 3, 5, 6, 9, 10]
+
+
+def test_marks_of_steps_that_a_run_went_back_from_are_forgotten(tmp_path):
+  for step in (2, 4, 6):
+    checkpoint.mark(tmp_path, f'mark {step}', step)
+  checkpoint.drop_marks(tmp_path, after=4)
+  assert checkpoint.marks(tmp_path) == {'mark 2': {'step': 2}, 'mark 4': {'step': 4}}
 
 
 def test_moving_averages_of_scores_are_saved_where_a_run_has_them(state, config, mesh, tmp_path):

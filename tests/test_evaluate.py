@@ -86,8 +86,7 @@ def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, work
   config.eval.follow, config.train.steps = True, 2  # the run has ended, so its last checkpoint is the only one
   evaluate.evaluate(config, workdir)
   found = result(workdir, 'toy-2-of_30')
-  best = checkpoint.marks(workdir)['best']
-  assert (best['step'], best['value'], best['protocol'], best['samples']) == (2, found['value'], 'toy', 30)
+  assert checkpoint.marks(workdir)['best-toy-30-1.0-0'] == {'step': 2, 'value': found['value'], 'worse': 0}
   opened = sample.open_checkpoint(config, workdir)
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
   made = seen(opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0))

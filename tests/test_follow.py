@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from dvd_gan import checkpoint, follow
@@ -10,13 +8,18 @@ def test_checkpoints_come_as_they_are_saved_and_are_marked_while_evaluated(confi
   (folder / '2').mkdir(parents=True)
   config.train.steps = 5
   found = follow.steps(config, tmp_path)
-  assert next(found) == 2 and checkpoint.marks(tmp_path)['evaluating'] == {'step': 2}
+  assert next(found) == 2 and checkpoint.marks(tmp_path) == {'evaluating': {'step': 2}}
   monkeypatch.setattr(follow.time, 'sleep', lambda seconds: (folder / '5').mkdir())
   assert list(found) == [5] and checkpoint.marks(tmp_path)['evaluating'] == {'step': 5}
 
 
 def results(values, **more):
-  return [(step, {'protocol': 'toy', 'samples': 600, 'value': value, **more}) for step, value in values]
+  found = {'protocol': 'toy', 'samples': 600, 'truncation': 1.0, 'seed': 0, **more}
+  return [(step, found | {'value': value}) for step, value in values]
+
+
+def best(workdir):
+  return {name: found['step'] for name, found in checkpoint.marks(workdir).items()}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ def results(values, **more):
 def test_the_best_is_marked_and_two_bad_evaluations_running_raise_the_alarm(tmp_path, capsys, more, better, worse):
   for step, result in results(enumerate([*better, worse, better[1], worse], 1), **more):
     follow.compare(tmp_path, step, result)
-    assert checkpoint.marks(tmp_path)['best']['step'] == min(step, 3)
+    assert list(best(tmp_path).values()) == [min(step, 3)]
   assert capsys.readouterr().err == ''  # the evaluation between the two bad ones was better
   for step, result in results([(7, worse)], **more):
     follow.compare(tmp_path, step, result)
@@ -34,8 +37,15 @@ def test_the_best_is_marked_and_two_bad_evaluations_running_raise_the_alarm(tmp_
   assert list(tmp_path.glob('events.*'))
 
 
-def test_numbers_of_another_protocol_or_count_are_not_compared(tmp_path):
-  follow.compare(tmp_path, 1, {'protocol': 'toy', 'samples': 600, 'value': 10.0, 'frechet': {}})
-  follow.compare(tmp_path, 2, {'protocol': 'toy', 'samples': 60, 'value': 90.0, 'frechet': {}})
-  best = json.loads((tmp_path / checkpoint.MARKS).read_text())['best']
-  assert (best['step'], best['samples']) == (2, 60)
+def test_each_protocol_count_truncation_and_seed_has_a_best_of_its_own(tmp_path):
+  other = ({'samples': 60}, {'protocol': 'fvd'}, {'truncation': 0.5}, {'seed': 1})
+  for step, more in enumerate(({}, *other), 1):
+    for _, result in results([(step, 10.0 * step)], frechet={}, **more):
+      follow.compare(tmp_path, step, result)
+  assert best(tmp_path) == {
+    'best-toy-600-1.0-0': 1,
+    'best-toy-60-1.0-0': 2,
+    'best-fvd-600-1.0-0': 3,
+    'best-toy-600-0.5-0': 4,
+    'best-toy-600-1.0-1': 5,
+  }

@@ -3,7 +3,8 @@
 python results/scripts/long_runs.py FOLDER [--only=RUN,RUN] [--cpus=1] [--status] [--publish]
 
 FOLDER holds everything: a workdir for each run, the prepared data sets, and the evaluations. The same command goes on
-where it was stopped or killed. SIGTERM saves the run that is training and ends; so does the death of this script.
+where it was stopped or killed. SIGTERM saves the run that is training and ends; so does the death of this script. A run
+that fails (a NaN, say) is left, with its exit code in FOLDER/RUN/failed, until that file is removed.
 
 Each run trains towards its own end (`train.steps`, which its learning rate may depend on); PLAN says in which order and
 up to how many real clips. Every `train.keep_every` steps its checkpoint is evaluated by the protocol `toy`: 600 samples
@@ -15,8 +16,10 @@ the weights of the best checkpoint of the runs that PLAN ships, and writes the t
 """
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -140,7 +143,12 @@ def main() -> int:
   if not args.status and not args.publish:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
     for name, clips in [(name, None) for name in only] or PLAN:
-      follow(folder, name, clips)
+      if (folder / name / 'failed').exists():
+        continue
+      try:
+        follow(folder, name, clips)
+      except Failed as error:
+        print(error, file=sys.stderr, flush=True)
       print(table(folder), flush=True)
   if args.publish:
     publish(folder)
@@ -182,6 +190,8 @@ def begin(folder: pathlib.Path, name: str) -> None:
   if not RUNS[name].begins or (workdir / 'checkpoints').exists():
     return
   other, step = RUNS[name].begins
+  if not (folder / other / 'checkpoints' / str(step)).exists():
+    sys.exit(f'{name} begins with step {step} of {other}, which is not there')
   partial = folder / f'{name}.partial'
   shutil.rmtree(partial, ignore_errors=True)
   (partial / 'checkpoints').mkdir(parents=True)
@@ -213,15 +223,20 @@ def train(folder: pathlib.Path, name: str, config, last: int) -> None:
   """Trains until the run ends or `last` is reached, and evaluates each checkpoint that is due beside it."""
   workdir = folder / name
   workdir.mkdir(exist_ok=True)
+  wait_for_orphan(workdir)
   earlier, started, first = spans(workdir), time.time(), reached(workdir)
+  if earlier:  # of a script that was killed: its last steps, whose seconds nobody counted
+    earlier[-1]['last_step'] = first
   span = {'first_step': first, 'commit': commit(), 'cpus': len(os.sched_getaffinity(0)), 'machine': machine()}
+  span |= {'last_step': first, 'seconds': 0}
+  write_spans(workdir, [*earlier, span])  # now, as nobody knows when this script is killed
   process = program(folder, name, 'train')
   asked = False
   try:
     while process.poll() is None:
       time.sleep(POLL)
       step = reached(workdir)
-      if step > span.get('last_step', first):  # written down now: nobody knows when this script is killed
+      if step > span['last_step']:
         span |= {'last_step': step, 'seconds': round(time.time() - started)}
         write_spans(workdir, [*earlier, span])
       if first < step < config.train.steps and step >= last and not asked:
@@ -234,10 +249,29 @@ def train(folder: pathlib.Path, name: str, config, last: int) -> None:
     if process.poll() is None:
       process.send_signal(signal.SIGTERM)
     code = process.wait()
-    if reached(workdir) > first:
-      write_spans(workdir, [*earlier, span | {'last_step': reached(workdir), 'seconds': round(time.time() - started)}])
+    write_spans(workdir, [*earlier, span | {'last_step': reached(workdir), 'seconds': round(time.time() - started)}])
+  if code == 1:
+    raise Failed(workdir, code)
   if code != 0 and not (code == 42 and asked):
     sys.exit(code)
+
+
+class Failed(Exception):
+  """A program of a run ended with an error that it would meet again."""
+
+  def __init__(self, workdir: pathlib.Path, code: int):
+    super().__init__(f'{workdir.name} failed with exit code {code}: it is left until {workdir / "failed"} is removed')
+    (workdir / 'failed').write_text(f'{code}\n')
+
+
+def wait_for_orphan(workdir: pathlib.Path) -> None:
+  """Until the training that a killed script has left behind has saved and ended."""
+  lock = workdir / '.lock'
+  while lock.exists():
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return  # nobody holds it
+    time.sleep(POLL)
 
 
 def spans(workdir: pathlib.Path) -> list[dict]:
@@ -272,7 +306,7 @@ def evaluate(folder: pathlib.Path, name: str, step: int) -> None:
   config = config_of(name)
   held_out = folder / f'held_out_{config.data.resolution}.npz'
   if not held_out.exists():
-    partial = folder / f'partial_{held_out.name}'
+    partial = folder / f'partial_{os.getpid()}_{held_out.name}'
     drawn = ['-m', 'dvd_gan.datasets.shapes', f'--out={partial}', f'--clips={HELD_OUT}', '--seed=1', '--frames=16']
     run = python([*drawn, f'--size={config.data.resolution}'])
     if code := run.wait():
@@ -280,6 +314,8 @@ def evaluate(folder: pathlib.Path, name: str, step: int) -> None:
     partial.rename(held_out)
   fields = {'data.name': 'array_file', 'data.source': held_out, 'eval.protocols': "('toy',)", 'eval.step': step}
   if code := program(folder, name, 'evaluate', fields).wait():
+    if code == 1:
+      raise Failed(folder / name, code)
     sys.exit(code)
 
 
@@ -370,8 +406,9 @@ def publish(folder: pathlib.Path) -> None:
       (target / 'eval' / path.name).write_text(path.read_text().replace(str(folder), 'FOLDER'))
     (target / 'config.json').write_text((workdir / 'config.json').read_text().replace(str(folder), 'FOLDER'))
     lines = (workdir / 'metrics.jsonl').read_text().splitlines(keepends=True)
-    thinned = lines[:: -(-len(lines) // THINNED)] + lines[-1:]
-    (target / 'metrics.jsonl').write_text(''.join(dict.fromkeys(thinned)))
+    every = -(-len(lines) // THINNED)
+    kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or i == len(lines) or '"alarm"' in line]
+    (target / 'metrics.jsonl').write_text(''.join(kept))
     if spans(workdir):
       shutil.copy(workdir / 'spans.jsonl', target)
     step = max(one['step'] for one in results(workdir))
