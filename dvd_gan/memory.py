@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dvd_gan import train_step
+from dvd_gan import augment, train_step
 
 GIB = 2**30
 
@@ -58,6 +58,7 @@ def kept(config: Any, batch_size: int) -> int:
     'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     'given': jax.ShapeDtypeStruct((batch_size, data.given, data.resolution, data.resolution, 3), jnp.float32),
     'chosen': jax.ShapeDtypeStruct((batch_size, config.disc.frames_k), jnp.int32),
+    'draws': jax.eval_shape(lambda: augment.draw(jax.random.key(0), batch_size, data.resolution, recipe.augment)),
   }
 
   def backward(disc_weights, weights, inputs):

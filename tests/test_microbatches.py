@@ -52,7 +52,7 @@ def test_parts_give_the_gradient_of_the_whole(setup):
       d = train_step.d_step(parted, state.disc, None, weights, 0, batch, jax.random.key(1))
       g = train_step.g_step(parted, state.gen, weights, pullback, state.disc, 0, batch, jax.random.key(2))
       # The second moments: Adam's first update is a sign, and the sign of rounding is rounding.
-      return d[0].opt_state, d[1], g[0].opt_state, g[1]
+      return d[0][0].opt_state, d[1], g[0].opt_state, g[1]
 
     compiled = jax.jit(both).lower(state, batch).compile()
     for name in ('all-gather', 'all-to-all', 'collective-permute'):
