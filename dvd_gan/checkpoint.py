@@ -227,16 +227,25 @@ class _Marked:
     self._steps: set[int] | None = None  # as last read
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-    with contextlib.suppress(*files.errors(), ValueError, TypeError, KeyError):  # a bucket's hiccup, an edited file
+    with contextlib.suppress(*files.errors(), UsageError):  # a bucket that does not answer, a damaged file
       self._steps = {mark['step'] for mark in marks(self._workdir).values()}
     return [self._steps is None or info.step in self._steps for info in checkpoints]
 
 
 def marks(workdir: epath.Path) -> dict[str, dict[str, Any]]:
-  """The steps of a run that are kept whatever `train.keep_checkpoints` says: by name, each with its `step` and why."""
-  folder = workdir / MARKS
-  paths = folder.glob('*.json') if folder.exists() else []
-  return {path.name.removesuffix('.json'): json.loads(path.read_text()) for path in paths}
+  """The steps of a run that are kept whatever `train.keep_checkpoints` says: by name, each with its `step` and why.
+
+  Raises:
+    UsageError: if a file of them is damaged.
+  """
+  found, folder = {}, workdir / MARKS
+  for path in folder.glob('*.json') if folder.exists() else []:
+    try:
+      found[path.stem] = json.loads(path.read_text())
+      int(found[path.stem]['step'])
+    except (ValueError, TypeError, KeyError) as error:
+      raise UsageError(f'{path} is damaged ({error}): remove it') from None
+  return found
 
 
 def mark(workdir: epath.Path, name: str, step: int, **about: Any) -> None:

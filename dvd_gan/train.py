@@ -133,7 +133,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
 
 
 def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, checkpoints: Checkpoints) -> None:
-  """Writes the metrics of a step; at a sign of collapse, warns of it, names a step to go back to and keeps it."""
+  """Writes the metrics of a step. At a sign of collapse it warns, and keeps the checkpoint to go back to."""
   line = {'step': step, **{name: float(value) for name, value in metrics.items()}}
   signs = watch(line)
   for sign in signs:
