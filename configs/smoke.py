@@ -22,7 +22,7 @@ def get_config():
   config.disc.frames_k = 3
   config.disc.pool = 1  # at 8x8, what the paper's pooling would leave, motion cannot be told
   config.train.batch_size = 8
-  config.train.steps = 1900
+  config.train.steps = 2500
   # Higher than the paper's: the batch is 64 times smaller and the run 200 times shorter.
   config.train.gen_lr = 1e-3
   config.train.disc_lr = 2e-3

@@ -82,12 +82,14 @@ RUNS = {
     {'train.steps': 12_000, 'train.decay_start': 6000},
     begins=('moving_shapes_16', 6000),
   ),
-  'smoke': Run('the first pictures that a newcomer sees', 'smoke'),
-  'smoke_falling': Run('the same, the second half with a rate that falls to 0', 'smoke', {'train.decay_start': 950}),
+  'smoke': Run('the first pictures that a newcomer sees', 'smoke', {'train.steps': 1900}),
+  'smoke_falling': Run(
+    'the same, the second half with a rate that falls to 0', 'smoke', {'train.steps': 1900, 'train.decay_start': 950}
+  ),
   'smoke_wide': Run(
-    'the same with D twice as wide, in as many minutes',
+    'the same with D twice as wide, in about as many minutes',
     'smoke',
-    {'train.decay_start': 800, 'train.steps': 1600, 'disc.ch': 8},
+    {'train.steps': 1600, 'train.decay_start': 800, 'disc.ch': 8},
   ),
   'collapse': Run(
     'rates ten times too high from step 2,000 on: does the alarm come before the samples are noise?',
