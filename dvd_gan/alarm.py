@@ -55,7 +55,7 @@ def signs(lines: list[Line], clips_per_step: int) -> list[Sign]:
   since, step = window[0]['step'], window[-1]['step']
   found = []
   for name in ('disc_loss_spatial', 'disc_loss_temporal'):
-    if name not in window[-1]:  # a run with one discriminator
+    if any(name not in line for line in window):  # a run with one discriminator, now or until it was resumed
       continue
     loss = statistics.fmean(line[name] for line in window)
     if loss < WON:

@@ -42,6 +42,13 @@ def test_a_healthy_log_a_young_discriminator_and_single_outliers_raise_nothing()
   assert raised(log) == []
 
 
+def test_a_run_that_was_resumed_with_another_discriminator_is_read_on():
+  log = lines(60)
+  for line in log[:40]:
+    del line['disc_loss_temporal']
+  assert raised(log) == []
+
+
 def test_weights_that_grow_slowly_or_are_small_raise_nothing():
   log = lines(300)
   for i, line in enumerate(log):
