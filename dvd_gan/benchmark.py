@@ -21,7 +21,7 @@ import numpy as np
 
 from configs import default, kinetics600_64x12, kinetics600_64x48, kinetics600_128x12, kinetics600_fp_64x16, smoke
 from dvd_gan import flops, models, sample, sharding, train_step, validation
-from dvd_gan.datasets import pipeline
+from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
 
@@ -133,7 +133,7 @@ def measure_sampling(config: Any, repeats: int) -> dict[str, Any]:
   size, data, rng = config.sample.batch_size, config.data, np.random.default_rng(0)
   config.sample.statistics_batch_size = size
   frames = rng.integers(0, 256, (size, data.given, data.resolution, data.resolution, 3), np.uint8)
-  given = pipeline.Clips(frames, np.zeros(size, np.int32)) if data.given else None
+  given = Clips(frames, np.zeros(size, np.int32)) if data.given else None
   params, _ = models.init(config)
   sampler = sample.make_sampler(config, params, spectral.init(jax.random.key(0), params), given)
   standing = sampler.standing(batches=1)

@@ -137,7 +137,10 @@ class AnyOf:
 
 
 def leave(code: int, error: BaseException | None = None) -> NoReturn:
-  """Ends the process at once. Ending as Python does would wait minutes for processes that are gone or stuck."""
+  """Ends the process at once.
+
+  Ending as Python does would wait minutes for processes that are gone or stuck, and for ever for a read that hangs.
+  """
   if error is not None:
     traceback.print_exception(error)
   sys.stdout.flush()

@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
   mode = _MODE.value
   validation.validate(config)
   if mode == 'prepare':
-    from dvd_gan.datasets import pipeline
+    from dvd_gan.datasets import sources
 
-    print(pipeline.open_source(config, build=True).describe())
+    print(sources.open_source(config, build=True).describe())
     return 0
   if mode == 'dry_run':
     from dvd_gan import dry_run
@@ -82,9 +82,7 @@ def run(program: Callable[[list[str]], int | None] = main) -> None:
   try:
     app.run(functools.partial(_guarded, program), flags_parser=_parse_flags)
   except KeyboardInterrupt:  # outside the loop, where there is nothing to save
-    if jax.distributed.is_initialized():
-      hosts.leave(PREEMPTED)
-    sys.exit(PREEMPTED)
+    hosts.leave(PREEMPTED)
 
 
 def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> None:
@@ -100,7 +98,7 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
     raise
   if jax.distributed.is_initialized():
     hosts.gather()  # the first may still be writing, and JAX's own wait at the end is short
-  sys.exit(code)
+  hosts.leave(code or 0)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -115,9 +113,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _fail(message: object, code: int = 2) -> None:
   print(f'error: {message}', file=sys.stderr)
-  if jax.distributed.is_initialized():
-    hosts.leave(code)
-  sys.exit(code)
+  hosts.leave(code)
 
 
 if __name__ == '__main__':

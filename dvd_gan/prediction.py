@@ -8,8 +8,8 @@ import numpy as np
 from etils import epath
 
 from dvd_gan import files, sample, video
-from dvd_gan.datasets import decoding, pipeline, window
-from dvd_gan.datasets.pipeline import Clips
+from dvd_gan.datasets import decoding, evaluation_windows, window
+from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.errors import UsageError
 from dvd_gan.metrics import similarity
 
@@ -48,10 +48,10 @@ def held_out(config: Any) -> Clips:
   """Windows of `sample.num` clips of `sample.split`, the same whatever else is sampled.
 
   Raises:
-    UsageError: if there is no such split, or as `pipeline.open_source`.
+    UsageError: if there is no such split, or as `sources.open_source`.
   """
   try:
-    return pipeline.Windows(config, config.sample.split).first(config.sample.num, frames=config.data.frames)
+    return evaluation_windows.Windows(config, config.sample.split).first(config.sample.num, frames=config.data.frames)
   except UsageError as error:
     raise UsageError(f'sample.split={config.sample.split}: {error}') from None
 

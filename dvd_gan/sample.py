@@ -12,7 +12,8 @@ from etils import epath
 
 from dvd_gan import checksums, hosts, models, record, sharding, video
 from dvd_gan.checkpoint import Checkpoints
-from dvd_gan.datasets import pipeline
+from dvd_gan.datasets import evaluation_windows, sources
+from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
 from dvd_gan.train_step import to_float
@@ -29,7 +30,7 @@ class Sampler(NamedTuple):
   weights: Tree
   generate: Any  # (weights, standing, z, label, given) -> uint8 [B, T - C, H, W, 3]
   statistics: Any  # (weights, z, label, given) -> the batch's statistics
-  given: pipeline.Clips | None  # of training clips, for the statistics of a prediction model; None for synthesis
+  given: Clips | None  # of training clips, for the statistics of a prediction model; None for synthesis
   place: Callable[[np.ndarray], Any] = lambda array: array  # puts a batch's inputs onto devices
 
   def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
@@ -49,21 +50,21 @@ class Sampler(NamedTuple):
       frames = _no_frames(config, size)
       if self.given is not None:
         frames, label = self._clips(i * size, size)
-        label = pipeline.labels_told(config, label)
+        label = sources.labels_told(config, label)
       moments = _moments(self.statistics(self.weights, z, label, frames))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     return _from_moments(total, batches)
 
-  def conditions(self) -> pipeline.Clips:
+  def conditions(self) -> Clips:
     """What `sample.num` samples start from: classes in turn, or for a prediction model its training clips."""
     if self.given is not None:
       return self._clips(0, self.config.sample.num)
-    return pipeline.Clips(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
+    return Clips(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
 
-  def _clips(self, first: int, count: int) -> pipeline.Clips:
+  def _clips(self, first: int, count: int) -> Clips:
     """Training clips from number `first` on; after the last comes the first again."""
     rows = np.arange(first, first + count) % len(self.given.label)
-    return pipeline.Clips(*(part[rows] for part in self.given))
+    return Clips(*(part[rows] for part in self.given))
 
   def warm_up(self) -> None:
     """Compiles what `standing` and `videos` need."""
@@ -130,7 +131,7 @@ class Sampler(NamedTuple):
     numbers = range(first, first + count)
     z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(self.config.gen.z_dim) for i in numbers])
     given = _no_frames(self.config, count) if given is None else given
-    labels = pipeline.labels_told(self.config, np.asarray(labels, np.int32))
+    labels = sources.labels_told(self.config, np.asarray(labels, np.int32))
     inputs = (truncation * z).astype(np.float32), labels, given
     return self.generate(self.weights, standing, *(self.place(filled(one, size)) for one in inputs))
 
@@ -149,7 +150,7 @@ def _compiled(gen: Any) -> tuple[Any, Any]:
   return jax.jit(generate, compiler_options=options), jax.jit(statistics, compiler_options=options)
 
 
-def make_sampler(config: Any, params: Tree, u: Tree, given: pipeline.Clips | None = None) -> Sampler:
+def make_sampler(config: Any, params: Tree, u: Tree, given: Clips | None = None) -> Sampler:
   """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`.
 
   `given` is what the standing statistics of a prediction model go through; None for synthesis.
@@ -219,7 +220,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   given = None
   if config.data.given and (stored is None or set(config.sample.truncation) != {1.0}):
     print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
-    given = pipeline.given_frames(config)
+    given = evaluation_windows.given_frames(config)
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, given)
   # A run stopped by a signal stored none.
   known = {} if stored is None else {1.0: stored}

@@ -178,26 +178,3 @@ def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   """The rows of a global batch that this process loads, int [B_host], ascending: those that its devices hold."""
   held = batch(mesh).addressable_devices_indices_map((batch_size,)).values()
   return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
-
-
-def to_global(sharding: NamedSharding, host_batch: Any, rows: np.ndarray, batch_size: int) -> Any:
-  """Global arrays from this host's part of a batch.
-
-  Args:
-    sharding: `batch` or `train_batch` of the mesh.
-    host_batch: tree of numpy arrays with this host's rows along the sharded axis.
-    rows: `host_rows`, the global numbers of those rows.
-    batch_size: of the global batch.
-  """
-  axis = 0 if sharding.spec[0] == BATCH else 1
-
-  def place(local: np.ndarray) -> jax.Array:
-    shape = (*local.shape[:axis], batch_size, *local.shape[axis + 1 :])
-
-    def part(index):
-      mine = np.searchsorted(rows, np.arange(batch_size)[index[axis]])
-      return np.take(local, mine, axis)
-
-    return jax.make_array_from_callback(shape, sharding, part)
-
-  return jax.tree.map(place, host_batch)

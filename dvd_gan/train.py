@@ -19,7 +19,8 @@ from etils import epath
 from dvd_gan import alarm, checkpoint, files, hosts, models, record, sharding, train_step, video
 from dvd_gan import sample as sampling
 from dvd_gan.checkpoint import Checkpoints
-from dvd_gan.datasets import pipeline
+from dvd_gan.datasets import evaluation_windows, input_pipeline, sources
+from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.errors import PREEMPTED, RunError, UsageError
 from dvd_gan.writer import Progress, Writer, logged
 
@@ -35,11 +36,11 @@ def train(config: Any, workdir: epath.Path) -> int:
     0 when done, 42 when stopped by SIGTERM or Ctrl-C, on any host, after saving.
 
   Raises:
-    UsageError: see `pipeline.open_source`, `record.open_workdir`, `Checkpoints.restore`; another process trains there.
+    UsageError: see `sources.open_source`, `record.open_workdir`, `Checkpoints.restore`; another process trains there.
     NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
     RunError: when a checkpoint cannot be written.
   """
-  source = hosts.in_turn(lambda: pipeline.open_source(config))
+  source = hosts.in_turn(lambda: sources.open_source(config))
   stop = StopSignal()
   try:
     record.open_workdir(workdir)
@@ -66,8 +67,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
   checkpoint.drop_marks(workdir, after=first_step)
   writer = Writer(workdir, first_step)
   watch = alarm.Alarm(logged(workdir, first_step), config.train.batch_size * config.train.d_steps)
-  given = pipeline.given_frames(config)
-  batches = pipeline.Batches(config, source, mesh, first_step)
+  given = evaluation_windows.given_frames(config)
+  batches = input_pipeline.Batches(config, source, mesh, first_step)
   step_fn = train_step.jitted(recipe, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
@@ -80,7 +81,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: 'StopSignal') ->
 
   metrics, step, last = None, first_step, first_step >= config.train.steps
   with contextlib.ExitStack() as cleanup:
-    for end in (writer.close, checkpoints.close, batches.close):
+    for end in (batches.close, writer.close, checkpoints.close):
       cleanup.callback(end)  # in reverse, each also where another fails
     stop.idle = not last  # until all that the run needs is compiled
     while not last:
@@ -146,7 +147,7 @@ def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, 
   writer.scalars(step, metrics | ({'alarm': len(signs)} if signs else {}))
 
 
-def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: pipeline.Clips | None) -> None:
+def warm_up(config: Any, state: train_step.TrainState, metrics: Any, given: Clips | None) -> None:
   """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
   score(config, metrics)
   all_finite(state)
@@ -229,7 +230,6 @@ class StopSignal:
   def __init__(self):
     self.name = ''
     self.idle = True
-    self._at = 0.0
     self._woken, self._wake = socket.socketpair()
     self._wake.setblocking(False)
     self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -237,18 +237,21 @@ class StopSignal:
     threading.Thread(target=self._watch, daemon=True, name='signals').start()
 
   def _handle(self, number: int, _: Any) -> None:
-    # A terminal and a supervisor may both pass on one stop.
-    if self.name and time.monotonic() - self._at > 1:
-      os._exit(1)
-    if not self.name:
-      self._at = time.monotonic()
     self.name = self.name or signal.Signals(number).name
 
   def _watch(self) -> None:
-    while number := self._woken.recv(1):  # the number of each signal, as soon as it comes; nothing when closed
-      if self.idle and number[0] in self._before:
+    """Reads the number of each signal as it comes, also while the main thread is in a library: nothing when closed."""
+    first = math.inf
+    while number := self._woken.recv(1):
+      if number[0] not in self._before:
+        continue
+      if self.idle:
         print(f'stopped by {signal.Signals(number[0]).name} before the first step: nothing to save', flush=True)
         os._exit(PREEMPTED)
+      # A terminal and a supervisor may both pass on one stop.
+      if time.monotonic() - first > 1:
+        os._exit(1)
+      first = min(first, time.monotonic())
     self._woken.close()
 
   def __bool__(self) -> bool:

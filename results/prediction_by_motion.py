@@ -20,7 +20,7 @@ from etils import epath
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from dvd_gan import prediction, sample  # noqa: E402
-from dvd_gan.datasets import pipeline, shapes  # noqa: E402
+from dvd_gan.datasets import evaluation_windows, shapes  # noqa: E402
 from dvd_gan.metrics import similarity  # noqa: E402
 
 CLIPS = 300
@@ -33,7 +33,7 @@ def main(workdir: str, step: str = '0', truncation: str = '1') -> None:
   scale = float(truncation)
   config.sample.num, config.sample.futures, config.sample.batch_size = CLIPS, 3, 60
   config.sample.step, config.sample.truncation = int(step), (scale,)
-  video, label = clips = pipeline.Windows(config, 'validation').first(CLIPS, frames=config.data.frames)
+  video, label = clips = evaluation_windows.Windows(config, 'validation').first(CLIPS, frames=config.data.frames)
   opened = sample.open_checkpoint(config, folder)
   futures = prediction.futures(opened.sampler, opened.standing(scale), clips, truncation=scale)
   motion = label % len(shapes.MOTIONS)

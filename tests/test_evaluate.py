@@ -90,7 +90,7 @@ def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, work
   opened = sample.open_checkpoint(config, workdir)
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
   made = seen(opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0))
-  real = seen(video_sets.pipeline.Windows(config, 'train').first(60, frames=5).video)
+  real = seen(video_sets.evaluation_windows.Windows(config, 'train').first(60, frames=5).video)
   moments = [frechet.Moments(real['features'][:30]), frechet.Moments(real['features'][30:])]
   assert found['frechet']['distance'] == pytest.approx(
     frechet.distance(moments[0], frechet.Moments(made['features'])), rel=1e-2
@@ -156,7 +156,7 @@ def test_several_truncations_make_a_curve(config, workdir):
 
 
 def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp_path):
-  real = video_sets.pipeline.Windows(config, 'train').first(40, frames=5).video[30:]
+  real = video_sets.evaluation_windows.Windows(config, 'train').first(40, frames=5).video[30:]
   folder = tmp_path / 'theirs'
   folder.mkdir()
   for i, clip in enumerate(real):
@@ -187,7 +187,7 @@ def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
   assert found['accuracy'] is not None and found['definition']['frames'] == 6  # by the labels of the clips continued
   config.sample.batch_size = 8
   opened = sample.open_checkpoint(config, folder)
-  known = video_sets.pipeline.Windows(config, 'train').first(4, frames=6)
+  known = video_sets.evaluation_windows.Windows(config, 'train').first(4, frames=6)
   protocol = Protocol(source='test', futures=3, frames=5, samples=12)
   made, label = next(video_sets.samples(config, opened, 1.0, protocol).batches(0, 8))
   np.testing.assert_array_equal(made[:, :2], known.video[np.arange(8) // 3, :2])
@@ -218,7 +218,7 @@ def test_a_page_shows_samples_and_the_clips_that_they_are_nearest_to(config, wor
   numbers, clips = np.array(found['memorised']['closest']).T
   assert len(pairs) == 8 and np.abs(pairs[0::2] - made[numbers]).max() <= 1
   np.testing.assert_array_equal(
-    pairs[1::2], video_sets.pipeline.Windows(config, 'train').first(30, frames=5).video[clips]
+    pairs[1::2], video_sets.evaluation_windows.Windows(config, 'train').first(30, frames=5).video[clips]
   )
   text = (workdir / 'eval' / 'report-2.html').read_text()
   assert text.count('data:image/gif') == 2 and text.count('data:image/png') == 1
@@ -240,7 +240,7 @@ def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):
   evaluate.evaluate(config, workdir)
   config.eval.protocols, config.eval.samples = ('loops', 'many'), 0
   evaluate.evaluate(config, workdir)
-  windows = video_sets.pipeline.Windows(config, 'train')
+  windows = video_sets.evaluation_windows.Windows(config, 'train')
   clips = windows.first(CLIPS, frames=5).video
   real, labels = seen(clips), np.random.default_rng((0, 1)).integers(3, size=60, dtype=np.int32)
   opened = sample.open_checkpoint(config, workdir)

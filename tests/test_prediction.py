@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from dvd_gan import prediction, sample, train, video
-from dvd_gan.datasets import pipeline
+from dvd_gan.datasets import evaluation_windows
 from dvd_gan.errors import UsageError
 from dvd_gan.metrics import similarity
 from tests.datasets import clips
@@ -109,7 +109,7 @@ def test_rolling_forward_gives_the_last_frames_again(config, frames, parts):
   known = np.broadcast_to(np.array([10, 50], np.uint8)[:, None, None, None, None], (2, 6, 16, 16, 3)) + np.arange(
     6, dtype=np.uint8
   ).reshape(1, 6, 1, 1, 1)
-  made = prediction.futures(sampler, None, pipeline.Clips(known, np.array([0, 3])), 1.0)
+  made = prediction.futures(sampler, None, evaluation_windows.Clips(known, np.array([0, 3])), 1.0)
   assert made.shape == (2, 2, frames or 4, 16, 16, 3)
   assert made[1, 1, :, 0, 0, 0].tolist() == list(range(52, 52 + (frames or 4)))
   for part, (labels, given, told) in enumerate(sampler.calls):
@@ -212,7 +212,7 @@ def test_class_conditional_prediction_is_told_the_clips_labels(config, tmp_path)
   known[:] = 40 * np.arange(6)[:, None, None, None, None]
   np.savez(tmp_path / 'labelled.npz', video=known, label=np.arange(6) % 3)
   config.data.source, config.data.use_labels = str(tmp_path / 'labelled.npz'), True
-  for found in (prediction.held_out(config), pipeline.given_frames(config)):
+  for found in (prediction.held_out(config), evaluation_windows.given_frames(config)):
     assert (found.label == found.video[:, 0, 0, 0, 0] // 40 % 3).all() and set(found.label) > {0}
   assert found.video.shape == (8, 2, 16, 16, 3)  # two batches of four for the statistics
 

@@ -12,7 +12,9 @@ from dvd_gan.errors import UsageError
 
 
 class ArrayFile:
-  """The clips of `data.source`; random access to windows of them."""
+  """The clips of `data.source`; a `sources.Source`."""
+
+  in_memory = True
 
   def __init__(self, config: Any):
     """Loads and checks the file.
@@ -44,29 +46,16 @@ class ArrayFile:
         f'{config.data.resolution}x{config.data.resolution}'
       )
     self._config = config
+    self.lengths = np.full(len(self.label), frames)
 
   def describe(self) -> str:
     """One line for `--mode=prepare`."""
     return f'{self._config.data.source}: {len(self.label)} clips {list(self.video.shape[1:])}, nothing to prepare'
 
-  def __len__(self) -> int:
-    """Clips."""
-    return len(self.label)
-
-  def host_batches(self, first_step: int, rows: np.ndarray):
-    """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""
-    config = self._config
-    lengths = np.full(len(self.label), self.video.shape[1])
-    step = first_step
-    while True:
-      batch = window.plan(config, step, rows, lengths)
-      clips = [self._cut(*choice) for choice in zip(batch.clip, batch.start, batch.crop, batch.flip, strict=True)]
-      shape = (config.train.d_steps, len(rows))
-      yield {
-        'video': np.stack(clips).reshape(*shape, *clips[0].shape),
-        'label': self.label[batch.clip].astype(np.int32).reshape(shape),
-      }
-      step += 1
+  def read(self, plan: window.Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of a plan: video uint8 [n, T, H, W, 3], label int32 [n]."""
+    clips = [self._cut(*choice) for choice in zip(plan.clip, plan.start, plan.crop, plan.flip, strict=True)]
+    return np.stack(clips), self.label[plan.clip].astype(np.int32)
 
   def _cut(self, clip: int, start: int, crop: np.ndarray, flip: bool) -> np.ndarray:
     data = self._config.data

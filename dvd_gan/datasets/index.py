@@ -1,7 +1,6 @@
 """Where every frame of a prepared data set lies: an index over TFRecord files, so that clips are random access.
 
-Works on any TFRecord of tf.train.Example that stores a clip as a list of encoded frames, whoever wrote it. The wire
-format is read by hand because protobuf gives values, not the places of values.
+Works on any TFRecord of tf.train.Example that stores a clip as a list of encoded frames, whoever wrote it.
 """
 
 import concurrent.futures
@@ -9,13 +8,12 @@ import contextlib
 import functools
 import hashlib
 import io
-import mmap
+import itertools
 import multiprocessing
 import os
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -95,7 +93,8 @@ def _read(folder: epath.Path, name: str, sizes: np.ndarray, video: str, numbers:
     with path.open('rb') as opened:
       offset = np.load(opened)
   else:
-    offset = np.load(path, mmap_mode='r')  # gigabytes for Kinetics: its pages come when they are needed
+    # Gigabytes for Kinetics: its pages come when they are needed. A plain array, because np.memmap is slow to index.
+    offset = np.asarray(np.load(path, mmap_mode='r'))
   if len(offset) != stored['first'][-1] or _digest(offset) != stored['digest']:
     raise ValueError('two halves of different runs')
   values = {number: stored[f'number-{number}'] for number in numbers}
@@ -141,18 +140,15 @@ def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, 
   """(begin, entries of each clip, offset, numbers [N, K]) of one file."""
   begins, counts, values = [], [], []
   offsets: list[int] = []
-  with _content(file) as content:
-    for start, stop in _records(content, file):
-      try:
-        features = dict(_features(content, start, stop))
-        places = list(_values(content, *features[video.encode()]))
-        values.append([_integer(content, *features[number.encode()]) for number in numbers])
-      except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f'{file}: the record at byte {start} has no {error}') from None
-      begins.append(places[0][0] if places else start)
-      counts.append(len(places) + 1)
-      offsets.extend(field - begins[-1] for field, _ in places)
-      offsets.append(places[-1][1] - begins[-1] if places else 0)
+  for at, payload in _records(epath.Path(file)):
+    try:
+      begin, sizes, of_clip = _parse(payload, video, numbers)
+    except ValueError as error:
+      raise ValueError(f'{file}: the record at byte {at} {error}') from None
+    begins.append(at + begin)
+    counts.append(len(sizes) + 1)
+    offsets.extend(itertools.accumulate(sizes, initial=0))
+    values.append(of_clip)
   return (
     np.array(begins, np.int64),
     np.array(counts, np.int64),
@@ -161,79 +157,41 @@ def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, 
   )
 
 
-@contextlib.contextmanager
-def _content(file: str) -> Iterator[Any]:
-  """The bytes of a file: mapped where it is local."""
-  if is_remote(file):
-    yield epath.Path(file).read_bytes()
-  elif not os.path.getsize(file):
-    yield b''
-  else:
-    with open(file, 'rb') as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-      yield mapped
+def _records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+  """Each record of a TFRecord file: where its payload begins, and the payload.
+
+  A record is its length as u64, a checksum as u32, the payload and its checksum. tf.data.TFRecordDataset leaves a file
+  at the first wrong checksum, but training replaces a damaged frame and uses the rest: checksums are not looked at here.
+  """
+  length, at = size_and_time(path)[0], 0
+  with path.open('rb') as file:
+    while at < length:
+      size = int.from_bytes(file.read(12)[:8], 'little')
+      if at + 16 + size > length:
+        raise ValueError(f'{path} ends in the middle of a record, at byte {at}: it is truncated or no TFRecord')
+      yield at + 12, file.read(size + 4)[:size]
+      at += 16 + size
 
 
-def _records(content: Any, file: str) -> Iterator[tuple[int, int]]:
-  """(start, end) of each TFRecord's payload: length u64, its crc u32, payload, its crc u32."""
-  at = 0
-  while at < len(content):
-    if at + 12 <= len(content):
-      (size,) = struct.unpack_from('<Q', content, at)
-    if at + 12 > len(content) or at + 16 + size > len(content):
-      raise ValueError(f'{file} ends in the middle of a record, at byte {at}: it is truncated or no TFRecord')
-    yield at + 12, at + 12 + size
-    at += 16 + size
+def _parse(payload: bytes, video: str, numbers: tuple[str, ...]) -> tuple[int, list[int], list[int]]:
+  """Of a serialized tf.train.Example: where its first frame's field begins, the size of each frame's field, the numbers.
 
+  Raises:
+    ValueError: if it is no such Example, with the end of a sentence about it.
+  """
+  import tensorflow as tf
+  from google.protobuf.message import DecodeError
 
-def _varint(data: Any, at: int) -> tuple[int, int]:
-  value = shift = 0
-  while True:
-    byte = data[at]
-    value |= (byte & 0x7F) << shift
-    at += 1
-    if byte < 0x80:
-      return value, at
-    shift += 7
-
-
-def _fields(data: Any, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-  """(number, tag, start, end) of each field of a message: places of its tag and content; of a varint, its place."""
-  while at < end:
-    begin = at
-    tag, at = _varint(data, at)
-    number, wire = tag >> 3, tag & 7
-    if wire == 2:  # length-delimited
-      size, at = _varint(data, at)
-      stop = at + size
-    elif wire == 0:
-      stop = _varint(data, at)[1]
-    elif wire in (1, 5):
-      stop = at + (8 if wire == 1 else 4)
-    else:
-      raise ValueError('protobuf message')
-    yield number, begin, at, stop
-    at = stop
-
-
-def _features(data: Any, start: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-  """(name, place of its Feature) in an Example: features = 1, each a map entry with key = 1 and value = 2."""
-  for _, _, features, features_end in _fields(data, start, end):
-    for _, _, entry, entry_end in _fields(data, features, features_end):
-      parts = {number: (a, b) for number, _, a, b in _fields(data, entry, entry_end)}
-      yield data[slice(*parts[1])], parts[2]
-
-
-def _values(data: Any, start: int, end: int) -> Iterator[tuple[int, int]]:
-  """(start, end) of the field of each value of a bytes Feature: bytes_list = 1, value = 1."""
-  for _, _, values, values_end in _fields(data, start, end):
-    for _, tag, _, stop in _fields(data, values, values_end):
-      yield tag, stop
-
-
-def _integer(data: Any, start: int, end: int) -> int:
-  """The first value of an integer Feature: int64_list = 3, value = 1, packed or not; -1 takes ten bytes."""
-  for _, _, values, values_end in _fields(data, start, end):
-    for _, _, at, _ in _fields(data, values, values_end):
-      value = _varint(data, at)[0]
-      return value - (1 << 64) if value >> 63 else value
-  raise ValueError('value of an integer feature')
+  try:
+    features = tf.train.Example.FromString(payload).features.feature
+  except DecodeError:
+    raise ValueError('is no tf.train.Example') from None
+  values = [list(features[number].int64_list.value) for number in numbers]
+  if video not in features or not all(values):
+    raise ValueError(f'has no {", ".join([video, *numbers])}')
+  frames = features[video].bytes_list
+  begin = payload.find(frames.SerializeToString())
+  if begin < 0:
+    raise ValueError(f'stores the frames of {video} apart from each other')
+  sizes = [tf.train.BytesList(value=[frame]).ByteSize() for frame in frames.value]
+  return begin, sizes, [value[0] for value in values]

@@ -1,10 +1,7 @@
-"""Batches from prepared record files: only the bytes of a window are read, only its frames are decoded."""
+"""Windows of prepared record files: only the bytes of a window are read, only its frames are decoded."""
 
-import collections
-import concurrent.futures
-import os
+import math
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,15 +14,18 @@ from dvd_gan.datasets import index, pictures, window
 from dvd_gan.errors import UsageError
 
 WAITS = (0.1, 1.0, 5.0)  # seconds, between attempts to read
-MAX_LOST = 5  # clips in a row that cannot be read: then it is the disk
+MAX_UNREADABLE = 5  # clips in a row: then it is the disk
+ALIGNMENT = 64  # bytes; TensorFlow's EIGEN_MAX_ALIGN_BYTES
 
 
 class Records:
-  """The clips of one split, as the config's windows.
+  """The clips of one split, in the order of the index; a `sources.Source`.
 
-  Every batch is a pure function of (seed, step): the clips' number and order are those of the index, whatever the number
-  of hosts, threads or files.
+  Attributes:
+    folder: of the data set.
   """
+
+  in_memory = False
 
   def __init__(
     self,
@@ -50,14 +50,15 @@ class Records:
       UsageError: if no clip is long enough, or labels that are used do not fit `data.num_classes`.
     """
     data = config.data
-    self._config, self._folder, self._index = config, folder, clips
-    self._files = [_File(path) for path in paths]
+    self.folder = folder
+    self._config, self._index, self._paths = config, clips, paths
     self._labels = labels.astype(np.int32)
     need = window.span(data.frames, data.stride)
     keep = np.ones(len(labels), bool) if keep is None else keep
-    short = keep & (clips.frames < need)
-    self._clips = np.flatnonzero(keep & ~short if data.short_clips == 'skip' else keep & (clips.frames > 0))
-    self._told = f'{short.sum()} shorter than the window of {need}: ' + (
+    self._frames = clips.frames
+    short = keep & (self._frames < need)
+    self._clips = np.flatnonzero(keep & ~short if data.short_clips == 'skip' else keep & (self._frames > 0))
+    self._short = f'{short.sum()} shorter than the window of {need}: ' + (
       'skipped' if data.short_clips == 'skip' else 'their last frame is repeated'
     )
     if not len(self._clips):
@@ -67,101 +68,77 @@ class Records:
       raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
     if data.use_labels and labels.max() >= data.num_classes:
       raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
-    self._told_of: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
-    self._scratch = _Scratch(data.resolution)
+    self.lengths = self._frames[self._clips]
+    self._warned: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
 
   def describe(self) -> str:
     """One line for `--mode=prepare`."""
-    rejects = self._folder / 'rejects.jsonl'
+    rejects = self.folder / 'rejects.jsonl'
     rejected = len(rejects.read_text().splitlines()) if rejects.exists() else 0
     return (
-      f'{self._folder}: {len(self._clips)} clips of split {self._config.data.split} ({self._told}), '
+      f'{self.folder}: {len(self._clips)} clips of split {self._config.data.split} ({self._short}), '
       f'{rejected} files rejected' + (f', see {rejects}' if rejected else '')
     )
 
-  def __len__(self) -> int:
-    """Clips."""
-    return len(self._clips)
+  def read(self, plan: window.Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of a plan: video uint8 [n, T, H, W, 3], label int32 [n].
 
-  def host_batches(self, first_step: int, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """Endless host batches from `first_step` on: video uint8 [d_steps, B_host, T, H, W, 3], label int32."""
-    data, d_steps = self._config.data, self._config.train.d_steps
-    count, size = d_steps * len(rows), data.resolution
-    shape = (count, data.frames, size, size, 3)
-    threads = data.threads or os.cpu_count() or 1
-    ahead = max(1, min(data.prefetch, int(data.ram_gib * 2**30 / np.prod(shape, dtype=float))))
-    parts = [part for part in np.array_split(np.arange(count), 4 * threads) if len(part)]
-    lengths = self._index.frames[self._clips]
+    A damaged frame is replaced by its nearest readable neighbour, an unreadable clip by the next readable one; each is
+    reported once.
 
-    def start(step):
-      plan = window.plan(self._config, step, rows, lengths)
-      video, label = np.empty(shape, np.uint8), np.empty(count, np.int32)
+    Raises:
+      OSError: if `MAX_UNREADABLE` clips in a row cannot be read; tf.errors.OpError from a bucket.
+    """
+    data, size = self._config.data, self._config.data.resolution
+    video = _aligned((len(plan.clip), data.frames, size, size, 3))
+    label = np.empty(len(plan.clip), np.int32)
+    # Of an aspect ratio up to 4. Fresh memory for each picture would cost a quarter of the decoding.
+    scratch = np.empty(4 * size * size * 3, np.uint8)
+    for i, (clip, start, crop, flip) in enumerate(zip(*plan, strict=True)):
+      label[i] = self._read_or_next(video[i], clip, start, crop, flip, scratch)
+    return video, label
 
-      def read(part):
-        for i in part:
-          label[i] = self._read_or_next(video[i], plan.clip[i], plan.start[i], plan.crop[i], plan.flip[i])
-
-      return video, label, [pool.submit(read, part) for part in parts]
-
-    with concurrent.futures.ThreadPoolExecutor(threads, 'decode') as pool:
-      pending: collections.deque = collections.deque()
-      step = first_step
-      try:
-        while True:
-          while len(pending) < ahead:
-            pending.append(start(step))
-            step += 1
-          video, label, futures = pending.popleft()
-          for future in futures:
-            future.result()
-          yield {'video': video.reshape(d_steps, len(rows), *shape[1:]), 'label': label.reshape(d_steps, len(rows))}
-      finally:
-        for *_, futures in pending:
-          for future in futures:
-            future.cancel()
-
-  def encoded(self, step: int, rows: np.ndarray) -> list[list[bytes]]:
-    """The encoded frames behind a host batch, for each of its [d_steps * B_host] clips."""
-    plan = window.plan(self._config, step, rows, self._index.frames[self._clips])
-    clips = zip(self._clips[plan.clip], plan.start, strict=True)
-    return [[bytes(frame) for frame in self._fetch(clip, start)[0]] for clip, start in clips]
+  def encoded(self, plan: window.Plan) -> Iterator[tuple[list[memoryview], np.ndarray]]:
+    """The encoded frames of each window, and where each begins in its file."""
+    return (self._fetch(self._clips[clip], start) for clip, start in zip(plan.clip, plan.start, strict=True))
 
   def _fetch(self, clip: int, start: int) -> tuple[list[memoryview], np.ndarray]:
-    """The encoded frames of a window, by one read, and where each lies in its file; good until this thread's next."""
+    """The encoded frames of a window, by one read, and where each begins in its file."""
     data = self._config.data
     # Beyond a short clip's end its last frame is repeated.
-    frames = np.minimum(start + data.stride * np.arange(data.frames), self._index.frames[clip] - 1)
+    frames = np.minimum(start + data.stride * np.arange(data.frames), self._frames[clip] - 1)
     begin, end = self._index.place(clip, frames)
     base = int(begin[0])
-    content = _patiently(self._files[self._index.shard[clip]].read, base, int(end[-1]) - base, self._scratch)
+    content = memoryview(_patiently(_bytes, self._paths[self._index.shard[clip]], base, int(end[-1]) - base))
     return [content[a:b] for a, b in zip((begin - base).tolist(), (end - base).tolist(), strict=True)], begin
 
-  def _read_or_next(self, out: np.ndarray, number: int, start: int, crop: np.ndarray, flip: bool) -> int:
-    """Reads a window into `out` and returns its label; where a clip is lost, the next that is not stands in."""
-    for i in range(MAX_LOST):
+  def _read_or_next(
+    self, out: np.ndarray, number: int, start: int, crop: np.ndarray, flip: bool, scratch: np.ndarray
+  ) -> int:
+    """Reads a window into `out` and returns its label."""
+    for i in range(MAX_UNREADABLE):
       clip = self._clips[(number + i) % len(self._clips)]
-      frames = self._index.frames[clip]
-      start = min(start, max(frames - window.span(self._config.data.frames, self._config.data.stride), 0))
+      start = min(start, max(self._frames[clip] - window.span(self._config.data.frames, self._config.data.stride), 0))
       try:
-        self._read(out, clip, start, crop, flip)
+        self._read(out, clip, start, crop, flip, scratch)
         return self._labels[clip]
       except files.errors() as error:
-        self._tell_once(('lost', clip), clip, f'{error}; the next clip stands in')
-        lost = error
-    raise lost
+        self._warn_once(('clip', clip), clip, f'{error}; the next clip replaces it')
+        last = error
+    raise last
 
-  def _read(self, out: np.ndarray, clip: int, start: int, crop: np.ndarray, flip: bool) -> None:
+  def _read(self, out: np.ndarray, clip: int, start: int, crop: np.ndarray, flip: bool, scratch: np.ndarray) -> None:
     """Decodes a window into `out`, uint8 [T, H, W, 3]."""
     size = self._config.data.resolution
-    missing = []
+    damaged = []
     encoded, places = self._fetch(clip, start)
     for t, data in enumerate(encoded):
       try:
-        picture = pictures.decode(data, self._scratch.picture)
+        picture = pictures.decode(data, scratch)
       except ValueError as error:
-        missing.append(t)
-        self._tell_once(
-          ('frame', clip), clip, f'the frame at byte {places[t]} is damaged ({error}); its neighbour stands in'
+        damaged.append(t)
+        self._warn_once(
+          ('frame', clip), clip, f'the frame at byte {places[t]} is damaged ({error}); its neighbour replaces it'
         )
         continue
       if min(picture.shape[:2]) != size:
@@ -174,17 +151,17 @@ class Records:
           out[t, ..., channel] = picture[:, ::-1, channel]
       else:
         out[t] = picture
-    for t in missing:
-      # One bad sector must not end a run of days: the nearest frame stands in.
-      good = min(set(range(len(out))) - set(missing), key=lambda other: abs(other - t), default=None)
+    for t in damaged:
+      # One bad sector must not end a run of days.
+      good = min(set(range(len(out))) - set(damaged), key=lambda other: abs(other - t), default=None)
       if good is None:
         raise OSError(f'no frame of clip {clip} can be decoded')
       out[t] = out[good]
 
-  def _tell_once(self, key: tuple[str, int], clip: int, what: str) -> None:
-    if key not in self._told_of:
-      self._told_of.add(key)
-      print(f'warning: {self._files[self._index.shard[clip]].path}: {what}', file=sys.stderr)
+  def _warn_once(self, key: tuple[str, int], clip: int, what: str) -> None:
+    if key not in self._warned:
+      self._warned.add(key)
+      print(f'warning: {self._paths[self._index.shard[clip]]}: {what}', file=sys.stderr)
 
 
 def _patiently(read: Any, *arguments: Any) -> Any:
@@ -197,32 +174,16 @@ def _patiently(read: Any, *arguments: Any) -> Any:
   return read(*arguments)
 
 
-class _Scratch(threading.local):
-  """Memory that each thread uses again and again: fresh pages cost as much as a fifth of the decoding."""
+def _bytes(path: epath.Path, offset: int, length: int) -> bytes:
+  """The bytes there, fewer at the file's end. No file stays open: a data set may have more than a process may open."""
+  with path.open('rb') as file:
+    file.seek(offset)
+    return file.read(length)
 
-  def __init__(self, size: int):
-    self.picture = np.empty(4 * size * size * 3, np.uint8)  # of an aspect ratio up to 4
-    self.content = bytearray()
 
-
-class _File:
-  """Reads anywhere in a file, from any thread. No file stays open: a data set may have more than a process may open."""
-
-  def __init__(self, path: epath.Path):
-    self.path = path
-    self._local = None if files.is_remote(path) else str(path)
-
-  def read(self, offset: int, length: int, scratch: _Scratch) -> memoryview:
-    """The bytes there, fewer at the file's end; they last until `scratch` is used again."""
-    if self._local is None:
-      with self.path.open('rb') as file:
-        file.seek(offset)
-        return memoryview(file.read(length))
-    if len(scratch.content) < length:
-      scratch.content = bytearray(length)
-    view = memoryview(scratch.content)[:length]
-    descriptor = os.open(self._local, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-      return view[: os.preadv(descriptor, [view], offset)]
-    finally:
-      os.close(descriptor)
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+  """An uninitialised uint8 array where TensorFlow wants its tensors to begin: it copies what begins elsewhere."""
+  size = math.prod(shape)
+  memory = np.empty(size + ALIGNMENT, np.uint8)
+  first = -memory.ctypes.data % ALIGNMENT
+  return memory[first : first + size].reshape(shape)

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from dvd_gan import files, models, sample
-from dvd_gan.datasets import decoding, pipeline
+from dvd_gan.datasets import decoding, evaluation_windows
 from dvd_gan.datasets.archives import SUFFIXES
 from dvd_gan.errors import UsageError
 from dvd_gan.metrics.protocols import Protocol
@@ -41,10 +41,10 @@ def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
     (windows of clips, each once, or drawn with replacement; how many clips the split has).
 
   Raises:
-    UsageError: see `pipeline.open_source`.
+    UsageError: see `sources.open_source`.
   """
   split, frames, seed = protocol.split or config.data.split, protocol.frames or config.data.frames, config.eval.seed
-  found = pipeline.Windows(config, split)
+  found = evaluation_windows.Windows(config, split)
   wanted = samples + (protocol.real or samples if protocol.compares else 0)
   count = found.clips if protocol.real < 0 else wanted if protocol.replacement else min(wanted, found.clips)
 
@@ -82,7 +82,7 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
 
   def continued(first):
-    clips = pipeline.Windows(config, split).each(first // futures, frames=given)
+    clips = evaluation_windows.Windows(config, split).each(first // futures, frames=given)
     return itertools.islice((clip for clip in clips for _ in range(futures)), first % futures, None)
 
   def batches(first, size):

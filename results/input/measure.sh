@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 for resolution in 64 128; do
   for frames in 12 48; do
     for stride in 1 2; do
-      python -m dvd_gan.datasets.benchmark --config=configs/video_folder.py --config.data.source="$1" \
+      python -m dvd_gan.datasets.benchmark --config=configs/video_folder.py --config.data.source="$1" --seconds=20 \
         --config.data.dir="$1.prepared" --config.data.num_classes=4 --config.data.jpeg_quality=90 \
         --config.data.resolution="$resolution" --config.data.frames="$frames" --config.data.stride="$stride" | tail -1
     done

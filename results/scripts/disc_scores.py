@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from configs import default  # noqa: E402
 from dvd_gan import checkpoint, models, sharding, train_step  # noqa: E402
-from dvd_gan.datasets import pipeline  # noqa: E402
+from dvd_gan.datasets import evaluation_windows  # noqa: E402
 from dvd_gan.models import spectral  # noqa: E402
 
 BATCH = 32
@@ -69,7 +69,7 @@ def main() -> None:
   held_out.data.name, held_out.data.source = 'array_file', str(args.held_out)
   found = {}
   for name, source in (('training', config), ('held out', held_out), ('samples', config)):
-    clips = pipeline.Windows(source, source.data.split).first(args.num, frames=config.data.frames)
+    clips = evaluation_windows.Windows(source, source.data.split).first(args.num, frames=config.data.frames)
     parts = []
     for first in range(0, args.num, BATCH):
       key, rows = jax.random.key(first), slice(first, first + BATCH)

@@ -2,8 +2,9 @@
 
 import av
 import numpy as np
+from etils import epath
 
-from dvd_gan.datasets import index
+from dvd_gan.datasets import index, input_pipeline, records, window
 
 
 def encode(path, frames=30, width=48, height=32, fps=25, container_options=None):
@@ -65,3 +66,23 @@ def examples(folder, split):
     content = files[shard].read_bytes()
     read.append((found.numbers['label'][clip], [content[a:b] for a, b in zip(begin, end, strict=True)]))
   return read
+
+
+def open_files(config, folder, paths):
+  """The clips of record files that no builder wrote."""
+  files = [epath.Path(path) for path in paths]
+  clips = index.load(epath.Path(folder), files, 'train')
+  return records.Records(config, epath.Path(folder), clips, files, clips.numbers['label'])
+
+
+def read(source, clip, start=0):
+  """The window of a clip that begins at a frame, uncropped at its top left, and the label."""
+  video, label = source.read(window.Plan(np.array([clip]), np.array([start]), np.zeros((1, 2)), np.array([False])))
+  return video[0], label[0]
+
+
+def batch(config, source, step=0, rows=None):
+  """The host batch of a step, as training reads it."""
+  rows = np.arange(config.train.batch_size) if rows is None else rows
+  (only,) = input_pipeline.host_batches(config, source, range(step, step + 1), rows)
+  return only

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from dvd_gan.datasets import array_file, window
+from dvd_gan.datasets import array_file, input_pipeline, window
 from dvd_gan.errors import UsageError
+from tests.datasets.clips import batch
 
 ROWS = np.arange(8)
 
@@ -21,22 +22,20 @@ def clips(config, tmp_path):
 def test_a_batch_holds_the_windows_planned(config, clips):
   config.data.flip, config.data.stride = True, 2
   video, label = clips
-  batch = next(array_file.ArrayFile(config).host_batches(4, ROWS))
-  assert batch['video'].dtype == np.uint8 and batch['video'].shape == (2, 8, 5, 16, 16, 3)
+  got = batch(config, array_file.ArrayFile(config), 4)
+  assert got['video'].dtype == np.uint8 and got['video'].shape == (2, 8, 5, 16, 16, 3)
   plan = window.plan(config, 4, ROWS, np.full(10, 9))
-  np.testing.assert_array_equal(batch['label'].ravel(), label[plan.clip])
-  for got, clip, start, crop, flip in zip(batch['video'].reshape(-1, 5, 16, 16, 3), *plan, strict=True):
+  np.testing.assert_array_equal(got['label'].ravel(), label[plan.clip])
+  for cut, clip, start, crop, flip in zip(got['video'].reshape(-1, 5, 16, 16, 3), *plan, strict=True):
     top, left = int(crop[0] * 5), int(crop[1] * 3)
     expected = video[clip, start : start + 9 : 2, top : top + 16, left : left + 16]
-    np.testing.assert_array_equal(got, expected[:, :, ::-1] if flip else expected)
+    np.testing.assert_array_equal(cut, expected[:, :, ::-1] if flip else expected)
 
 
 def test_resuming_gives_the_batches_of_an_uninterrupted_run(config, clips):
   source = array_file.ArrayFile(config)
-  run = source.host_batches(0, ROWS)
-  batches = [next(run) for _ in range(4)]
-  resumed = next(source.host_batches(3, ROWS))
-  np.testing.assert_array_equal(resumed['video'], batches[3]['video'])
+  batches = list(input_pipeline.host_batches(config, source, range(4), ROWS))
+  np.testing.assert_array_equal(batch(config, source, 3)['video'], batches[3]['video'])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import tensorflow_datasets as tfds
 
 from dvd_gan.datasets import prepare
 from dvd_gan.errors import UsageError
+from tests.datasets.clips import batch
 
 
 class BairRobotPushingSmall(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -35,11 +36,11 @@ def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
   config.data.name, config.data.dir = 'bair', str(tmp_path)
   source = prepare.open_records(config)
   assert '6 clips of split train' in source.describe()
-  batch = next(source.host_batches(0, np.arange(8)))
-  assert batch['video'].shape == (2, 8, 5, 16, 16, 3) and (batch['label'] == 0).all()
-  red = batch['video'][..., 0].astype(int)
+  got = batch(config, source)
+  assert got['video'].shape == (2, 8, 5, 16, 16, 3) and (got['label'] == 0).all()
+  red = got['video'][..., 0].astype(int)
   assert (red == red[..., :1, :1]).all() and (np.diff(red[..., 0, 0], axis=-1) == 5).all()  # PNG: exact
-  assert set(np.unique(batch['video'][..., 1])) <= set(range(0, 60, 10))
+  assert set(np.unique(got['video'][..., 1])) <= set(range(0, 60, 10))
 
 
 def test_its_absence_is_told(config, tmp_path):

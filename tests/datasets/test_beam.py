@@ -37,12 +37,12 @@ def test_a_video_folder_by_beam_in_other_shards(config, tmp_path, monkeypatch):
   (tmp_path / 'source' / 'dogs' / 'bad.mp4').write_bytes(b'not a video')
   config.data.name, config.data.source = 'video_folder', str(tmp_path / 'source')
   config.data.dir = str(tmp_path / 'here')
-  here = prepare.open_records(config)._folder
+  here = prepare.open_records(config).folder
   config.data.dir = str(tmp_path / 'beam')
   config.data.runner = 'DirectRunner'
   on_beam = prepare._beam
   monkeypatch.setattr(prepare, '_beam', lambda data: dataclasses.replace(on_beam(data), num_shards=4))
-  beam = prepare.open_records(config)._folder
+  beam = prepare.open_records(config).folder
   assert len(list(here.glob('*.tfrecord*'))) == 1 and len(list(beam.glob('*.tfrecord*'))) == 4
   assert examples(beam, 'train') == examples(here, 'train') and len(examples(beam, 'train')) == 12
   assert rejects(beam) == rejects(here) and len(rejects(beam)) == 1

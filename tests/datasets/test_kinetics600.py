@@ -7,12 +7,11 @@ import operator
 import re
 import tarfile
 
-import numpy as np
 import pytest
 
 from dvd_gan.datasets import kinetics600, prepare
 from dvd_gan.errors import UsageError
-from tests.datasets.clips import encode, encode_audio, examples, quarter_turn, variable_rate
+from tests.datasets.clips import batch, encode, encode_audio, examples, quarter_turn, variable_rate
 
 SIZE = 16
 GOOD = {'plain': 30, 'turned': 30, 'variable': 44, 'other': 40}  # frames at 25 fps, whatever is drawn
@@ -116,7 +115,7 @@ def build(config, root, name='tfds'):
   """Prepares a copy; returns its folder."""
   config.data.name, config.data.num_classes = 'kinetics600', 600
   config.data.source, config.data.dir = str(root / 'source'), str(root / name)
-  return prepare.open_records(config, build=True)._folder
+  return prepare.open_records(config, build=True).folder
 
 
 @pytest.fixture(scope='module')
@@ -185,7 +184,7 @@ def test_training_reads_it(layouts, config):
   config.data.name, config.data.num_classes = 'kinetics600', 600
   config.data.dir = str(layouts['tars'].parents[2])
   source = prepare.open_records(config)
-  assert next(source.host_batches(0, np.arange(8)))['video'].shape == (2, 8, 5, SIZE, SIZE, 3)
+  assert batch(config, source)['video'].shape == (2, 8, 5, SIZE, SIZE, 3)
   assert '3 clips of split train' in source.describe() and '7 files rejected' in source.describe()
   config.data.split = 'test'
   with pytest.raises(UsageError, match='without a label'):

@@ -9,10 +9,10 @@ from etils import epath
 
 from configs import default
 from dvd_gan import files
-from dvd_gan.datasets import pipeline, prepare
+from dvd_gan.datasets import prepare, sources
 from dvd_gan.errors import UsageError
 from tests.conftest import ROOT, tiny_config
-from tests.datasets.clips import encode
+from tests.datasets.clips import batch, encode
 from tests.test_configs import NAMES, load
 
 DATA = {name: load(name).data.name for name in NAMES}
@@ -24,13 +24,13 @@ def test_a_config_whose_data_are_absent_says_what_to_put_where(name, tmp_path):
   config = load(name)
   config.data.dir = str(tmp_path)
   with pytest.raises(UsageError) as error:
-    pipeline.open_source(config)
+    sources.open_source(config)
   message = str(error.value)
   assert '\n' not in message and 'data.source=FOLDER' in message and DATA[name] in message
   assert not list(tmp_path.iterdir())
   # Neither does prepare know where they are.
   with pytest.raises(UsageError, match='data.source=FOLDER'):
-    pipeline.open_source(config, build=True)
+    sources.open_source(config, build=True)
 
 
 def test_the_program_says_it_in_one_line():
@@ -45,7 +45,7 @@ def test_the_program_says_it_in_one_line():
 
 
 def test_every_config_names_a_data_set_that_there_is():
-  assert set(DATA.values()) <= {*pipeline.TFDS_SOURCES, 'array_file'}
+  assert set(DATA.values()) <= {*sources.TFDS_SOURCES, 'array_file'}
   assert {DATA[name] for name in NAMES if name.startswith('kinetics600')} == {'kinetics600'}
   assert default.get_config().data.name == 'moving_shapes'
 
@@ -57,31 +57,37 @@ import numpy as np
 host, hosts, port = map(int, sys.argv[1:4])
 jax.distributed.initialize(f'localhost:{port}', num_processes=hosts, process_id=host)
 from dvd_gan import sharding
-from dvd_gan.datasets import pipeline
-config = ml_collections.ConfigDict(json.loads(sys.argv[4]))
-rows = sharding.host_rows(sharding.make_mesh(), config.train.batch_size)
-batches = pipeline.open_source(config).host_batches(int(sys.argv[5]), rows)
-np.savez(f'{sys.argv[6]}_{host}', rows=rows, **next(batches))
+from dvd_gan.datasets import input_pipeline, sources
+config, step = ml_collections.ConfigDict(json.loads(sys.argv[4])), int(sys.argv[5])
+mesh = sharding.make_mesh(devices=jax.devices()[::2] + jax.devices()[1::2])  # no host's devices are neighbours
+batches = input_pipeline.Batches(config, sources.open_source(config), mesh, step)
+for name, array in next(batches).items():
+  for shard in array.addressable_shards:
+    np.savez(f'{sys.argv[6]}_{name}_{host}_{shard.index[1].start}', shape=array.shape, part=shard.data)
+batches.close()
 """
 
 
-def test_processes_together_read_what_one_reads(tmp_path):
-  """Two real processes in one jax.distributed run; each reads its rows of step 10^6."""
+def test_processes_together_hold_what_one_reads(tmp_path):
+  """Two real processes in one jax.distributed run; each reads its rows of step 10^6 and places them on its devices."""
   config = tiny_config()
   config.data.num_classes, config.data.dir = 30, str(tmp_path / 'tfds')
   step = 10**6
-  whole = next(pipeline.open_source(config).host_batches(step, np.arange(8)))
+  config.train.steps = step + 1
+  whole = batch(config, sources.open_source(config), step)
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
-  arguments = [str(port), config.to_json_best_effort(), str(step), str(tmp_path / 'host')]
+  arguments = [str(port), config.to_json_best_effort(), str(step), str(tmp_path / 'part')]
   hosts = [subprocess.Popen([sys.executable, '-c', HOST, str(i), '2', *arguments], cwd=ROOT, env=env) for i in range(2)]
   assert [host.wait(timeout=120) for host in hosts] == [0, 0]
-  parts = [np.load(tmp_path / f'host_{i}.npz') for i in range(2)]
-  assert np.concatenate([part['rows'] for part in parts]).tolist() == list(range(8))
-  for name, value in whole.items():
-    np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis=1), value)
+  for name, expected in whole.items():
+    for row in range(8):
+      host = row // 2 % 2
+      part = np.load(tmp_path / f'part_{name}_{host}_{row}.npz')
+      assert tuple(part['shape']) == expected.shape
+      np.testing.assert_array_equal(part['part'], expected[:, row : row + 1])
 
 
 def test_a_build_killed_at_the_very_end_is_finished(config, tmp_path):
@@ -93,7 +99,7 @@ def test_a_build_killed_at_the_very_end_is_finished(config, tmp_path):
     str(tmp_path / 'source'),
     str(tmp_path / 'tfds'),
   )
-  folder = prepare.open_records(config)._folder
+  folder = prepare.open_records(config).folder
   rejects = (folder / 'rejects.jsonl').read_text()
   assert 'b.mp4' in rejects
   # As it was before the last two acts: the rejects not beside the data yet, the cache not deleted.

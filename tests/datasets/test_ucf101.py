@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from dvd_gan.datasets import pictures, prepare, ucf101
 from dvd_gan.errors import UsageError
-from tests.datasets.clips import encode
+from tests.datasets.clips import encode, read
 
 SIZE = 16
 NAMES = {  # file -> class folder
@@ -62,7 +62,7 @@ def use(config, root, split='all'):
 
 
 def labels(source):
-  return sorted(set(np.concatenate([next(source.host_batches(0, np.arange(8)))['label'].ravel()])))
+  return sorted({int(read(source, clip)[1]) for clip in range(len(source.lengths))})
 
 
 @pytest.mark.parametrize('lay', [official, flat_zip, flat_files])
@@ -86,7 +86,7 @@ def test_other_files_are_rejected_by_name(config, tmp_path, clip):
   flat_files(tmp_path / 'source', clip)
   (tmp_path / 'source' / 'holiday.avi').write_bytes(clip)
   source = prepare.open_records(use(config, tmp_path), build=True)
-  (reject,) = map(json.loads, (source._folder / 'rejects.jsonl').open())
+  (reject,) = map(json.loads, (source.folder / 'rejects.jsonl').open())
   assert reject['file'] == 'holiday.avi' and 'not called v_CLASS' in reject['reason']
 
 
@@ -101,7 +101,7 @@ def test_a_zip_with_a_damaged_member_or_half_of_it_missing(config, tmp_path, cli
   (tmp_path / 'source' / 'other.zip').write_bytes(b'PK, half of it')
   source = prepare.open_records(use(config, tmp_path), build=True)
   assert '2 clips of split all' in source.describe()
-  rejects = {r['file']: r['reason'] for r in map(json.loads, (source._folder / 'rejects.jsonl').open())}
+  rejects = {r['file']: r['reason'] for r in map(json.loads, (source.folder / 'rejects.jsonl').open())}
   assert len(rejects) == 2 and 'the archive is damaged after 0 clips' in rejects['other.zip']
   (member,) = rejects.keys() - {'other.zip'}
   assert member.startswith('UCF101.ZIP:UCF101/v_') and 'cannot be unpacked' in rejects[member]
@@ -151,5 +151,5 @@ def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
   config.data.split = 'train_2'
   with pytest.raises(UsageError, match='split train_2 needs ucf101_2'):
     prepare.open_records(config)
-  batch = next(source.host_batches(0, np.arange(8)))
-  assert batch['video'].shape == (2, 8, 5, SIZE, SIZE, 3) and abs(batch['video'].astype(int) - 70).max() < 3
+  video, _ = read(source, 0)
+  assert video.shape == (5, SIZE, SIZE, 3) and abs(video.astype(int) - 70).max() < 3

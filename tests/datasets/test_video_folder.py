@@ -9,7 +9,7 @@ import pytest
 from dvd_gan import video as video_files
 from dvd_gan.datasets import decoding, prepare
 from dvd_gan.errors import UsageError
-from tests.datasets.clips import encode, encode_audio, quarter_turn
+from tests.datasets.clips import batch, encode, encode_audio, quarter_turn, read
 
 SIZE = 16
 
@@ -47,7 +47,7 @@ def folder_config(config, folder, tmp_path):
 
 def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, capsys):
   source = prepare.open_records(folder_config)
-  prepared = pathlib.Path(source._folder)
+  prepared = pathlib.Path(source.folder)
   rejects = {r['file']: r['reason'] for r in map(json.loads, (prepared / 'rejects.jsonl').read_text().splitlines())}
   reasons = {
     'cats/empty.mp4': 'empty file',
@@ -60,12 +60,12 @@ def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, cap
   for file, reason in reasons.items():
     assert reason in rejects[file], rejects[file]
   assert '5 rejected' in capsys.readouterr().err
-  assert sorted(source._index.numbers['label']) == [0, 0, 1, 1]  # cats, dogs; the class without videos is none
-  assert sorted(source._index.frames) == [30, 30, 30, 30]
+  assert sorted(read(source, clip)[1] for clip in range(4)) == [0, 0, 1, 1]  # cats, dogs; an empty folder is no class
+  assert source.lengths.tolist() == [30, 30, 30, 30]
   assert '5 files rejected' in source.describe()
-  batch = next(source.host_batches(0, np.arange(8)))
-  assert batch['video'].shape == (2, 8, 5, SIZE, SIZE, 3)
-  green = batch['video'][..., 1].mean((3, 4)).astype(int)
+  got = batch(folder_config, source)
+  assert got['video'].shape == (2, 8, 5, SIZE, SIZE, 3)
+  green = got['video'][..., 1].mean((3, 4)).astype(int)
   assert (np.diff(green, axis=2) > 3).all()  # time runs forward in every window
 
 

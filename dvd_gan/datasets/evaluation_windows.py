@@ -1,0 +1,70 @@
+"""Windows of clips in a fixed order: for evaluation, for prediction's samples and for standing statistics."""
+
+import copy
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dvd_gan import hosts
+from dvd_gan.datasets import input_pipeline, sources, window
+
+WINDOWS = 32  # read at once
+
+
+class Clips(NamedTuple):
+  """What prediction starts from: clips, or their given frames alone, uint8 [N, L, H, W, 3], and the data set's labels."""
+
+  video: np.ndarray
+  label: np.ndarray
+
+
+def given_frames(config: Any) -> Clips | None:
+  """The given frames of as many training windows as standing statistics take; None for synthesis."""
+  if not config.data.given:
+    return None
+  count = config.sample.statistics_batches * config.sample.statistics_batch_size
+  return Windows(config, config.data.split).first(count, frames=config.data.given)
+
+
+class Windows:
+  """Windows of a split's clips in a fixed order, each clip once before any comes again, whatever the batch size.
+
+  Attributes:
+    clips: how many there are.
+  """
+
+  def __init__(self, config: Any, split: str):
+    """Opens the data set.
+
+    Raises:
+      UsageError: see `sources.open_source`.
+    """
+    config = copy.deepcopy(config)
+    config.data.split, config.data.flip = split, False
+    config.data.prefetch = config.train.d_steps = 1
+    config.train.batch_size = WINDOWS
+    self._config = config
+    self._source = hosts.in_turn(lambda: sources.open_source(config))
+    self.clips = len(self._source.lengths)
+
+  def first(self, count: int, *, frames: int) -> Clips:
+    """The first `frames` frames of windows 0 to count - 1."""
+    return Clips(*map(np.stack, zip(*itertools.islice(self.each(0, frames=frames), count), strict=True)))
+
+  def each(self, number: int, *, frames: int) -> Iterator[tuple[np.ndarray, np.int32]]:
+    """From window `number` on, without end: its first frames, uint8 [frames, H, W, 3], and its label."""
+    step, skip = divmod(number, WINDOWS)
+    steps, rows = range(step, sys.maxsize), np.arange(WINDOWS)
+    for batch in input_pipeline.host_batches(self._config, self._source, steps, rows):
+      yield from zip(batch['video'][0, skip:, :frames].copy(), batch['label'][0, skip:], strict=True)
+      skip = 0
+
+  def one(self, number: int, *, frames: int) -> tuple[np.ndarray, np.int32]:
+    """Window `number` alone, as in `each`; nothing else is read."""
+    step, row = divmod(number, WINDOWS)
+    plan = window.plan(self._config, step, np.array([row]), self._source.lengths)
+    video, label = self._source.read(plan)
+    return video[0, :frames], label[0]

@@ -1,0 +1,126 @@
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
+
+from dvd_gan.datasets import index
+from tests.datasets.clips import examples
+
+
+def same(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one._asdict(), other._asdict())
+
+
+def test_the_index_finds_what_tfds_reads(prepared):
+  decoders = {'video': tfds.decode.SkipDecoding()}
+  read_config = tfds.ReadConfig(interleave_cycle_length=1)
+  stored = prepared.builder.as_dataset(split='train', decoders=decoders, read_config=read_config)
+  found = examples(prepared.folder, 'train')
+  assert len(found) == 30
+  for (label, frames), example in zip(found, stored, strict=True):
+    assert label == int(example['label']) and frames == list(example['video'].numpy())
+
+
+@pytest.mark.parametrize('size', [0, 100])
+def test_an_index_cut_short_is_made_anew(prepared, size):
+  path = prepared.folder / 'index-train.npz'
+  before = index.load(prepared.folder, prepared.files, 'train')
+  path.write_bytes(path.read_bytes()[:size])
+  same(index.load(prepared.folder, prepared.files, 'train'), before)
+  assert path.stat().length > 100
+
+
+def test_an_index_of_an_earlier_version_is_read(monkeypatch):
+  """tests/datasets/index: written by the version of commit 86cee25, for two clips."""
+  monkeypatch.setattr(index, 'build', None)
+  folder = epath.Path(__file__).parent / 'index'
+  files = [folder / 'clips.tfrecord']
+  found = index.load(folder, files, 'train')
+  monkeypatch.undo()
+  same(found, index.build(files, 'video', ('label',)))
+  content = files[0].read_bytes()
+  begin, end = found.place(1, np.arange(found.frames[1]))
+  assert all(
+    content[a : a + 2] == b'\xff\xd8' and content[b - 2 : b] == b'\xff\xd9' for a, b in zip(begin, end, strict=True)
+  )
+
+
+def test_an_index_of_a_read_only_set_is_kept_elsewhere(prepared, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  folder = epath.Path('/proc/1')  # nobody can write there
+  built = index.load(folder, prepared.files, 'train')
+  monkeypatch.setattr(index, 'build', None)  # what follows must not need it
+  same(index.load(folder, prepared.files, 'train'), built)
+
+
+def test_many_files_are_scanned_by_many_processes(prepared, monkeypatch):
+  files = prepared.files * 3
+  alone = index.build(files, 'video', ('label',))
+  monkeypatch.setattr(index, 'PARALLEL_BYTES', 0)
+  monkeypatch.setattr(index, '_records', None)  # this process must not need it
+  together = index.build(files, 'video', ('label',))
+  same(alone, together)
+  assert len(together.shard) == 90 and together.shard.max() == 2
+
+
+@pytest.mark.parametrize('size', [3, 500, 5000])
+def test_a_file_cut_short_is_named(prepared, tmp_path, size):
+  path = tmp_path / 'short.tfrecord'
+  path.write_bytes(prepared.files[0].read_bytes()[:size])
+  with pytest.raises(ValueError, match=r'short.tfrecord ends in the middle of a record.*truncated'):
+    index.build([epath.Path(path)], 'video', ('label',))
+
+
+@pytest.mark.parametrize(
+  ('record', 'message'),
+  [
+    (b'no Example at all', 'the record at byte 12 is no tf.train.Example'),
+    (b'', 'the record at byte 12 has no video, label'),
+  ],
+)
+def test_a_file_of_something_else_is_named(tmp_path, record, message):
+  path = write(tmp_path, record)
+  with pytest.raises(ValueError, match=f'{path}: {message}'):
+    index.build([path], 'video', ('label',))
+
+
+def write(folder, record):
+  path = folder / 'one.tfrecord'
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    writer.write(record)
+  return epath.Path(path)
+
+
+def field(tag, content):
+  return bytes([tag, len(content)]) + content
+
+
+def test_unpacked_integers_and_other_fields_are_read(tmp_path):
+  """The wire format allows a label as a single varint; protobuf's own writer packs it."""
+  value = field(0x1A, bytes([0x08, 5]))  # int64_list { value: 5 }, not packed
+  frames = field(0x0A, field(0x0A, b'abc'))  # bytes_list { value: "abc" }
+  entries = [field(0x0A, b'label') + field(0x12, value), field(0x0A, b'video') + field(0x12, frames)]
+  path = write(tmp_path, field(0x0A, b''.join(field(0x0A, entry) for entry in entries)))
+  found = index.build([path], 'video', ('label',))
+  assert found.numbers['label'].tolist() == [5] and found.frames.tolist() == [1]
+  begin, end = found.place(0, np.array([0]))
+  assert path.read_bytes()[begin[0] : end[0]] == b'abc'
+
+
+@pytest.mark.parametrize('size', [1, 127, 128, 16383, 16384, 2097151, 2097152])
+def test_frames_of_every_size_are_found(tmp_path, size):
+  """The size of a frame takes 1 to 4 bytes; an empty frame and a copy of the first one elsewhere do not mislead."""
+  frames = [bytes([7]) * size, b'', b'last']
+  feature = {
+    'a copy': tf.train.Feature(bytes_list=tf.train.BytesList(value=frames[:1])),
+    'label': tf.train.Feature(int64_list=tf.train.Int64List(value=[-1])),
+    'video': tf.train.Feature(bytes_list=tf.train.BytesList(value=frames)),
+  }
+  path = write(tmp_path, tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+  found = index.build([path], 'video', ('label',))
+  assert found.numbers['label'].tolist() == [-1]
+  begin, end = found.place(0, np.array([0, 2]))
+  content = path.read_bytes()
+  assert [content[a:b] for a, b in zip(begin, end, strict=True)] == [frames[0], frames[2]]

@@ -1,0 +1,114 @@
+"""The tf.data pipeline: the same bytes on every number of hosts and after a resume, and clean ends in mid-read."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvd_gan import sharding
+from dvd_gan.datasets import input_pipeline, window
+from tests.conftest import ROOT
+from tests.datasets.clips import batch
+
+ROWS = np.arange(8)
+
+
+def same(one, other):
+  assert one.keys() == other.keys()
+  for name, value in one.items():
+    np.testing.assert_array_equal(value, other[name])
+
+
+def test_hosts_and_resume_give_the_same_bytes(prepared):
+  config, source = prepared.config, prepared.source
+  batches = list(input_pipeline.host_batches(config, source, range(3), ROWS))
+  assert len(batches) == 3
+  same(batches[2], batch(config, source, 2))
+  for hosts in (2, 4):
+    parts = [batch(config, source, 2, rows) for rows in np.split(ROWS, hosts)]
+    for name, value in batches[2].items():
+      np.testing.assert_array_equal(value, np.concatenate([part[name] for part in parts], axis=1))
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+def test_a_batch_holds_the_windows_of_its_plan(prepared, threads):
+  config = prepared.config.copy_and_resolve_references()
+  config.data.threads, config.data.flip = threads, True
+  video, label = prepared.source.read(window.plan(config, 10**6, ROWS, prepared.source.lengths))
+  got = batch(config, prepared.source, 10**6)
+  assert got['video'].dtype == np.uint8 and got['label'].dtype == np.int32
+  same(got, {'video': video.reshape(2, 8, 5, 16, 16, 3), 'label': label.reshape(2, 8)})
+
+
+def test_batches_lie_on_the_devices_and_end_with_the_run(prepared):
+  mesh = sharding.make_mesh()
+  batches = input_pipeline.Batches(prepared.config, prepared.source, mesh, 1)
+  got = list(batches)
+  batches.close()
+  assert len(got) == prepared.config.train.steps - 1 and batches.waited > 0
+  for name, value in batch(prepared.config, prepared.source, 1).items():
+    np.testing.assert_array_equal(got[0][name], value)
+    assert got[0][name].sharding.is_equivalent_to(sharding.train_batch(mesh), value.ndim)
+
+
+def test_less_memory_keeps_fewer_batches_ready(prepared, monkeypatch):
+  config = prepared.config.copy_and_resolve_references()
+  kept, prefetch = [], tf.data.Dataset.prefetch
+  monkeypatch.setattr(tf.data.Dataset, 'prefetch', lambda self, size: kept.append(size) or prefetch(self, size))
+  config.data.prefetch = 50
+  size = 2 * 8 * 5 * 16 * 16 * 3
+  for config.data.ram_gib in (1e-9, 7.5 * size / 2**30, 8.0):
+    same(batch(config, prepared.source), batch(prepared.config, prepared.source))
+  assert kept[::2] == [1, 7, 50]
+
+
+def test_an_error_that_is_no_fault_of_the_disk_is_raised_as_it_is(prepared, monkeypatch):
+  monkeypatch.setattr(prepared.source, 'read', lambda plan: plan.nothing)
+  with pytest.raises(AttributeError, match="'Plan' object has no attribute 'nothing'"):
+    batch(prepared.config, prepared.source)
+
+
+PROGRAM = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts without it
+from dvd_gan.datasets import input_pipeline, prepare, records
+from tests.datasets.conftest import tiny_config
+import numpy as np
+config = tiny_config()
+config.data.num_classes, config.data.dir = 30, sys.argv[1]
+source = prepare.open_records(config)
+read = records._bytes
+def slow(*arguments):
+  time.sleep(0.02)
+  return read(*arguments)
+records._bytes = slow
+def start(step):
+  batches = input_pipeline.host_batches(config, source, range(step, sys.maxsize), np.arange(8))
+  next(batches)
+  return batches
+for step in range(20):
+  start(step).close()
+open_at_the_end = start(20)
+print('reading', flush=True)
+END
+"""
+
+
+@pytest.mark.parametrize(('end', 'code'), [('sys.exit(7)', 7), ('while True: next(open_at_the_end)', -2)])
+def test_a_program_ends_in_the_middle_of_reading(prepared, end, code):
+  """After twenty starts and ends of reading: by its last line, and by Ctrl-C."""
+  program = [sys.executable, '-c', PROGRAM.replace('END', end), prepared.config.data.dir]
+  process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  try:
+    assert process.stdout.readline() == 'reading\n', process.stderr.read()
+    if code < 0:
+      time.sleep(0.2)
+      process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == code and 'Fatal' not in errors, errors
