@@ -23,9 +23,7 @@ from dvd_gan.errors import UsageError
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Of measuring, in all.')
 _THREADS = flags.DEFINE_integer('threads', 1, 'Decoder threads.')
 ROWS = 64  # clips in a batch
-BATCHES = (
-  8  # read again and again: both decode the same bytes; the pipeline's own start is a few per cent of their time
-)
+FRAMES = 24576  # in a round, read again and again: the pipeline's own start, 0.1 s, is a few per cent of it
 
 
 def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
@@ -42,11 +40,13 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
   config.data.threads, config.train.batch_size, config.train.d_steps = threads, ROWS, 1
   if hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-  source, rows = sources.open_source(config), np.arange(ROWS)
+  source, rows, count = sources.open_source(config), np.arange(ROWS), max(1, FRAMES // (ROWS * config.data.frames))
   if source.in_memory:
     raise UsageError(f'data.name={config.data.name} holds no JPEGs')
   new_reader, prepare.records.Records = prepare.records.Records, old_reader.Records
-  old_source = sources.open_source(config)
+  old_config = config.copy_and_resolve_references()
+  old_config.data.prefetch = 1  # nothing is read beyond the last
+  old_source = sources.open_source(old_config)
   prepare.records.Records = new_reader
 
   def batches(steps):
@@ -58,7 +58,7 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
   for _ in batches(1):
     pass
   first = time.perf_counter() - start
-  plans = [window.plan(config, step, rows, source.lengths) for step in range(BATCHES)]
+  plans = [window.plan(config, step, rows, source.lengths) for step in range(count)]
   jpegs = [bytes(jpeg) for plan in plans for encoded, _ in source.encoded(plan) for jpeg in encoded]
   if any(jpeg[:2] != b'\xff\xd8' for jpeg in jpegs):
     raise UsageError(f'data.name={config.data.name} holds no JPEGs')
@@ -68,18 +68,18 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
   until = time.perf_counter() + seconds
   while time.perf_counter() < until or len(read) < 3:
     start = time.perf_counter()
-    for _ in batches(BATCHES):
+    for _ in batches(count):
       pass
     read.append(time.perf_counter() - start)
     start = time.perf_counter()
-    for _ in zip(range(BATCHES), old_source.host_batches(0, rows), strict=False):
+    for _ in zip(range(count), old_source.host_batches(0, rows), strict=False):
       pass
     between = time.perf_counter()
     for jpeg in jpegs:
       simplejpeg.decode_jpeg(jpeg, buffer=buffer)
     old.append(between - start)
     bare.append(time.perf_counter() - between)
-  clips = ROWS * BATCHES
+  clips = ROWS * count
   return {
     'data': config.data.name,
     'resolution': config.data.resolution,
