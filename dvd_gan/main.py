@@ -70,7 +70,7 @@ def _workdir() -> epath.Path:
 
 def run(program: Callable[[list[str]], int | None] = main) -> None:
   """Runs a program with the flag --config; a mistake of the user's is one line on stderr and exit code 2."""
-  # TensorFlow tells of its CPU kernels on stderr at every start; it only decodes pictures here.
+  # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   # orbax tells every save in forty lines, TFDS its whole configuration as a warning.

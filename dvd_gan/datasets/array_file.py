@@ -12,7 +12,7 @@ from dvd_gan.errors import UsageError
 
 
 class ArrayFile:
-  """The clips of `data.source`; a `sources.Source`."""
+  """The clips of `data.source`; a source as `sources.open_source` returns."""
 
   in_memory = True
 

@@ -17,7 +17,7 @@ import simplejpeg
 from absl import flags
 
 from dvd_gan import main
-from dvd_gan.datasets import input_pipeline, old_reader, prepare, sources, window
+from dvd_gan.datasets import input_pipeline, sources, window
 from dvd_gan.errors import UsageError
 
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Of measuring, in all.')
@@ -43,11 +43,6 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
   source, rows, count = sources.open_source(config), np.arange(ROWS), max(1, FRAMES // (ROWS * config.data.frames))
   if source.in_memory:
     raise UsageError(f'data.name={config.data.name} holds no JPEGs')
-  new_reader, prepare.records.Records = prepare.records.Records, old_reader.Records
-  old_config = config.copy_and_resolve_references()
-  old_config.data.prefetch = 1  # nothing is read beyond the last
-  old_source = sources.open_source(old_config)
-  prepare.records.Records = new_reader
 
   def batches(steps):
     return input_pipeline.host_batches(config, source, range(steps), rows)  # nothing is read beyond the last
@@ -64,20 +59,16 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
     raise UsageError(f'data.name={config.data.name} holds no JPEGs')
   largest = max(np.prod(simplejpeg.decode_jpeg_header(jpeg)[:2]) for jpeg in jpegs)
   buffer = np.empty(int(largest) * 3, np.uint8)
-  read, old, bare = [], [], []
+  read, bare = [], []
   until = time.perf_counter() + seconds
   while time.perf_counter() < until or len(read) < 3:
     start = time.perf_counter()
     for _ in batches(count):
       pass
-    read.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    for _ in zip(range(count), old_source.host_batches(0, rows), strict=False):
-      pass
     between = time.perf_counter()
     for jpeg in jpegs:
       simplejpeg.decode_jpeg(jpeg, buffer=buffer)
-    old.append(between - start)
+    read.append(between - start)
     bare.append(time.perf_counter() - between)
   clips = ROWS * count
   return {
@@ -91,8 +82,6 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
     'clips_per_s_core': round(clips / float(np.median(read)) / threads, 1),
     'libjpeg_turbo_clips_per_s_core': round(clips / float(np.median(bare)), 1),
     'share_of_libjpeg_turbo': round(float(np.median(np.array(bare) / read)) / threads, 3),
-    'old_share_of_libjpeg_turbo': round(float(np.median(np.array(bare) / old)) / threads, 3),
-    'share_of_old': round(float(np.median(np.array(old) / read)), 3),
     'rounds': len(read),
     'first_batch_s': round(first, 3),
   }

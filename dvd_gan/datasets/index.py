@@ -138,17 +138,25 @@ def build(files: list[epath.Path], video: str, numbers: tuple[str, ...]) -> Inde
 
 def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, ...]:
   """(begin, entries of each clip, offset, numbers [N, K]) of one file."""
+  import tensorflow as tf
+  from google.protobuf.message import DecodeError
+
   begins, counts, values = [], [], []
   offsets: list[int] = []
   for at, payload in _records(epath.Path(file)):
     try:
-      begin, sizes, of_clip = _parse(payload, video, numbers)
-    except ValueError as error:
-      raise ValueError(f'{file}: the record at byte {at} {error}') from None
-    begins.append(at + begin)
+      features = tf.train.Example.FromString(payload).features.feature
+      if video not in features:  # the map would make it
+        raise ValueError
+      frames = features[video].bytes_list
+      begins.append(at + payload.index(frames.SerializeToString()))
+      values.append([features[number].int64_list.value[0] for number in numbers])
+    except (DecodeError, IndexError, ValueError):
+      wanted = ', '.join([video, *numbers])
+      raise ValueError(f'{file}: the record at byte {at} is no tf.train.Example with {wanted}') from None
+    sizes = [tf.train.BytesList(value=[frame]).ByteSize() for frame in frames.value]
     counts.append(len(sizes) + 1)
     offsets.extend(itertools.accumulate(sizes, initial=0))
-    values.append(of_clip)
   return (
     np.array(begins, np.int64),
     np.array(counts, np.int64),
@@ -171,27 +179,3 @@ def _records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
         raise ValueError(f'{path} ends in the middle of a record, at byte {at}: it is truncated or no TFRecord')
       yield at + 12, file.read(size + 4)[:size]
       at += 16 + size
-
-
-def _parse(payload: bytes, video: str, numbers: tuple[str, ...]) -> tuple[int, list[int], list[int]]:
-  """Of a serialized tf.train.Example: where its first frame's field begins, the size of each frame's field, the numbers.
-
-  Raises:
-    ValueError: if it is no such Example, with the end of a sentence about it.
-  """
-  import tensorflow as tf
-  from google.protobuf.message import DecodeError
-
-  try:
-    features = tf.train.Example.FromString(payload).features.feature
-  except DecodeError:
-    raise ValueError('is no tf.train.Example') from None
-  values = [list(features[number].int64_list.value) for number in numbers]
-  if video not in features or not all(values):
-    raise ValueError(f'has no {", ".join([video, *numbers])}')
-  frames = features[video].bytes_list
-  begin = payload.find(frames.SerializeToString())
-  if begin < 0:
-    raise ValueError(f'stores the frames of {video} apart from each other')
-  sizes = [tf.train.BytesList(value=[frame]).ByteSize() for frame in frames.value]
-  return begin, sizes, [value[0] for value in values]

@@ -13,7 +13,7 @@ import numpy as np
 
 from dvd_gan import sharding
 from dvd_gan.datasets import window
-from dvd_gan.datasets.sources import Source, labels_told
+from dvd_gan.datasets.sources import labels_told
 
 CALLS_PER_THREAD = 4  # that a host batch is divided into, so that all threads have work until its end
 CLOSING = 10.0  # seconds that the end of a run waits for a read in progress
@@ -29,7 +29,7 @@ def dataset(config: Any, lengths: np.ndarray, read: Callable, steps: range, rows
   Args:
     config: reads data, train and seed.
     lengths: frames in each clip, int [N].
-    read: `Source.read`; called from several threads at once.
+    read: the source's; called from several threads at once.
     steps: the train steps.
     rows: the rows of the global batch that this host reads, int [B_host].
 
@@ -72,7 +72,7 @@ def dataset(config: Any, lengths: np.ndarray, read: Callable, steps: range, rows
   return batches.prefetch(ready).with_options(options)
 
 
-def host_batches(config: Any, source: Source, steps: range, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def host_batches(config: Any, source: Any, steps: range, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
   """The elements of `dataset` as numpy arrays; a source in memory is read without TensorFlow.
 
   Raises:
@@ -94,7 +94,7 @@ def host_batches(config: Any, source: Source, steps: range, rows: np.ndarray) ->
   return batches
 
 
-def _from_memory(config: Any, source: Source, steps: range, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def _from_memory(config: Any, source: Any, steps: range, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
   shape = config.train.d_steps, len(rows)
   for step in steps:
     video, label = source.read(window.plan(config, step, rows, source.lengths))
@@ -124,7 +124,7 @@ class Batches:
     waited: seconds spent in `next` so far.
   """
 
-  def __init__(self, config: Any, source: Source, mesh: jax.sharding.Mesh, first_step: int):
+  def __init__(self, config: Any, source: Any, mesh: jax.sharding.Mesh, first_step: int):
     self.waited = 0.0
     self._config, self._sharding = config, sharding.train_batch(mesh)
     rows = sharding.host_rows(mesh, config.train.batch_size)

@@ -68,7 +68,7 @@ def make_builder(config: Any) -> Any:
 
 
 def _builder(config: Any, kind: type, builder_config: Any) -> Any:
-  """A builder of what `_kind` told; it imports TensorFlow, which reading what is prepared does not need."""
+  """A builder of what `_kind` returns; only preparing needs one, and making it takes seconds."""
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')  # they are JAX's

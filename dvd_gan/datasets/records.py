@@ -20,7 +20,7 @@ ALIGNMENT = 64  # bytes; TensorFlow's EIGEN_MAX_ALIGN_BYTES
 
 
 class Records:
-  """The clips of one split, in the order of the index; a `sources.Source`.
+  """The clips of one split, in the order of the index; a source as `sources.open_source` returns.
 
   Attributes:
     folder: of the data set.

@@ -1,37 +1,21 @@
-"""Where a config's clips come from: opens its data set."""
+"""Opens a config's data set."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from dvd_gan.datasets import window
 from dvd_gan.errors import UsageError
 
 TFDS_SOURCES = ('moving_shapes', 'video_folder', 'ucf101', 'kinetics600', 'bair')
 
 
-class Source(Protocol):
-  """The clips of one split, with random access to windows of them.
-
-  Attributes:
-    lengths: frames in each clip, int [N].
-    in_memory: whether reading takes no time worth doing ahead.
-  """
-
-  lengths: np.ndarray
-  in_memory: bool
-
-  def read(self, plan: window.Plan) -> tuple[np.ndarray, np.ndarray]:
-    """The windows of a plan: video uint8 [n, T, H, W, 3] and label int32 [n]. Safe from several threads."""
-    ...
-
-  def describe(self) -> str:
-    """One line for `--mode=prepare`."""
-    ...
-
-
-def open_source(config: Any, *, build: bool = False) -> Source:
+def open_source(config: Any, *, build: bool = False) -> Any:
   """The data set of a config; moving_shapes and video_folder are prepared on first use, the others if `build`.
+
+  Returns:
+    A source of random access to the clips of one split: `lengths`, frames in each clip, int [N]; `read(plan)`, the windows
+    of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n], from any thread; `in_memory`, whether reading is
+    not worth doing ahead; `describe()`, a line for `--mode=prepare`.
 
   Raises:
     UsageError: if the data are not there or do not fit the config; the message says what to do.
