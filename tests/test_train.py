@@ -12,6 +12,7 @@ import tensorflow as tf
 from etils import epath
 
 from dvd_gan import checkpoint, files, sharding, train
+from dvd_gan.datasets import records
 from dvd_gan.errors import UsageError
 from dvd_gan.writer import Progress
 from tests.conftest import FAST_COMPILE, ROOT
@@ -67,22 +68,28 @@ def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
   assert [line['step'] for line in lines(run.folder / 'parts')] == [1, 2, 3, 4]
 
 
-def test_training_iterates_a_tf_dataset_and_resumes_in_it(run, monkeypatch):
+def test_training_iterates_a_tf_dataset_and_a_signal_in_the_middle_of_a_read_saves(run, monkeypatch):
   run.config.data.update(name='moving_shapes', dir=str(run.folder / 'tfds'), clips=3)
-  iterate, drawn = tf.data.Dataset.as_numpy_iterator, []
+  iterate, read, drawn = tf.data.Dataset.as_numpy_iterator, records._bytes, []
 
   def watched(self):
     for element in iterate(self):
       drawn.append(element['video'].shape)
       yield element
 
+  def slow(*arguments):
+    if len(drawn) == 3 and not killed:
+      killed.append(os.kill(os.getpid(), signal.SIGTERM))
+    time.sleep(0.02)
+    return read(*arguments)
+
+  killed = []
   monkeypatch.setattr(tf.data.Dataset, 'as_numpy_iterator', watched)
-  assert run('whole', steps=3) == 0
-  assert drawn == 3 * [(2, 8, 5, 16, 16, 3)]  # one element a step, and none beyond the last
-  assert run('parts', steps=1) == 0 and run('parts', steps=3) == 0
-  assert len(drawn) == 6
-  whole, parts = (saved(run.config, run.folder / name, 3) for name in ('whole', 'parts'))
-  jax.tree.map(np.testing.assert_array_equal, whole, parts)
+  monkeypatch.setattr(records, '_bytes', slow)
+  assert run('run', steps=1000, checkpoint_every=1000) == train.PREEMPTED
+  step = lines(run.folder / 'run')[-1]['step']
+  assert drawn == step * [(2, 8, 5, 16, 16, 3)]  # one element a step
+  assert saved(run.config, run.folder / 'run', step)[0].step == step >= 3
 
 
 def test_a_recompiled_run_equals_the_first_to_the_bit(run):
@@ -225,23 +232,18 @@ def test_only_the_newest_checkpoints_stay(run):
   assert sorted(int(path.name) for path in (run.folder / 'run' / 'checkpoints').iterdir()) == [3, 4]
 
 
-WITHOUT_TENSORFLOW = """
-import sys
-sys.modules.update(dict.fromkeys(['tensorflow', 'clu', 'tensorflow_datasets']))
-"""
-
-
-def program(run, workdir, prelude=WITHOUT_TENSORFLOW):
-  """The command that trains the tiny config in a process of its own; by default without TensorFlow and clu."""
+def program(run, workdir):
+  """The command that trains the tiny config in a process of its own, without TensorFlow and clu."""
   config = run.config
-  fields = ['resolution', 'frames', 'num_classes', 'name', 'source', 'dir', 'clips']
+  fields = ['resolution', 'frames', 'num_classes', 'name', 'source']
   overrides = [f'--config.data.{field}={config.data[field]}' for field in fields]
   overrides += ['--config.gen.ch=2', '--config.gen.multipliers=(4,2,2)', '--config.gen.attention=(8,)']
   overrides += ['--config.disc.ch=4', '--config.disc.multipliers=(1,2,2)', '--config.disc.frames_k=3']
   overrides += ['--config.train.batch_size=8', '--config.train.steps=100000', '--config.train.log_every=1']
   overrides += ['--config.mesh.loops=scan', '--config.sample.statistics_batches=2']
   overrides += ['--config.sample.num=3', '--config.sample.batch_size=4']
-  start = [sys.executable, '-c', f'{prelude}\nfrom dvd_gan import main\nmain.run()']
+  missing = 'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "clu", "tensorflow_datasets"]));'
+  start = [sys.executable, '-c', missing + 'from dvd_gan import main; main.run()']
   return [*start, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
 
 
@@ -288,61 +290,3 @@ def test_the_program_without_tensorflow_trains_stops_resumes_and_samples(run):
   subprocess.run([*command, '--mode=sample', f'--config.sample.step={reached}'], cwd=ROOT, env=env, check=True)
   stem = f'step_{reached + 1:08d}_truncation_1_seed_0'
   assert f'{stem}.mp4' in written and f'{stem}_00002_class_002.gif' in written
-
-
-DISK = """
-import pathlib, sys, time
-from dvd_gan.datasets import records
-read, disk = records._bytes, pathlib.Path(sys.argv.pop(1))
-records.WAITS = ()
-def slow(*arguments):
-  time.sleep(0.02)
-  while disk.read_text() == 'hangs':
-    time.sleep(0.1)
-  if disk.read_text() == 'gone':
-    raise OSError(5, 'Input/output error')
-  return read(*arguments)
-records._bytes = slow
-"""
-
-
-def test_a_run_ends_in_the_middle_of_a_read(run):
-  """By SIGTERM, saved; by a lost disk, in one line; and by a second SIGTERM where the disk hangs."""
-  run.config.data.update(name='moving_shapes', dir=str(run.folder / 'tfds'), source='', clips=3)
-  workdir, disk = run.folder / 'process', run.folder / 'disk'
-  command = program(run, workdir, DISK)
-  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE}
-
-  def start():
-    """Trains until two steps are logged."""
-    disk.write_text('slow')
-    log = workdir / 'metrics.jsonl'
-    log.unlink(missing_ok=True)
-    command_line = [*command[:3], str(disk), *command[3:], '--mode=train', '--config.train.checkpoint_every=1000']
-    process = subprocess.Popen(command_line, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while not log.exists() or len(lines(workdir)) < 2:
-      assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-      time.sleep(0.1)
-    return process
-
-  process = start()
-  process.send_signal(signal.SIGTERM)
-  errors = process.communicate(timeout=60)[1]
-  assert process.returncode == 42, errors
-  assert checkpoint.Checkpoints(workdir / 'checkpoints').newest() == lines(workdir)[-1]['step']
-
-  process = start()
-  disk.write_text('gone')
-  errors = process.communicate(timeout=60)[1]
-  assert process.returncode == 1 and errors.splitlines()[-1] == 'error: [Errno 5] Input/output error', errors
-  assert 'Traceback' not in errors
-
-  process = start()
-  disk.write_text('hangs')
-  time.sleep(2)  # what was read ahead is used up: the run waits
-  process.send_signal(signal.SIGTERM)
-  time.sleep(1.5)
-  assert process.poll() is None
-  process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=10) == 1

@@ -75,11 +75,12 @@ def test_an_error_that_is_no_fault_of_the_disk_is_raised_as_it_is(prepared, monk
 PROGRAM = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts without it
-from dvd_gan.datasets import input_pipeline, prepare, records
-from tests.datasets.conftest import tiny_config
 import numpy as np
-config = tiny_config()
-config.data.num_classes, config.data.dir = 30, sys.argv[1]
+from dvd_gan import main, train
+from dvd_gan.datasets import input_pipeline, prepare, records
+from tests.tiny import get_config
+config = get_config()
+config.data.num_classes, config.data.dir = 30, sys.argv.pop()
 source = prepare.open_records(config)
 read = records._bytes
 def slow(*arguments):
@@ -92,23 +93,50 @@ def start(step):
   return batches
 for step in range(20):
   start(step).close()
-open_at_the_end = start(20)
-print('reading', flush=True)
-END
+batches = start(20)
+def rest(_=None):
+  print('reading', flush=True)
+  while True:
+    next(batches)
+"""
+
+HANGS = """
+stop = train.StopSignal()
+stop.idle = False
+records._bytes = lambda *_: time.sleep(1000)
+rest()
+"""
+
+GONE = """
+def gone(*_):
+  raise OSError(5, 'Input/output error')
+records._bytes, records.WAITS = gone, ()
+main.run(rest)
 """
 
 
-@pytest.mark.parametrize(('end', 'code'), [('sys.exit(7)', 7), ('while True: next(open_at_the_end)', -2)])
-def test_a_program_ends_in_the_middle_of_reading(prepared, end, code):
-  """After twenty starts and ends of reading: by its last line, and by Ctrl-C."""
-  program = [sys.executable, '-c', PROGRAM.replace('END', end), prepared.config.data.dir]
+@pytest.mark.parametrize(
+  ('end', 'signals', 'code', 'message'),
+  [
+    ("print('reading', flush=True); sys.exit(7)", [], 7, ''),
+    ('rest()', [signal.SIGINT], -signal.SIGINT, 'KeyboardInterrupt'),
+    (HANGS, [signal.SIGTERM, signal.SIGTERM], 1, ''),
+    (GONE, [], 1, 'error: [Errno 5] Input/output error'),
+  ],
+  ids=['its last line', 'Ctrl-C', 'a disk that hangs', 'a disk that is gone'],
+)
+def test_a_program_ends_in_the_middle_of_reading(prepared, end, signals, code, message):
+  """After twenty starts and ends of reading."""
+  program = [sys.executable, '-c', PROGRAM + end, prepared.config.data.dir]
   process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   try:
     assert process.stdout.readline() == 'reading\n', process.stderr.read()
-    if code < 0:
-      time.sleep(0.2)
-      process.send_signal(signal.SIGINT)
+    for number in signals:
+      time.sleep(1.5)  # what was read ahead is used up; two signals within a second count as one
+      assert process.poll() is None
+      process.send_signal(number)
     _, errors = process.communicate(timeout=60)
   finally:
     process.kill()
-  assert process.returncode == code and 'Fatal' not in errors, errors
+  assert process.returncode == code and (errors.splitlines() or [''])[-1] == message, errors
+  assert 'Traceback' not in errors or message == 'KeyboardInterrupt', errors
