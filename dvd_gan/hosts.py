@@ -141,8 +141,10 @@ def leave(code: int, error: BaseException | None = None) -> NoReturn:
 
   Ending as Python does would wait minutes for processes that are gone or stuck, and for ever for a read that hangs.
   """
-  if error is not None:
-    traceback.print_exception(error)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  try:
+    if error is not None:
+      traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+  finally:
+    os._exit(code)

@@ -93,11 +93,10 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
   except (RunError, *files.errors()) as error:  # a disk that is full or gone
     _fail(error, code=1)
   except Exception as error:
-    if jax.distributed.is_initialized():
-      hosts.leave(1, error)
-    raise
+    hosts.leave(1, error)
   if jax.distributed.is_initialized():
     hosts.gather()  # the first may still be writing, and JAX's own wait at the end is short
+    jax.distributed.shutdown()  # the first must not leave before the others, which it serves
   hosts.leave(code or 0)
 
 

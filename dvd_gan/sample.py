@@ -50,7 +50,7 @@ class Sampler(NamedTuple):
       frames = _no_frames(config, size)
       if self.given is not None:
         frames, label = self._clips(i * size, size)
-        label = sources.labels_told(config, label)
+        label = sources.network_labels(config, label)
       moments = _moments(self.statistics(self.weights, z, label, frames))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     return _from_moments(total, batches)
@@ -131,7 +131,7 @@ class Sampler(NamedTuple):
     numbers = range(first, first + count)
     z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(self.config.gen.z_dim) for i in numbers])
     given = _no_frames(self.config, count) if given is None else given
-    labels = sources.labels_told(self.config, np.asarray(labels, np.int32))
+    labels = sources.network_labels(self.config, np.asarray(labels, np.int32))
     inputs = (truncation * z).astype(np.float32), labels, given
     return self.generate(self.weights, standing, *(self.place(filled(one, size)) for one in inputs))
 

@@ -240,7 +240,7 @@ class StopSignal:
     self.name = self.name or signal.Signals(number).name
 
   def _watch(self) -> None:
-    """Reads the number of each signal as it comes, also while the main thread is in a library: nothing when closed."""
+    """Handles each signal as it comes, even while the main thread is in a library; ends when `restore` closes the socket."""
     first = math.inf
     while number := self._woken.recv(1):
       if number[0] not in self._before:

@@ -1,10 +1,10 @@
-"""How fast a prepared data set can be read, beside what bare libjpeg-turbo makes of the same bytes.
+"""Compares the rate of reading a prepared data set with that of libjpeg-turbo on the same JPEGs, by turns.
 
 python -m dvd_gan.datasets.benchmark --config=configs/FILE.py [--config.field=value ...] [--seconds=10] [--threads=1]
 
-Reads as training does, on `threads` cores (the process is bound to as many, where the system can), and in turns with that
-decodes the very JPEGs of the windows in a bare loop of libjpeg-turbo (through simplejpeg, into one buffer): no index, no
-reading, no crop. Prints one JSON object last.
+Reads as training does, on `threads` cores (the process is bound to as many, where the system can), in alternation with a
+loop of libjpeg-turbo over the JPEGs of the same windows (through simplejpeg, into one buffer; no index, no reading, no
+crop). Prints one JSON object last.
 """
 
 import json

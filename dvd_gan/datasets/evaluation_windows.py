@@ -15,7 +15,7 @@ WINDOWS = 32  # read at once
 
 
 class Clips(NamedTuple):
-  """What prediction starts from: clips, or their given frames alone, uint8 [N, L, H, W, 3], and the data set's labels."""
+  """What prediction starts from: clips or only their given frames, uint8 [N, L, H, W, 3], and the data set's labels."""
 
   video: np.ndarray
   label: np.ndarray
@@ -52,18 +52,19 @@ class Windows:
 
   def first(self, count: int, *, frames: int) -> Clips:
     """The first `frames` frames of windows 0 to count - 1."""
-    return Clips(*map(np.stack, zip(*itertools.islice(self.each(0, frames=frames), count), strict=True)))
+    windows = itertools.islice(self.each(0, frames=frames, stop=count), count)
+    return Clips(*map(np.stack, zip(*windows, strict=True)))
 
-  def each(self, number: int, *, frames: int) -> Iterator[tuple[np.ndarray, np.int32]]:
-    """From window `number` on, without end: its first frames, uint8 [frames, H, W, 3], and its label."""
+  def each(self, number: int, *, frames: int, stop: int = sys.maxsize) -> Iterator[tuple[np.ndarray, np.int32]]:
+    """From window `number` on, at least to `stop`: its first frames, uint8 [frames, H, W, 3], and its label."""
     step, skip = divmod(number, WINDOWS)
-    steps, rows = range(step, sys.maxsize), np.arange(WINDOWS)
+    steps, rows = range(step, -(-stop // WINDOWS)), np.arange(WINDOWS)
     for batch in input_pipeline.host_batches(self._config, self._source, steps, rows):
       yield from zip(batch['video'][0, skip:, :frames].copy(), batch['label'][0, skip:], strict=True)
       skip = 0
 
   def one(self, number: int, *, frames: int) -> tuple[np.ndarray, np.int32]:
-    """Window `number` alone, as in `each`; nothing else is read."""
+    """Reads only window `number`; returns what `each` yields for it."""
     step, row = divmod(number, WINDOWS)
     plan = window.plan(self._config, step, np.array([row]), self._source.lengths)
     video, label = self._source.read(plan)

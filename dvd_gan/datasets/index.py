@@ -8,7 +8,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import itertools
 import multiprocessing
 import os
 import zipfile
@@ -21,13 +20,14 @@ from etils import epath
 from dvd_gan.files import errors, is_remote, size_and_time, write
 
 PARALLEL_BYTES = 1 << 28  # less than this is scanned before other processes would have started
+MAX_WORKERS = 16  # each takes a quarter of a GB
 
 
 class Index(NamedTuple):
   """All clips of a split, in the order of its files.
 
   The frames of a clip lie side by side, each as one protobuf field: a tag byte, the length as a varint, the bytes.
-  `offset` has one more entry for each clip than it has frames: the end of its last.
+  `offset` has T + 1 entries for a clip of T frames: the start of each frame's field, then the end.
   """
 
   shard: np.ndarray  # int32 [N], which file
@@ -116,14 +116,14 @@ def _write(index: Index, folder: epath.Path, name: str, sizes: np.ndarray, video
 
 
 def _digest(offset: np.ndarray) -> int:
-  """A few entries' sum: tells two indices apart without reading gigabytes."""
+  """The sum of a sample of entries: detects a mismatch without reading gigabytes."""
   return int(offset[:: max(1, len(offset) // 997)].sum(dtype=np.int64))
 
 
 def build(files: list[epath.Path], video: str, numbers: tuple[str, ...]) -> Index:
-  """Scans record files, large sets of them in as many processes as there are cores."""
+  """Scans record files, large sets of them in several processes."""
   scan = functools.partial(_scan, video=video, numbers=numbers)
-  workers = min(os.cpu_count() or 1, len(files))
+  workers = min(os.cpu_count() or 1, len(files), MAX_WORKERS)
   if workers > 1 and sum(size_and_time(file)[0] for file in files) > PARALLEL_BYTES:
     context = multiprocessing.get_context('spawn')  # threads of this process may hold locks
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -141,12 +141,11 @@ def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, 
   import tensorflow as tf
   from google.protobuf.message import DecodeError
 
-  begins, counts, values = [], [], []
-  offsets: list[int] = []
+  begins, counts, offsets, values = [], [], [], []
   for at, payload in _records(epath.Path(file)):
     try:
       features = tf.train.Example.FromString(payload).features.feature
-      if video not in features:  # the map would make it
+      if features[video].WhichOneof('kind') != 'bytes_list':
         raise ValueError
       frames = features[video].bytes_list
       begins.append(at + payload.index(frames.SerializeToString()))
@@ -154,13 +153,14 @@ def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, 
     except (DecodeError, IndexError, ValueError):
       wanted = ', '.join([video, *numbers])
       raise ValueError(f'{file}: the record at byte {at} is no tf.train.Example with {wanted}') from None
-    sizes = [tf.train.BytesList(value=[frame]).ByteSize() for frame in frames.value]
-    counts.append(len(sizes) + 1)
-    offsets.extend(itertools.accumulate(sizes, initial=0))
+    size = np.array([len(frame) for frame in frames.value], np.int64)
+    field = 2 + (size > 127) + (size > 16383) + (size > 2097151) + size  # the tag, a varint of 1 to 4 bytes, the frame
+    counts.append(len(size) + 1)
+    offsets.append(np.concatenate([[0], np.cumsum(field)]))
   return (
     np.array(begins, np.int64),
     np.array(counts, np.int64),
-    np.array(offsets, np.uint32),
+    np.concatenate(offsets or [[]]).astype(np.uint32),
     np.array(values, np.int64).reshape(len(begins), len(numbers)),
   )
 

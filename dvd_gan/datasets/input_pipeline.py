@@ -13,29 +13,31 @@ import numpy as np
 
 from dvd_gan import sharding
 from dvd_gan.datasets import window
-from dvd_gan.datasets.sources import labels_told
+from dvd_gan.datasets.sources import network_labels
 
-CALLS_PER_THREAD = 4  # that a host batch is divided into, so that all threads have work until its end
-CLOSING = 10.0  # seconds that the end of a run waits for a read in progress
+CALLS_PER_THREAD = 4  # calls of `read` for each thread and batch: several, so that all threads finish together
+CLOSING = 10.0  # seconds that closing waits for reads in progress
 
-# Python's own end would wait for ever for reads in progress, which need the interpreter.
+# At its end Python holds the lock that reads in progress need, so open pipelines are closed before.
 _OPEN: weakref.WeakSet = weakref.WeakSet()
 atexit.register(lambda: [batches.close() for batches in list(_OPEN)])
 
 
-def dataset(config: Any, lengths: np.ndarray, read: Callable, steps: range, rows: np.ndarray) -> Any:
+def dataset(config: Any, calls: dict[str, Callable], steps: range, host_rows: int) -> Any:
   """The host batches of consecutive train steps as a tf.data.Dataset.
 
   Args:
-    config: reads data, train and seed.
-    lengths: frames in each clip, int [N].
-    read: the source's; called from several threads at once.
+    config: reads data and train.
+    calls: `plan`, from a step to this host's windows as a `window.Plan`, and `read`, from some of them to video uint8 [n, T,
+      H, W, 3] and label int32 [n]; called from several threads at once. TensorFlow keeps a function for ever, but not what
+      is taken out of this dict.
     steps: the train steps.
-    rows: the rows of the global batch that this host reads, int [B_host].
+    host_rows: rows of the global batch on this host, B_host.
 
   Returns:
     A tf.data.Dataset of {'video': uint8 [d_steps, B_host, T, H, W, 3], 'label': int32 [d_steps, B_host]}, an element for
-    each step. It keeps `data.prefetch` batches ready, fewer where they would exceed `data.ram_gib`.
+    each step. It keeps `data.prefetch` batches ready, fewer where they, and the one being read, would exceed
+    `data.ram_gib`.
   """
   import tensorflow as tf
 
@@ -43,24 +45,25 @@ def dataset(config: Any, lengths: np.ndarray, read: Callable, steps: range, rows
   data, d_steps = config.data, config.train.d_steps
   threads = data.threads or os.cpu_count() or 1
   clip_shape = (data.frames, data.resolution, data.resolution, 3)
-  count = d_steps * len(rows)
-  ready = max(1, min(data.prefetch, int(data.ram_gib * 2**30 / (count * np.prod(clip_shape, dtype=float)))))
-  # Several windows a call save calls; equal groups, because tf.data joins only those.
+  count = d_steps * host_rows
+  room = int(data.ram_gib * 2**30 / (count * np.prod(clip_shape, dtype=float)))
+  ready = max(1, min(data.prefetch, room - 1))
+  # A call reads a group of windows, which saves calls. Groups have one size because `batch` joins only equal shapes.
   group = max(n for n in range(1, -(-count // (CALLS_PER_THREAD * threads)) + 1) if count % n == 0)
 
-  def plan(step):
-    return [field.reshape(-1, group, *field.shape[1:]) for field in window.plan(config, int(step), rows, lengths)]
-
   def groups(step):
+    def plan(step):
+      return [field.reshape(-1, group, *field.shape[1:]) for field in calls['plan'](int(step))]
+
     fields = tf.numpy_function(plan, [step], (tf.int64, tf.int64, tf.float64, tf.bool))
     return tf.data.Dataset.from_tensor_slices(tuple(fields))
 
-  def read_group(*fields):
-    video, label = tf.numpy_function(lambda *fields: read(window.Plan(*fields)), fields, (tf.uint8, tf.int32))
+  def read(*fields):
+    video, label = tf.numpy_function(lambda *fields: calls['read'](window.Plan(*fields)), fields, (tf.uint8, tf.int32))
     return {'video': tf.ensure_shape(video, (group, *clip_shape)), 'label': tf.ensure_shape(label, (group,))}
 
   def join(batch):
-    return {name: tf.reshape(value, (d_steps, len(rows), *value.shape[2:])) for name, value in batch.items()}
+    return {name: tf.reshape(value, (d_steps, host_rows, *value.shape[2:])) for name, value in batch.items()}
 
   options = tf.data.Options()
   options.deterministic = True
@@ -68,30 +71,24 @@ def dataset(config: Any, lengths: np.ndarray, read: Callable, steps: range, rows
   options.threading.private_threadpool_size = threads
   options.threading.max_intra_op_parallelism = 1
   windows = tf.data.Dataset.range(steps.start, steps.stop).flat_map(groups)
-  batches = windows.map(read_group, num_parallel_calls=threads).batch(count // group).map(join)
+  batches = windows.map(read, num_parallel_calls=threads).batch(count // group).map(join)
   return batches.prefetch(ready).with_options(options)
 
 
 def host_batches(config: Any, source: Any, steps: range, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-  """The elements of `dataset` as numpy arrays; a source in memory is read without TensorFlow.
+  """This host's batches of consecutive train steps, in numpy; a source in memory is read without TensorFlow.
 
-  Raises:
-    Exception: whatever `source.read` raises, without TensorFlow's traceback around it.
+  Args:
+    config: reads data, train and seed.
+    source: see `sources.open_source`.
+    steps: the train steps.
+    rows: the rows of the global batch that this host reads, int [B_host].
+
+  Returns:
+    An iterator of {'video': uint8 [d_steps, B_host, T, H, W, 3], 'label': int32 [d_steps, B_host]} with `close`. It raises
+    what the source raises.
   """
-  if source.in_memory:
-    return _from_memory(config, source, steps, rows)
-  failures = []
-
-  def read(plan):
-    try:
-      return source.read(plan)
-    except Exception as error:
-      failures.append(error)
-      raise
-
-  batches = _from_files(dataset(config, source.lengths, read, steps, rows), failures)
-  _OPEN.add(batches)
-  return batches
+  return (_from_memory if source.in_memory else _FromFiles)(config, source, steps, rows)
 
 
 def _from_memory(config: Any, source: Any, steps: range, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -101,20 +98,56 @@ def _from_memory(config: Any, source: Any, steps: range, rows: np.ndarray) -> It
     yield {'video': video.reshape(*shape, *video.shape[1:]), 'label': label.reshape(shape)}
 
 
-def _from_files(batches: Any, failures: list[Exception]) -> Iterator[dict[str, np.ndarray]]:
-  iterator = batches.as_numpy_iterator()
-  while True:
+class _FromFiles:
+  """The elements of `dataset`."""
+
+  def __init__(self, config: Any, source: Any, steps: range, rows: np.ndarray):
+    self._iterator, errors = None, []
+
+    def kept(call):
+      def run(argument):
+        try:
+          return call(argument)
+        except Exception as error:  # TensorFlow would raise its own, with a traceback in the message
+          errors.append(error)
+          raise
+
+      return run
+
+    plan = kept(lambda step: window.plan(config, step, rows, source.lengths))
+    self._errors, self._calls = errors, {'plan': plan, 'read': kept(source.read)}
+    self._iterator = dataset(config, self._calls, steps, len(rows)).as_numpy_iterator()
+    _OPEN.add(self)
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._iterator is None:
+      raise StopIteration
     try:
-      batch = next(iterator)
-    except StopIteration:
-      return
+      return next(self._iterator)
     except BaseException as error:
       # Without its traceback, which would keep the iterator, and with it the reading ahead, alive.
-      failure = failures[0] if failures else error.with_traceback(None)
-      break
-    yield batch
-  del iterator
-  raise failure
+      failure = error.with_traceback(None)
+    if isinstance(failure, Exception) and not isinstance(failure, StopIteration):
+      failure = self._errors[0] if self._errors else RuntimeError(f'tf.data: {failure}')
+    self.close()
+    raise failure
+
+  def close(self) -> None:
+    """Ends reading ahead; gives up waiting for a read that hangs."""
+    if self._iterator is None:
+      return
+    last, self._iterator = [self._iterator], None
+    closing = threading.Thread(target=last.clear, daemon=True)
+    closing.start()
+    closing.join(CLOSING)
+    self._calls.clear()
+    self._errors.clear()
+
+  def __del__(self):
+    self.close()
 
 
 class Batches:
@@ -137,11 +170,9 @@ class Batches:
     start = time.monotonic()
     batch = next(self._batches)
     self.waited += time.monotonic() - start
-    batch['label'] = labels_told(self._config, batch['label'])
+    batch['label'] = network_labels(self._config, batch['label'])
     return jax.make_array_from_process_local_data(self._sharding, batch)
 
   def close(self) -> None:
-    """Ends reading ahead; gives up waiting for a read that hangs."""
-    closing = threading.Thread(target=self._batches.close, daemon=True)
-    closing.start()
-    closing.join(CLOSING)
+    """Ends reading ahead."""
+    self._batches.close()

@@ -15,7 +15,7 @@ from dvd_gan.datasets import index, pictures, window
 from dvd_gan.errors import UsageError
 
 WAITS = (0.1, 1.0, 5.0)  # seconds, between attempts to read
-MAX_UNREADABLE = 5  # clips in a row: then it is the disk
+MAX_UNREADABLE = 5  # clips in a row: then the disk counts as lost
 ALIGNMENT = 64  # bytes; TensorFlow's EIGEN_MAX_ALIGN_BYTES
 
 
@@ -43,7 +43,7 @@ class Records:
       config: reads data, train and seed.
       folder: of the data set, for messages.
       clips: where they lie.
-      paths: of the record files, that `clips.shard` counts.
+      paths: the record files, indexed by `clips.shard`.
       labels: int [N], -1 where a clip has none.
       keep: bool [N], the clips that count; all if None.
 
@@ -112,7 +112,7 @@ class Records:
     frames = np.minimum(start + data.stride * np.arange(data.frames), self._frames[clip] - 1)
     begin, end = self._index.place(clip, frames)
     base = int(begin[0])
-    content = memoryview(_patiently(_bytes, self._paths[self._index.shard[clip]], base, int(end[-1]) - base))
+    content = memoryview(_patiently(read_bytes, self._paths[self._index.shard[clip]], base, int(end[-1]) - base))
     return [content[a:b] for a, b in zip((begin - base).tolist(), (end - base).tolist(), strict=True)], begin
 
   def _read_or_next(
@@ -177,7 +177,7 @@ def _patiently(read: Any, *arguments: Any) -> Any:
   return read(*arguments)
 
 
-def _bytes(path: Any, offset: int, length: int) -> bytes:
+def read_bytes(path: Any, offset: int, length: int) -> bytes:
   """The bytes there, fewer at the file's end. No file stays open: a data set may have more than a process may open."""
   with path.open('rb') as file:
     file.seek(offset)

@@ -14,11 +14,11 @@ def open_source(config: Any, *, build: bool = False) -> Any:
 
   Returns:
     A source of random access to the clips of one split: `lengths`, frames in each clip, int [N]; `read(plan)`, the windows
-    of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n], from any thread; `in_memory`, whether reading is
-    not worth doing ahead; `describe()`, a line for `--mode=prepare`.
+    of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n], from any thread; `in_memory`, whether
+    prefetching gains nothing; `describe()`, a line for `--mode=prepare`.
 
   Raises:
-    UsageError: if the data are not there or do not fit the config; the message says what to do.
+    UsageError: if the data are missing or do not fit the config; the message says what to do.
   """
   name = config.data.name
   if name == 'array_file':
@@ -32,6 +32,6 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 
-def labels_told(config: Any, label: np.ndarray) -> np.ndarray:
-  """The labels that the networks are told: 0 for all without `data.use_labels`."""
+def network_labels(config: Any, label: np.ndarray) -> np.ndarray:
+  """Labels as the networks see them: all 0 without `data.use_labels`."""
   return label if config.data.use_labels else np.zeros_like(label)

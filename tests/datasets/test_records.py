@@ -73,14 +73,14 @@ def test_a_disk_that_fails_for_a_moment_is_asked_again_and_one_that_is_gone_ends
   own.data.threads = 1  # so that the failures alternate
   expected = batch(own, prepared.source)
   monkeypatch.setattr(records, 'WAITS', (0.0, 0.0))
-  read_bytes, failures = records._bytes, iter([True, False] * 40)
+  read_bytes, failures = records.read_bytes, iter([True, False] * 40)
 
   def flaky(*arguments):
     if next(failures, False):
       raise OSError(5, 'Input/output error')
     return read_bytes(*arguments)
 
-  monkeypatch.setattr(records, '_bytes', flaky)
+  monkeypatch.setattr(records, 'read_bytes', flaky)
   np.testing.assert_array_equal(batch(own, prepared.source)['video'], expected['video'])
   failures = iter([True] * 10**6)
   fresh = open_files(own, prepared.folder, prepared.files)
