@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 
 import pytest
 from etils import epath
@@ -33,7 +35,9 @@ def test_a_full_disk_surfaces(tmp_path):
   ('error', 'code'),
   [(UsageError('so not'), 2), (RunError('so far'), 1), (OSError(28, 'No space left on device', 'metrics.jsonl'), 1)],
 )
-def test_such_an_end_is_one_line(error, code, capsys):
+def test_such_an_end_is_one_line(error, code, capsys, monkeypatch):
+  monkeypatch.setattr(os, '_exit', sys.exit)
+
   def program(_):
     raise error
 
