@@ -54,7 +54,7 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
     pass
   first = time.perf_counter() - start
   plans = [window.plan(config, step, rows, source.lengths) for step in range(count)]
-  jpegs = [bytes(jpeg) for plan in plans for encoded, _ in source.encoded(plan) for jpeg in encoded]
+  jpegs = [bytes(jpeg) for plan in plans for frames in source.encoded(plan) for jpeg in frames]
   if any(jpeg[:2] != b'\xff\xd8' for jpeg in jpegs):
     raise UsageError(f'data.name={config.data.name} holds no JPEGs')
   largest = max(np.prod(simplejpeg.decode_jpeg_header(jpeg)[:2]) for jpeg in jpegs)

@@ -101,9 +101,9 @@ class Records:
       label[i] = self._read_or_next(video[i], clip, start, crop, flip, scratch)
     return video, label
 
-  def encoded(self, plan: window.Plan) -> Iterator[tuple[list[memoryview], np.ndarray]]:
-    """The encoded frames of each window, and where each begins in its file."""
-    return (self._fetch(self._clips[clip], start) for clip, start in zip(plan.clip, plan.start, strict=True))
+  def encoded(self, plan: window.Plan) -> Iterator[list[memoryview]]:
+    """The encoded frames of each window of a plan."""
+    return (self._fetch(self._clips[clip], start)[0] for clip, start in zip(plan.clip, plan.start, strict=True))
 
   def _fetch(self, clip: int, start: int) -> tuple[list[memoryview], np.ndarray]:
     """The encoded frames of a window, by one read, and where each begins in its file."""
