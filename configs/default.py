@@ -125,7 +125,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.mesh = mesh = ml_collections.ConfigDict()
   mesh.shard = 1  # devices that share one copy of the optimizer state; 1 is plain data parallelism
-  mesh.loops = 'auto'  # scan or unroll the loop over D steps; auto unrolls on a CPU (sharding.py)
+  mesh.loops = 'auto'  # scan or unroll the loop over D steps; auto is scan
   mesh.resampling = 'auto'  # in_kernel: pool and upsample in a convolution's kernel, or apart; auto: in_kernel on a CPU
   mesh.overlap = False  # on TPUs: send gradients while the next ones are computed; compiled, but not yet run on one
   return config

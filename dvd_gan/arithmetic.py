@@ -44,7 +44,7 @@ def of(computations: dict[str, list[hlo.Instruction]], name: str) -> Arithmetic:
     shapes = {one.name: one.shape for one in computations[name]}
     for one in computations[name]:
       if one.opcode in ('convolution', 'dot'):
-        operands = [_sides(shapes[operand]) for operand in hlo.operands(one)[:2]]
+        operands = [sides(shapes[operand]) for operand in hlo.operands(one)[:2]]
         pairs, rows, summed, columns = (_convolution if one.opcode == 'convolution' else _dot)(one, *operands)
         total += times * 2 * pairs
         filled = min(_filled(rows) * columns, rows * _filled(columns))
@@ -60,7 +60,8 @@ def _filled(side: int) -> int:
   return -(-side // MXU) * MXU
 
 
-def _sides(shape: str) -> list[int]:
+def sides(shape: str) -> list[int]:
+  """The lengths of a shape's axes, as the text has it: `f32[2,3]{1,0}` -> [2, 3]."""
   match = re.match(r'\w+\[([\d,]*)\]', shape)
   return [int(side) for side in match[1].split(',') if side]
 
@@ -81,7 +82,7 @@ def _dot(one: hlo.Instruction, left: list[int], right: list[int]) -> tuple[int, 
 def _convolution(one: hlo.Instruction, left: list[int], kernel: list[int]) -> tuple[int, int, int, int]:
   """(multiply-adds; rows, summed, columns of the product that it is)."""
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', one.rest).groups()
-  out = _sides(one.shape)
+  out = sides(one.shape)
 
   def side(label: str) -> tuple[int, int, int]:
     return tuple(sizes[names.index(label)] for sizes, names in zip((left, kernel, out), labels, strict=True))

@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import default, kinetics600_64x12, kinetics600_64x48, kinetics600_128x12, kinetics600_fp_64x16, smoke
+from configs import (
+  default,
+  kinetics600_64x12,
+  kinetics600_64x48,
+  kinetics600_128x12,
+  kinetics600_fp_64x16,
+  moving_shapes_16,
+  moving_shapes_32,
+  smoke,
+)
 from dvd_gan import flops, models, sample, sharding, train_step, validation
 from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.errors import UsageError
@@ -47,6 +56,8 @@ SIZES = {
   'kinetics600_64x48': functools.partial(_full, kinetics600_64x48.get_config, 4),
   'kinetics600_128x12': functools.partial(_full, kinetics600_128x12.get_config, 8),
   'smoke': smoke.get_config,
+  'moving_shapes_16': moving_shapes_16.get_config,
+  'moving_shapes_32': moving_shapes_32.get_config,
 }
 
 
@@ -86,6 +97,11 @@ class Step:
     self.compile_s = time.perf_counter() - start
     self.temporary_gib = self._compiled.memory_analysis().temp_size_in_bytes / 2**30
     self.seconds(1)  # the first is slower
+
+  @property
+  def text(self) -> str:
+    """The compiled program."""
+    return self._compiled.as_text()
 
   def seconds(self, repeats: int) -> list[float]:
     """Runs so many steps; what each took."""

@@ -16,7 +16,7 @@ def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, t
     fn: of a part, to a tree of float arrays that are means over the part's rows, gradients say.
     batch: arrays [B, ...]; `count` divides the rows of each device.
     count: of parts.
-    unroll: as sharding.unrolls says.
+    unroll: compile the parts one by one, without a loop.
     together: neighbouring rows that stay in one part.
   """
   if count == 1:

@@ -18,11 +18,6 @@ def test_one_process_loads_all_rows():
   np.testing.assert_array_equal(sharding.host_rows(sharding.make_mesh(), 16), np.arange(16))
 
 
-def test_loops_unroll_on_a_cpu_only():
-  assert sharding.unrolls('auto') == (jax.default_backend() == 'cpu')
-  assert sharding.unrolls('unroll') and not sharding.unrolls('scan')
-
-
 def test_resampling_is_in_the_kernels_on_a_cpu_only():
   assert sharding.resamples_in_kernel('auto') == (jax.default_backend() == 'cpu')
   assert sharding.resamples_in_kernel('in_kernel') and not sharding.resamples_in_kernel('apart')
@@ -45,7 +40,8 @@ def test_options_unknown_to_the_library_are_left_out(monkeypatch):
 
 
 def test_an_unknown_option_does_not_take_the_others_with_it(monkeypatch):
-  known = dict(sharding.compiler_options('cpu'))
+  others = dict(sharding.compiler_options('cpu'))
+  del others['xla_cpu_scheduler_type']
   jit = jax.jit
 
   def refuse_the_schedule(*args, compiler_options):
@@ -54,8 +50,7 @@ def test_an_unknown_option_does_not_take_the_others_with_it(monkeypatch):
     return jit(*args, compiler_options=compiler_options)
 
   monkeypatch.setattr(jax, 'jit', refuse_the_schedule)
-  left = sharding.compiler_options.__wrapped__('cpu')
-  assert left == {'xla_cpu_experimental_ynn_fusion_type': known['xla_cpu_experimental_ynn_fusion_type']}
+  assert sharding.compiler_options.__wrapped__('cpu') == others != {}
 
 
 def test_other_backends_get_no_options():

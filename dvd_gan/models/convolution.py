@@ -4,8 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import xla_metadata
 
 FEW = 4  # output channels: RGB
+NARROW = 9  # input channels: RGB of three frames
 
 
 def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -20,20 +22,33 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def convolve(padding: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution of stride 1 of x [..., H, W, in] with kernel [h, w, in, out] f32, so many zeros around x."""
   folded, kernel = x.reshape(-1, *x.shape[-3:]), kernel.astype(x.dtype)
-  # On a CPU XLA runs two kinds of convolution several times slower than these forms of them (results/performance).
-  small = all(side + pad <= size for side, pad, size in zip(x.shape[-3:-1], padding, kernel.shape[:2], strict=True))
-  plain = functools.partial(_convolution, padding)
-  if small or kernel.shape[3] <= FEW:
-    form = functools.partial(_product if small else _planes, padding)
-    out = jax.lax.platform_dependent(folded, kernel, cpu=form, default=plain)
-  else:
+  form, plain = _cpu_form(x.shape, kernel.shape, padding), functools.partial(_convolution, padding)
+  if form is _convolution:
     out = plain(folded, kernel)
+  else:
+    out = jax.lax.platform_dependent(folded, kernel, cpu=functools.partial(form, padding), default=plain)
   return out.reshape(*x.shape[:-3], *out.shape[1:])
 
 
-def _convolution(padding, x, kernel):
+def _cpu_form(shape, kernel, padding):
+  """What computes a convolution on a CPU, where XLA's own form is several times slower for three kinds of shapes."""
+  if all(side + pad <= size for side, pad, size in zip(shape[-3:-1], padding, kernel[:2], strict=True)):
+    return _product
+  if kernel[3] <= FEW:
+    return _planes
+  if kernel[2] <= NARROW and kernel[1] == 3 and padding[1] == 1 and shape[-2] % 2 == 0:
+    return _paired
+  return _convolution
+
+
+def _convolution(padding, x, kernel, dtype=None):
   return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), [(pad, pad) for pad in padding], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x,
+    kernel,
+    (1, 1),
+    [(pad, pad) for pad in padding],
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    preferred_element_type=dtype,
   )
 
 
@@ -64,6 +79,19 @@ def _planes(padding, x, kernel):
   return jnp.moveaxis(out, 0, -1)
 
 
+def _paired(padding, x, kernel):
+  """The same for few input channels, kernels three wide and an even width: outputs of two neighbouring columns at once.
+
+  Two columns become the channels of one, and two columns of outputs see two of these: 4/3 of the products, of fewer and
+  longer rows.
+  """
+  n, height, width, channels = x.shape
+  x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).reshape(n, height, width // 2 + 1, 2 * channels)
+  first, second = (jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in range(2))  # [h, 4, in, out]
+  taps = jnp.stack([first, second], axis=3).reshape(kernel.shape[0], 2, 2 * channels, -1)
+  return _convolution((padding[0], 0), x, taps).reshape(n, -1, width, kernel.shape[3])
+
+
 def transposed(kernel: jax.Array) -> jax.Array:
   """The kernel whose convolution is the input gradient of `conv2d` with `kernel`."""
   return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
@@ -79,26 +107,44 @@ def kernel_gradient(
   padding = _same(shape) if padding is None else padding
   x, d_out = (array.reshape(-1, *array.shape[-3:]) for array in (x, d_out))
 
-  def correlate(image, window, padding):
-    return jax.lax.conv_general_dilated(
-      image,
-      window,
-      (1, 1),
-      [(pad, pad) for pad in padding],
-      dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the batch is what is summed over
-      preferred_element_type=jnp.float32,
-    )
+  on_cpu, plain = functools.partial(_gradient_on_cpu, padding, shape), functools.partial(_correlation, padding)
+  return jax.lax.platform_dependent(x, d_out, cpu=on_cpu, default=plain)
 
-  def mirrored(x, d_out):
-    around = [(pad, pad) for pad in _around(padding, shape)]
-    # Padded beforehand: XLA's slow form for maps smaller than their kernels again, d_out may be smaller than x.
-    return transposed(correlate(jnp.pad(d_out, ((0, 0), *around, (0, 0))), x, (0, 0)))
 
-  plain = functools.partial(correlate, padding=padding)
+def _correlation(padding, image, window):
+  """Sums of image [N, H, W, in] times window [N, h, w, out], shifted, over N, h and w: [rows, columns, in, out] f32."""
+  return jax.lax.conv_general_dilated(
+    image,
+    window,
+    (1, 1),
+    [(pad, pad) for pad in padding],
+    dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the batch is what is summed over
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _gradient_on_cpu(padding, shape, x, d_out):
   if shape[2] <= shape[3]:
-    return plain(x, d_out)
-  # On a CPU XLA copies the image once for every tap: let that be the one of fewer channels (results/performance).
-  return jax.lax.platform_dependent(x, d_out, cpu=mirrored, default=plain)
+    return _correlation_on_cpu(padding, x, d_out)
+  # XLA copies the image once for every tap: let that be the one of fewer channels (results/performance). It is padded
+  # beforehand, as d_out may be smaller than x: XLA's slow form for maps smaller than their kernels again.
+  around = [(pad, pad) for pad in _around(padding, shape)]
+  return transposed(_correlation_on_cpu((0, 0), jnp.pad(d_out, ((0, 0), *around, (0, 0))), x))
+
+
+def _correlation_on_cpu(padding, image, window):
+  """`_correlation` with the transposes that XLA would make: it makes them in a program's entry, but not in loops."""
+  image, window = transpose_apart(image, (3, 1, 2, 0)), transpose_apart(window, (1, 2, 0, 3))
+  return _convolution(padding, image, window, jnp.float32).transpose(1, 2, 0, 3)
+
+
+def transpose_apart(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """`x.transpose(axes)` outside of XLA's fusions, for CPUs: fused with what comes before, it takes up to ten times as long."""
+  with xla_metadata.set_xla_metadata(inlineable='false'):
+    return _transpose(x, axes)
+
+
+_transpose = jax.jit(jnp.transpose, static_argnums=1)
 
 
 def _same(shape):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models.convolution import convolve
+from dvd_gan.models.convolution import convolve, transpose_apart
 
 # Pixels a side: on smaller maps the edges cost what upsampling in the kernel saves (results/performance).
 SMALLEST_UPSAMPLED_IN_KERNEL = 8
@@ -70,10 +70,16 @@ def pooled_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   x = x.reshape(-1, height, width, channels)
   # Gathered windows begin at pixel -1, the first that the 4x4 kernel sees.
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(-1, height // 2 + 1, 2, width // 2 + 1, 2, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height // 2 + 1, width // 2 + 1, 4 * channels)
+  x = _swapped(x).reshape(-1, height // 2 + 1, width // 2 + 1, 4 * channels)
   taps = _four_by_four(kernel).transpose(0, 2, 1, 3, 4, 5)
   out = convolve((0, 0), x, taps.reshape(2, 2, 4 * channels, -1))
   return out.reshape(*leading, height // 2, width // 2, -1)
+
+
+def _swapped(x):
+  """Axes 2 and 3 of six changed over: pixels to channels or channels to pixels."""
+  axes = (0, 1, 3, 2, 4, 5)
+  return jax.lax.platform_dependent(x, cpu=lambda x: transpose_apart(x, axes), default=lambda x: x.transpose(axes))
 
 
 def upsampled_conv2d(x: jax.Array, kernel: jax.Array, method: str) -> jax.Array:
@@ -93,7 +99,7 @@ def upsampled_conv2d(x: jax.Array, kernel: jax.Array, method: str) -> jax.Array:
   taps = 4 * _four_by_four(kernel)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='edge' if bilinear else 'constant')
   out = convolve((0, 0), padded, taps.reshape(2, 2, channels, -1))  # [N, H + 1, W + 1, 4 * out]
-  out = out.reshape(-1, height + 1, width + 1, 2, 2, kernel.shape[3]).transpose(0, 1, 3, 2, 4, 5)
+  out = _swapped(out.reshape(-1, height + 1, width + 1, 2, 2, kernel.shape[3]))
   out = out.reshape(-1, 2 * height + 2, 2 * width + 2, kernel.shape[3])  # of pixels -1 to 2H, -1 to 2W
   out = _without_ring(_blur(out), x, kernel) if bilinear else out[:, 1:-1, 1:-1]
   return out.reshape(*leading, *out.shape[1:])

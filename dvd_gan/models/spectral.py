@@ -84,23 +84,41 @@ def _map(fn, params: Tree, u: Tree) -> Tree:
 def _normalise_leaf(leaf: jax.Array, u: jax.Array | None):
   if u is None:
     return leaf, None, None
-  matrix = leaf.reshape(-1, leaf.shape[-1])
-  v, u, _ = jax.lax.stop_gradient(_power_iteration(jax.lax.stop_gradient(matrix), u))
-  # Recomputed outside stop_gradient: d sigma / dW = v u^T.
-  sigma = jnp.vdot(v, _matvec(matrix, u))
-  return leaf / jnp.maximum(sigma, EPS), u, sigma
+  v, u, sigma = jax.lax.stop_gradient(_power_iteration(leaf.reshape(-1, leaf.shape[-1]), u))
+  return _divide(leaf, v, u, sigma), u, sigma
 
 
 def _power_iteration(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  v = _unit(_matvec(matrix, u))
-  u = _matvec(matrix.T, v)
-  sigma = jnp.linalg.norm(u)
+  v = _unit(_product(matrix, u))
+  u = _product(matrix.T, v)
+  sigma = jnp.linalg.norm(u)  # v^T W u', as u' is W^T v / |W^T v|
   return v, u / jnp.maximum(sigma, EPS), sigma
 
 
-def _matvec(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+@jax.custom_vjp
+def _divide(leaf: jax.Array, v: jax.Array, u: jax.Array, sigma: jax.Array) -> jax.Array:
+  """W / sigma(W), where d sigma / dW = v u^T."""
+  return leaf / jnp.maximum(sigma, EPS)
+
+
+def _divide_forward(leaf, v, u, sigma):
+  divided = _divide(leaf, v, u, sigma)
+  return divided, (divided, v, u, sigma)
+
+
+def _divide_backward(saved, d_divided):
+  divided, v, u, sigma = saved
+  along = jnp.where(sigma > EPS, jnp.sum(d_divided * divided), 0)
+  d_leaf = d_divided - (along * v[:, None] * u).reshape(divided.shape)
+  return d_leaf / jnp.maximum(sigma, EPS), None, None, None
+
+
+_divide.defvjp(_divide_forward, _divide_backward)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
   # Full f32 on every backend: at a TPU's default precision sigma would carry three digits.
-  return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _unit(x: jax.Array) -> jax.Array:
