@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -131,3 +132,20 @@ def test_the_networks_and_the_step_import_no_tensorflow():
     'sys.exit(any(name.split(".")[0] in ("tensorflow", "clu", "tensorflow_datasets") for name in sys.modules))'
   )
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_second_start_compiles_nothing_though_lines_have_moved(tmp_path):
+  source = 'import jax\nfrom dvd_gan.models.convolution import conv2d\n\n\ndef program(argv):\n'
+  source += '  x, kernel = jax.numpy.ones((2, 8, 8, 3)), jax.numpy.ones((3, 3, 3, 5))\n'
+  source += '  jax.jit(jax.grad(lambda x, kernel: conv2d(x, kernel).sum(), 1))(x, kernel)\n'
+  code = f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
+  code += 'import moved; from dvd_gan import main; main.run(moved.program)'
+  env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
+  compiled = []
+  for lines_above in ('', '# Pulled.\n' * 3):
+    (tmp_path / 'moved.py').write_text(lines_above + source)
+    command = [sys.executable, '-B', '-c', code, '--config=configs/smoke.py']
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    compiled.append({path.name for path in (tmp_path / 'cache').glob('*-cache')})
+  # The function and what makes its inputs: each takes less than the second under which JAX's default keeps nothing.
+  assert len(compiled[0]) > 1 and compiled[0] == compiled[1]

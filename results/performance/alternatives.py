@@ -1,6 +1,6 @@
 """The train step as it is beside the obvious alternatives, in one process and in turn.
 
-python results/performance/alternatives.py [--size=SIZE] [--rounds=3] [--repeats=3] [--only=0,1]
+python results/performance/alternatives.py [--size=SIZE] [--rounds=3] [--repeats=3] [--only=0,1] [--out=FILE.json]
 
 Compiles every one of VARIANTS for the same random state and batch, times their steps in turn and prints a table: median
 step, compilation, temporary memory, share of the rate of a matrix product measured in the same run, and the ratio of the
@@ -22,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import benchmark, sharding, train_step  # noqa: E402
 from dvd_gan.models import batch_norm, convolution, resampling  # noqa: E402
+from results.scripts import measured  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -43,12 +44,12 @@ def no_options() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def default_schedule() -> Iterator[None]:
-  """The order of operations that jaxlib comes with."""
+def without(option: str) -> Iterator[None]:
+  """One of XLA's options as jaxlib comes."""
   ours = sharding.compiler_options
 
   def others(platform: str) -> dict[str, str]:
-    return {name: value for name, value in ours(platform).items() if name != 'xla_cpu_scheduler_type'}
+    return {name: value for name, value in ours(platform).items() if name != option}
 
   with mock.patch.object(sharding, 'compiler_options', others):
     yield
@@ -88,6 +89,23 @@ def upsampling_apart() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def fused_transposes() -> Iterator[None]:
+  """Transposes in the fusions of what comes before them."""
+  with (
+    mock.patch.object(convolution, 'transpose_apart', jax.numpy.transpose),
+    mock.patch.object(resampling, 'transpose_apart', jax.numpy.transpose),
+  ):
+    yield
+
+
+@contextlib.contextmanager
+def few_channels_as_others() -> Iterator[None]:
+  """Convolutions of few channels in the form of the others."""
+  with mock.patch.object(convolution, 'NARROW', 0):
+    yield
+
+
+@contextlib.contextmanager
 def autodiff_of_batch_norm() -> Iterator[None]:
   """BN's gradient as autodiff derives it."""
   with mock.patch.object(batch_norm, '_normalised_by_own', lambda axes, *rest: batch_norm._normalised(*rest)):
@@ -107,7 +125,7 @@ VARIANTS = {
   "jaxlib's default kernels": ({}, no_options),
   "the other platforms' forms": ({}, other_platforms_forms),
   'both of these: the step before': ({}, neither),
-  'a loop over D steps': ({'mesh.loops': 'scan'}, contextlib.nullcontext),
+  'D steps unrolled': ({'mesh.loops': 'unroll'}, contextlib.nullcontext),
   'bfloat16': ({'dtype': 'bfloat16'}, contextlib.nullcontext),
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
@@ -116,7 +134,10 @@ VARIANTS = {
   'upsampling apart, pools in the kernels': ({}, upsampling_apart),
   "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
   'convolutions to RGB as the others': ({}, rgb_as_others),
-  "jaxlib's default schedule": ({}, default_schedule),
+  "jaxlib's default schedule": ({}, lambda: without('xla_cpu_scheduler_type')),
+  "LLVM's default level of optimisation": ({}, lambda: without('xla_backend_optimization_level')),
+  'transposes in fusions': ({}, fused_transposes),
+  'convolutions of few channels as the others': ({}, few_channels_as_others),
 }
 
 
@@ -126,6 +147,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--repeats', type=int, default=3, help='steps in each round')
   parser.add_argument('--only', default=','.join(map(str, range(len(VARIANTS)))), help='numbers of variants, from 0')
+  parser.add_argument('--out', type=pathlib.Path, help='write the rows there as JSON too')
   args = parser.parse_args()
   names = [list(VARIANTS)[int(i)] for i in args.only.split(',')]
   steps = {}
@@ -148,12 +170,22 @@ def main() -> None:
     '| variant | step, s: median (range) | times the first | share of matmul rate | temporaries, GiB | compile, s |'
   )
   print('|---|---|---|---|---|---|')
+  rows = []
   for name, step in steps.items():
     found = seconds[name]
     median = statistics.median(found)
     cells = [f'{median:.3f} ({min(found):.3f} to {max(found):.3f})', f'{median / first:.2f}']
     cells += [f'{step.flop / median / rate:.0%}', f'{step.temporary_gib:.2f}', f'{step.compile_s:.0f}']
     print(f'| {name} | {" | ".join(cells)} |')
+    rows.append({'variant': name, 'size': args.size, 'step_s': found, 'times_the_first': median / first})
+    rows[-1] |= {
+      'gflop': step.flop / 1e9,
+      'matmul_gflops': rate / 1e9,
+      'share_of_matmul_rate': step.flop / median / rate,
+    }
+    rows[-1] |= {'temporary_gib': step.temporary_gib, 'compile_s': step.compile_s, 'jax': jax.__version__}
+  if args.out:
+    measured.save(args.out, rows)
 
 
 if __name__ == '__main__':

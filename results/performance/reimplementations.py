@@ -1,6 +1,6 @@
 """Our train step beside those of two public PyTorch re-implementations, each as its authors train it, in turn.
 
-python results/performance/reimplementations.py PYTHON HARRY MCKEE [--rounds=3]
+python results/performance/reimplementations.py PYTHON HARRY MCKEE [--rounds=3] [--out=FILE.json]
 
 PYTHON is the interpreter of an environment with torch and numpy, HARRY a clone of Harrypotterrrr/DVD-GAN and MCKEE one of
 dmckee5/BigVidGAN (`none` leaves one out). Each runs in a process of its own that waits while the others compute: 64x64,
@@ -188,10 +188,12 @@ def main() -> None:
   parser.add_argument('harry')
   parser.add_argument('mckee')
   parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--out', type=pathlib.Path, help='write the rows there as JSON too')
   args = parser.parse_args()
   import jax
 
   from dvd_gan import benchmark  # not at the top: the trainers' processes have no jax
+  from results.scripts import measured
 
   steps = {f'ours, jax {jax.__version__}': benchmark.Step(benchmark.SIZES['64x64x12_ch32_b4']())}
   for name, folder in zip(SERVED, (args.harry, args.mckee), strict=True):
@@ -202,27 +204,32 @@ def main() -> None:
   for _, (name, step) in itertools.product(range(args.rounds), steps.items()):
     seconds[name] += step.seconds(1)
     rates.append(benchmark.matmul_rate('float32'))
-  table(steps, seconds, statistics.median(rates))
+  rows = table(steps, seconds, statistics.median(rates))
+  if args.out:
+    measured.save(args.out, rows)
   for step in steps.values():
     if isinstance(step, Served):
       step.close()
 
 
-def table(steps: dict[str, Any], seconds: dict[str, list[float]], rate: float) -> None:
-  """Prints the medians of every step, ours first and twice."""
+def table(steps: dict[str, Any], seconds: dict[str, list[float]], rate: float) -> list[dict[str, Any]]:
+  """Prints the medians of every step, ours first and twice; returns the rows."""
   print(f'matrix product {rate / 1e9:.0f} GFLOP/s')
   print('| train step | s: median (range) | TFLOP | GFLOP/s | share of matmul rate | per FLOP, times ours |')
   print('|---|---|---|---|---|---|')
   rows = [(name, seconds[name], step.flop) for name, step in steps.items()]
   ours, first_seconds, first_flop = rows[0]
   rows.insert(1, (f'{ours}, of what ran', first_seconds, steps[ours].computed_flop))
-  first = statistics.median(first_seconds) / first_flop
+  first, told = statistics.median(first_seconds) / first_flop, []
   for label, found, flop in rows:
     median = statistics.median(found)
     print(
       f'| {label} | {median:.2f} ({min(found):.2f} to {max(found):.2f}) | {flop / 1e12:.3f} | {flop / median / 1e9:.0f} '
       f'| {flop / median / rate:.0%} | {median / flop / first:.2f} |'
     )
+    told.append({'step': label, 'step_s': found, 'gflop': flop / 1e9, 'matmul_gflops': rate / 1e9})
+    told[-1] |= {'share_of_matmul_rate': flop / median / rate, 'seconds_a_flop_times_ours': median / flop / first}
+  return told
 
 
 if __name__ == '__main__':

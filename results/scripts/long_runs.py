@@ -23,12 +23,13 @@ import fcntl
 import json
 import os
 import pathlib
-import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
+
+import measured  # beside this script
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / 'results' / 'long_runs'
@@ -229,7 +230,12 @@ def train(folder: pathlib.Path, name: str, config, last: int) -> None:
   earlier, started, first = spans(workdir), time.time(), reached(workdir)
   if earlier:  # of a script that was killed: its last steps, whose seconds nobody counted
     earlier[-1]['last_step'] = first
-  span = {'first_step': first, 'commit': commit(), 'cpus': len(os.sched_getaffinity(0)), 'machine': machine()}
+  span = {
+    'first_step': first,
+    'commit': measured.commit(),
+    'cpus': len(os.sched_getaffinity(0)),
+    'machine': measured.machine(),
+  }
   span |= {'last_step': first, 'seconds': 0}
   write_spans(workdir, [*earlier, span])  # now, as nobody knows when this script is killed
   process = program(folder, name, 'train')
@@ -286,21 +292,6 @@ def write_spans(workdir: pathlib.Path, content: list[dict]) -> None:
   partial = workdir / 'spans.partial'
   partial.write_text(''.join(json.dumps(span) + '\n' for span in content))
   partial.replace(workdir / 'spans.jsonl')
-
-
-def commit() -> str:
-  """The commit of the code that runs, with + where files differ from it."""
-  git = ['git', '-C', str(ROOT)]
-  changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
-  name = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
-  return name.strip() + ('+' if changed else '')
-
-
-def machine() -> str:
-  names = [line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
-  flags = next((line for line in open('/proc/cpuinfo') if line.startswith('flags')), '')
-  widest = 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else platform.machine()
-  return f'{names[0] if names else platform.machine()}, {widest}'
 
 
 def evaluate(folder: pathlib.Path, name: str, step: int) -> None:

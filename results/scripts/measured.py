@@ -1,0 +1,35 @@
+"""On what a figure was measured, saved beside it."""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def commit() -> str:
+  """The commit of the code that runs, with + where files differ from it."""
+  git = ['git', '-C', str(ROOT)]
+  changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
+  name = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
+  return name.strip() + ('+' if changed else '')
+
+
+def machine() -> str:
+  """The processor and its widest vectors."""
+  names = [line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+  flags = next((line for line in open('/proc/cpuinfo') if line.startswith('flags')), '')
+  widest = 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else platform.machine()
+  return f'{names[0] if names else platform.machine()}, {widest}'
+
+
+def save(path: pathlib.Path, rows: Any) -> None:
+  """Writes `rows` as JSON with the command, the commit, the machine and the number of its CPUs that were used."""
+  script, *arguments = sys.argv
+  command = ' '.join(['python', os.path.relpath(script, ROOT), *arguments])
+  about = {'command': command, 'commit': commit(), 'machine': machine(), 'cpus': len(os.sched_getaffinity(0))}
+  path.write_text(json.dumps({**about, 'rows': rows}, indent=1) + '\n')
