@@ -1,6 +1,7 @@
 """The device mesh and what lies where on it. The only file that names mesh axes."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,8 @@ def compiler_options(platform: str) -> dict[str, str]:
   On a CPU jaxlib 0.10 hands convolutions to YNNPACK, which runs most of ours on one core, half as fast as XLA's own
   kernels on two; its reductions and matrix products are the faster ones. The schedule that frees memory early takes a
   quarter less of it at 0.98 to 1.04 times the time. LLVM's first level of optimisation compiles in three quarters of the
-  time to steps as fast as its third's (all: results/performance). What a jaxlib does not know is left out.
+  time to steps as fast as its third's (all: results/performance). What a jaxlib does not know, or XLA_FLAGS already say, is
+  left out.
   """
   if platform != 'cpu':
     return {}
@@ -71,7 +73,8 @@ def compiler_options(platform: str) -> dict[str, str]:
     'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
     'xla_backend_optimization_level': '1',
   }
-  return {name: value for name, value in options.items() if _is_known({name: value})}
+  flags = os.environ.get('XLA_FLAGS', '')
+  return {name: value for name, value in options.items() if name not in flags and _is_known({name: value})}
 
 
 def _is_known(option: dict[str, str]) -> bool:

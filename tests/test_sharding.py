@@ -53,5 +53,12 @@ def test_an_unknown_option_does_not_take_the_others_with_it(monkeypatch):
   assert sharding.compiler_options.__wrapped__('cpu') == others != {}
 
 
+def test_flags_that_the_user_set_stay(monkeypatch):
+  level = 'xla_backend_optimization_level'
+  assert level not in sharding.compiler_options.__wrapped__('cpu')  # tests/conftest.py sets it
+  monkeypatch.delenv('XLA_FLAGS')
+  assert sharding.compiler_options.__wrapped__('cpu')[level] == '1'
+
+
 def test_other_backends_get_no_options():
   assert sharding.compiler_options('tpu') == {}
