@@ -11,9 +11,9 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def commit() -> str:
-  """The commit of the code that runs, with + where files differ from it."""
-  git = ['git', '-C', str(ROOT)]
+def commit(folder: str | pathlib.Path = ROOT) -> str:
+  """The commit of a clone, of the code that runs by default, with + where files differ from it."""
+  git = ['git', '-C', str(folder)]
   changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
   name = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
   return name.strip() + ('+' if changed else '')
