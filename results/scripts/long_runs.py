@@ -31,7 +31,7 @@ import time
 
 import measured  # beside this script
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = measured.ROOT
 PUBLISHED = ROOT / 'results' / 'long_runs'
 HELD_OUT = 1200  # clips: a set to compare with, and as many again for the floor
 POLL = 2.0  # seconds
