@@ -79,7 +79,8 @@ def run(program: Callable[[list[str]], int | None] = main) -> None:
   if not jax.config.jax_compilation_cache_dir:
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dvd_gan', 'jax'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # the default leaves out what takes under a second
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # programs of under a second are cached too
   try:
     app.run(functools.partial(_guarded, program), flags_parser=_parse_flags)
   except KeyboardInterrupt:  # outside the loop, where there is nothing to save

@@ -28,3 +28,13 @@ environment() {  # environment EXTRAS, e.g. "[test]"
   PATH=$(cd "$venv/bin" && pwd):$PATH
   export PATH
 }
+
+# Preloads tcmalloc where it is installed (on Debian: apt install libtcmalloc-minimal4). XLA frees its temporaries after
+# every step; glibc returns their pages to the system, tcmalloc keeps them: results/performance/README.md, Allocators.
+keep_freed_memory() {
+  local library
+  library=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libtcmalloc(_minimal)?\.so/ { print $NF; exit }')
+  if [ -n "$library" ] && [ -z "${LD_PRELOAD:-}" ]; then
+    export LD_PRELOAD=$library
+  fi
+}

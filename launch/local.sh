@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=launch/environment.sh
 source launch/environment.sh
 environment ""
+keep_freed_memory
 
 workdir=${WORKDIR:-$HOME/dvd_gan_runs/smoke}
 echo "training configs/smoke.py in $workdir; Ctrl-C saves and stops"

@@ -111,18 +111,11 @@ RUNS = {
 
 # (run, real clips shown up to which it trains; None: to its end), in order of priority.
 PLAN = (
-  ('moving_shapes_16', None),
-  ('moving_shapes_32', 64_000),
-  ('finish', None),
-  ('batch_32', None),
-  ('moving_shapes_32', 256_000),
+  ('moving_shapes_32', None),
   ('rate_2e-4', None),
   ('clips_3000', None),
-  ('moving_shapes_32', 512_000),
   ('disc_ch_16', None),
   ('one_d_step', None),
-  ('moving_shapes_32', None),
-  ('twice_as_long', None),
   ('moving_shapes_16-seed_1', None),
   ('moving_shapes_16-seed_2', None),
 )
