@@ -1,6 +1,6 @@
 """Installs dvd_gan. The lower bounds are the versions that the tests ran with."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # TensorFlow only feeds data here: its CPU build, where one exists (not for macOS, nor for 64-bit Arm).
 ARM = "platform_machine == 'arm64' or platform_machine == 'aarch64'"
@@ -10,8 +10,8 @@ setup(
   version='0.1.0',
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
   python_requires='>=3.11,<3.14',
-  packages=['dvd_gan', 'dvd_gan.models', 'dvd_gan.datasets', 'dvd_gan.metrics', 'configs'],
-  package_data={'dvd_gan.datasets': ['*.txt'], 'dvd_gan.metrics': ['*.npz']},
+  packages=[*find_packages(include=['dvd_gan*']), 'configs'],
+  package_data={'dvd_gan.datasets.prepare': ['*.txt'], 'dvd_gan.metrics.networks': ['*.npz']},
   install_requires=[
     'jax>=0.10.2',
     'flax>=0.12.8',

@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.num_classes = 30  # size of the label vocabulary; for video_folder at least the number of subfolders
   data.resolution = 64  # height and width of the model's video, 4 * 2^n
   data.frames = 12  # T, the length of the model's video
-  data.given = 0  # C, how many of them are given: 0 for synthesis; prediction generates the data.frames - C after them
+  data.context = 0  # C, context frames: prediction generates the data.frames - C after them; 0 for synthesis
   data.use_labels = True  # False: every video has label 0 (the paper's prediction)
   data.stride = 1  # source frames from one frame of the window to the next
   data.flip = False  # flip windows left-right at random (the paper: UCF-101 only)
@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.gen = gen = ml_collections.ConfigDict()
   gen.ch = 128  # base width
   gen.multipliers = ()  # width of the stem, then of each unit, in units of ch; empty for the paper's at this resolution
-  gen.given_multipliers = ()  # prediction: width of each block over given frames in units of ch; empty for ours
+  gen.context_multipliers = ()  # prediction: width of each block over context frames in units of ch; empty for ours
   gen.z_dim = 120  # of the latent
   gen.embed_dim = 120  # of the class embedding e(y)
   gen.attention = (32,)  # resolutions whose unit gets separable self-attention before its second block; () for none
@@ -62,10 +62,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = train = ml_collections.ConfigDict()
   train.steps = 300_000  # generator updates
   train.batch_size = 512  # videos in each D step and G step, over all devices
-  train.microbatches = (
-    1  # parts that a device computes its videos in, one after another: less memory. The gradients of D
-  )
-  # are exact, in the G step batch norm then sees one part at a time
+  # Parts that a device computes its videos in, one after another, to save memory. D's gradients are exact; in the G step
+  # batch norm sees one part at a time.
+  train.microbatches = 1
   train.d_steps = 2  # discriminator updates for each generator update, each on fresh videos
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # and for D
@@ -84,6 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.keep_best = 0  # checkpoints kept beside them: those whose step had the smallest train.best_metric
   train.best_metric = 'disc_loss_temporal'  # one of the metrics in metrics.jsonl
   train.sample_every = 2_000  # steps between grids of samples; 0 for none
+  train.profile_steps = ()  # first and last step to record for TensorBoard's Profile page; empty for none
   train.allow_config_change = False  # resume although the model's fields differ from the checkpoint's
 
   config.sample = sample = ml_collections.ConfigDict()
@@ -100,7 +100,7 @@ def get_config() -> ml_collections.ConfigDict:
   sample.statistics_batch_size = 32  # videos in each of them
   sample.split = 'validation'  # prediction: split whose clips are continued (array_file: all of data.source)
   sample.video = ''  # prediction: a video file to continue in their place, of which the middle square is taken
-  sample.start = 0.0  # second of it at which the given frames begin; negative: they are its last ones
+  sample.start = 0.0  # second of it at which the context frames begin; negative: they are its last ones
   sample.futures = 3  # prediction: videos for each clip; sample.num counts clips
   sample.frames = 0  # prediction: frames to generate, beyond what was trained by rolling forward; 0 for as trained
 

@@ -1,4 +1,4 @@
-"""Kinetics-600 video prediction at 64x64: 5 frames given, 11 generated, stride 1.
+"""Kinetics-600 video prediction at 64x64: 5 context frames, 11 generated, stride 1.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/kinetics600_fp_64x16.py --workdir=gs://BUCKET/RUN
 Hardware: 32 to 512 TPU replicas, 12 to 96 hours (the paper).
@@ -11,7 +11,7 @@ from configs import kinetics600_64x16
 
 def get_config():
   config = kinetics600_64x16.get_config()
-  config.data.given = 5
+  config.data.context = 5
   config.data.use_labels = False
   config.train.steps = 1_000_000
   return config

@@ -7,6 +7,7 @@ drawing of two videos.
 
 import argparse
 import functools
+import importlib
 import json
 import platform
 import statistics
@@ -19,45 +20,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import (
-  default,
-  kinetics600_64x12,
-  kinetics600_64x48,
-  kinetics600_128x12,
-  kinetics600_fp_64x16,
-  moving_shapes_16,
-  moving_shapes_32,
-  smoke,
-)
-from dvd_gan import flops, models, sample, sharding, train_step, validation
+from dvd_gan import flops, models, sampling, sharding, train_step
 from dvd_gan.datasets.evaluation_windows import Clips
-from dvd_gan.errors import UsageError
 from dvd_gan.models import spectral
+from dvd_gan.runtime import backend, validation
+from dvd_gan.runtime.errors import UsageError
 
 
-def _narrow_64(get_config: Callable[[], Any]) -> Any:
-  config = get_config()
-  config.dtype = 'float32'
-  config.gen.ch = config.disc.ch = 32
-  config.train.batch_size = 4
+def _size(name: str, **fields: Any) -> Any:
+  """The config of a file in configs/, with some fields changed, 'group__field'."""
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.update_from_flattened_dict({field.replace('__', '.'): value for field, value in fields.items()})
   return config
 
 
-def _full(get_config: Callable[[], Any], batch_size: int) -> Any:
-  config = get_config()
-  config.train.batch_size = batch_size
-  return config
-
-
+_NARROW = {'dtype': 'float32', 'gen__ch': 32, 'disc__ch': 32, 'train__batch_size': 4}
 SIZES = {
-  '64x64x12_ch32_b4': functools.partial(_narrow_64, default.get_config),
-  '64x64_5to11_ch32_b4': functools.partial(_narrow_64, kinetics600_fp_64x16.get_config),
-  'kinetics600_64x12': functools.partial(_full, kinetics600_64x12.get_config, 16),
-  'kinetics600_64x48': functools.partial(_full, kinetics600_64x48.get_config, 4),
-  'kinetics600_128x12': functools.partial(_full, kinetics600_128x12.get_config, 8),
-  'smoke': smoke.get_config,
-  'moving_shapes_16': moving_shapes_16.get_config,
-  'moving_shapes_32': moving_shapes_32.get_config,
+  '64x64x12_ch32_b4': functools.partial(_size, 'default', **_NARROW),
+  '64x64_5to11_ch32_b4': functools.partial(_size, 'kinetics600_fp_64x16', **_NARROW),
+  'kinetics600_64x12': functools.partial(_size, 'kinetics600_64x12', train__batch_size=16),
+  'kinetics600_64x48': functools.partial(_size, 'kinetics600_64x48', train__batch_size=4),
+  'kinetics600_128x12': functools.partial(_size, 'kinetics600_128x12', train__batch_size=8),
+  **{name: functools.partial(_size, name) for name in ('smoke', 'moving_shapes_16', 'moving_shapes_32')},
 }
 
 
@@ -73,12 +57,12 @@ class Step:
 
   def __init__(self, config: Any):
     validation.validate(config)
-    validation.validate_batch(config)
+    validation.validate_batch(config, jax.device_count())
     mesh = sharding.make_mesh(config.mesh.shard)
-    recipe = train_step.make_recipe(config, **sharding.forms(config.mesh))
+    spec = train_step.make_spec(config, **backend.step_options(config.mesh))
     everywhere = sharding.replicated(mesh)
     self._key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=everywhere)()
-    init = jax.jit(functools.partial(train_step.init_state, recipe), out_shardings=everywhere)
+    init = jax.jit(functools.partial(train_step.init_state, spec), out_shardings=everywhere)
     self._state = init(models.init(config), self._key)
     data, d_steps, size = config.data, config.train.d_steps, config.train.batch_size
     rng = np.random.default_rng(0)
@@ -87,11 +71,11 @@ class Step:
     self._batch = jax.device_put({'video': video, 'label': label}, sharding.train_batch(mesh))
 
     arguments = self._state, self._batch, self._key
-    self.computed_flop = self.flop = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
-    if recipe.gen.resample_in_kernel:
-      described = train_step.make_recipe(config, unroll=recipe.unroll)
+    self.computed_flop = self.flop = flops.count(functools.partial(train_step.train_step, spec), *arguments)
+    if spec.gen.resample_in_kernel:
+      described = train_step.make_spec(config, unroll=spec.unroll)
       self.flop = flops.count(functools.partial(train_step.train_step, described), *arguments)
-    lowered = train_step.jitted(recipe, mesh, self._state).lower(*arguments)
+    lowered = train_step.jitted(spec, mesh, self._state).lower(*arguments)
     start = time.perf_counter()
     self._compiled = lowered.compile()
     self.compile_s = time.perf_counter() - start
@@ -148,10 +132,10 @@ def measure_sampling(config: Any, repeats: int) -> dict[str, Any]:
   validation.validate(config)
   size, data, rng = config.sample.batch_size, config.data, np.random.default_rng(0)
   config.sample.statistics_batch_size = size
-  frames = rng.integers(0, 256, (size, data.given, data.resolution, data.resolution, 3), np.uint8)
-  given = Clips(frames, np.zeros(size, np.int32)) if data.given else None
+  frames = rng.integers(0, 256, (size, data.context, data.resolution, data.resolution, 3), np.uint8)
+  context = Clips(frames, np.zeros(size, np.int32)) if data.context else None
   params, _ = models.init(config)
-  sampler = sample.make_sampler(config, params, spectral.init(jax.random.key(0), params), given)
+  sampler = sampling.make_sampler(config, params, spectral.init(jax.random.key(0), params), context)
   standing = sampler.standing(batches=1)
   labels = rng.integers(models.num_labels(config), size=size, dtype=np.int32)
   z = np.zeros((size, config.gen.z_dim), np.float32)
@@ -190,7 +174,7 @@ def _about(config: Any) -> dict[str, Any]:
   return {
     'resolution': config.data.resolution,
     'frames': config.data.frames,
-    'given': config.data.given,
+    'context': config.data.context,
     'gen_ch': config.gen.ch,
     'disc_ch': config.disc.ch,
     'dtype': config.dtype,
@@ -220,7 +204,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--size', choices=sorted(SIZES), default='64x64x12_ch32_b4')
   parser.add_argument('--sampling', action='store_true', help='time the drawing of batch_size videos, not the step')
-  parser.add_argument('--repeats', type=int, default=5, help='steps (or draws) timed; the median is told')
+  parser.add_argument('--repeats', type=int, default=5, help='steps (or draws) timed; the median is printed')
   parser.add_argument('--batch_size', type=int, help="in place of the size's own")
   parser.add_argument('--dtype', help="float32 or bfloat16, in place of the size's own")
   parser.add_argument('--loops', help='scan or unroll, in place of auto')

@@ -13,8 +13,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dvd_gan import checksums, files, hosts, models, sharding, train_step
-from dvd_gan.errors import RunError, UsageError
+from dvd_gan import models, sharding, train_step
+from dvd_gan.runtime import checksums, files, multihost
+from dvd_gan.runtime.errors import RunError, UsageError
 
 HANDLERS = {
   'state': ocp.StandardCheckpointHandler,
@@ -38,7 +39,7 @@ class Checkpoints:
     Args:
       folder: `checkpoints` in a workdir, local or gs://, the same for all processes of a run.
       keep: how many of the newest steps stay; all if 0.
-      keep_best: how many stay beside them of those saved with the smallest `score`.
+      keep_best: how many stay beside them of those saved with the smallest `best_metric`.
       keep_every: the multiples of it stay too; none if 0.
     """
     self.folder = epath.Path(folder)
@@ -66,14 +67,14 @@ class Checkpoints:
     """The steps saved, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state: Any, standing: Any = None, score: float = math.nan) -> None:
+  def save(self, step: int, state: Any, standing: Any = None, best_metric: float = math.nan) -> None:
     """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is.
 
     Args:
       step: its number.
       state: the TrainState.
       standing: statistics of its EMA weights, where there was time for them.
-      score: of the step among those to keep, smaller is better; one that is not finite is none.
+      best_metric: value of `train.best_metric` at this step, smaller is better; NaN for none.
 
     Raises:
       RunError: if this save, or the one before it, cannot be written.
@@ -83,7 +84,7 @@ class Checkpoints:
     trees = {'state': _named(state)} | ({} if standing is None else {'standing': standing})
     sums = {name: checksums.of(tree) for name, tree in trees.items()}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-    metrics = {'score': float(score)} if math.isfinite(score) else None
+    metrics = {'score': float(best_metric)} if math.isfinite(best_metric) else None
     args = ocp.args.Composite(**items, checksums=ocp.args.JsonSave(sums))
     try:
       self._manager.save(step, args=args, metrics=metrics)
@@ -107,7 +108,7 @@ class Checkpoints:
       RunError: if every one is damaged.
     """
     steps = self.steps()[::-1]
-    steps = json.loads(hosts.gather(json.dumps(steps))[0])  # a host's view of a shared disk may lag behind
+    steps = json.loads(multihost.gather(json.dumps(steps))[0])  # a host's view of a shared disk may lag behind
     for i, step in enumerate(steps):
       try:
         state, standing = self.restore(step, config, mesh)
@@ -125,7 +126,7 @@ class Checkpoints:
       for step in steps:
         names = (f'damaged-{step}{f"-{n}" if n > 1 else ""}' for n in itertools.count(1))
         (self.folder / str(step)).rename(next(path for name in names if not (path := self.folder / name).exists()))
-    hosts.gather()
+    multihost.gather()
     deadline = time.monotonic() + 120
     while any((self.folder / str(step)).exists() for step in steps) and time.monotonic() < deadline:
       time.sleep(1)  # until this host's view of a shared disk has caught up
@@ -169,7 +170,7 @@ class Checkpoints:
         break
       except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
         cause = error
-    if not hosts.all_agree(cause is None):  # each host reads its own part
+    if not multihost.all_agree(cause is None):  # each host reads its own part
       what = _line(cause) if cause else 'on another host'
       raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():

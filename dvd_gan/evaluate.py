@@ -10,22 +10,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from dvd_gan import files, follow, record, report, sample, sharding, writer
-from dvd_gan.errors import RunError, UsageError
-from dvd_gan.metrics import scores, video_sets
+from dvd_gan import sample, sampling, sharding, writer
+from dvd_gan.metrics import follow, report, scores, video_sets
 from dvd_gan.metrics.features import Extractor
 from dvd_gan.metrics.protocols import PROTOCOLS, Protocol
 from dvd_gan.metrics.video_sets import VideoSet
+from dvd_gan.runtime import files, run_config
+from dvd_gan.runtime.errors import RunError, UsageError
 
 # Of a result, beside its value, for TensorBoard: the part of it and the name there.
 CURVED = (
-  ('frechet', 'floor'),
-  ('inception_score', 'score'),
-  ('accuracy', 'shape'),
-  ('accuracy', 'motion'),
-  ('accuracy', 'both'),
-  ('memorised', 'nearer'),
-)
+  ('frechet', 'floor'), ('inception_score', 'score'), ('accuracy', 'shape'), ('accuracy', 'motion'),
+  ('accuracy', 'both'), ('memorised', 'nearer'),
+)  # fmt: skip
 
 
 def evaluate(config: Any, workdir: epath.Path) -> None:
@@ -42,17 +39,17 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
   protocols = {name: chosen(config, name) for name in config.eval.protocols}
   if not protocols:
     raise UsageError(f'eval.protocols is empty; there are {", ".join(PROTOCOLS)}')
-  record.open_workdir(workdir)
+  run_config.open_workdir(workdir)
   mesh = sharding.make_mesh()
   cache = epath.Path(config.eval.cache).expanduser() if config.eval.cache else workdir / 'eval' / 'cache'
   extractor = Extractor(config, cache, mesh)
   for protocol in protocols.values():
-    extractor.network(protocol.network)  # what is missing is told before hours of work
+    extractor.network(protocol.network)  # missing weights are reported before hours of work
   if config.eval.videos:
     title = epath.Path(config.eval.videos).expanduser().absolute().name
     for name, protocol in protocols.items():
       made = video_sets.folder(config, protocol.frames or config.data.frames)
-      score(config, workdir, extractor, name, protocol, made, title)
+      run_protocol(config, workdir, extractor, name, protocol, made, title)
     return
   config.sample.truncation, config.sample.batch_size = config.eval.truncation, config.eval.batch_size
   for step in follow.steps(config, workdir) if config.eval.follow else [config.eval.step]:
@@ -65,7 +62,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
         made = video_sets.samples(config, opened, truncation, protocol)
         title = str(opened.step) + ('' if truncation == 1 else f'-truncation_{truncation:g}')
         about = {'step': opened.step, 'truncation': truncation}
-        result, real = score(config, workdir, extractor, name, protocol, made, title, **about)
+        result, real = run_protocol(config, workdir, extractor, name, protocol, made, title, **about)
         results.append(result)
         if first is None or ('memorised' in result and 'memorised' not in first[0]):
           first = result, made, real
@@ -87,12 +84,12 @@ def chosen(config: Any, name: str) -> Protocol:
   protocol = PROTOCOLS[name]
   if protocol.frames > config.data.frames:
     raise UsageError(f'{name} takes videos of {protocol.frames} frames, data.frames is {config.data.frames}')
-  if protocol.futures > 1 and not config.data.given and not config.eval.videos:
-    raise UsageError(f'{name} is for prediction, and data.given is 0')
+  if protocol.futures > 1 and not config.data.context and not config.eval.videos:
+    raise UsageError(f'{name} is for prediction, and data.context is 0')
   return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
 
 
-def score(
+def run_protocol(
   config: Any,
   workdir: epath.Path,
   extractor: Extractor,
@@ -100,7 +97,7 @@ def score(
   protocol: Protocol,
   made: VideoSet,
   title: str,
-  **about: Any,
+  **about,
 ) -> tuple[dict[str, Any], VideoSet]:
   """Computes a protocol's numbers of a set, beside the floor, and writes them to eval/NAME-TITLE.json.
 
@@ -133,7 +130,7 @@ def score(
     'definition': dataclasses.asdict(protocol) | {'frames': protocol.frames or config.data.frames},
     'network_sha256': extractor.network(protocol.network).sha256,
     'sets': {'real': real.key, 'made': made.key},
-    'versions': record.versions(),
+    'versions': run_config.versions(),
     'seconds': round(time.monotonic() - started, 1),
   }
   if jax.process_index() == 0:
@@ -143,7 +140,7 @@ def score(
       title += f'-seed_{config.eval.seed}'
     target = workdir / 'eval' / f'{name}-{title}.json'
     files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
-    print(f'{told(result)}\n{target}', flush=True)
+    print(f'{summary(result)}\n{target}', flush=True)
     if 'step' in about and about['truncation'] == 1:
       values = {f'eval/{name}': result['value']} | {
         f'eval/{name}_{what}': result[part][what] for part, what in CURVED if part in result and result[part]
@@ -167,7 +164,7 @@ def write_report(
     return np.asarray(sharding.gathered(batch))[number % size :][:count]
 
   size = config.eval.batch_size
-  samples = videos(made, 0, min(size, made.count, sample.MAX_GRID))
+  samples = videos(made, 0, min(size, made.count, sampling.MAX_GRID))
   pairs = [
     videos(of, number, 1)
     for both in result.get('memorised', {}).get('closest', [])
@@ -178,7 +175,7 @@ def write_report(
   step = result['step']
   content = report.page(
     f'{workdir.name}, step {step}',
-    [told(one) for one in results],
+    [summary(one) for one in results],
     samples,
     np.concatenate(pairs) if pairs else None,
     writer.logged(workdir, step),
@@ -197,7 +194,7 @@ def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | N
   return ', '.join(f'{there} {what}, not {wanted}' for what, there, wanted in sets if there < wanted) or None
 
 
-def told(result: dict[str, Any]) -> str:
+def summary(result: dict[str, Any]) -> str:
   """A result in a few lines."""
   lines = [f'{result["protocol"]}, {result["samples"]} samples']
   if result.get('truncation', 1) != 1:
@@ -232,26 +229,26 @@ def curve(results: list[dict[str, Any]], folder: epath.Path, name: str) -> None:
     for kind, value in (('frechet', 'distance'), ('inception_score', 'score')):
       if kind in result and kind not in point:
         point |= {kind: result[kind][value], f'{kind}_protocol': result['protocol']}
-  whole = [point for point in points.values() if 'frechet' in point and 'inception_score' in point]
-  if not whole or jax.process_index():
+  complete = [point for point in points.values() if 'frechet' in point and 'inception_score' in point]
+  if not complete or jax.process_index():
     return
   import io
 
   import matplotlib.figure
 
-  files.write(folder / f'{name}.json', (json.dumps(whole, indent=1) + '\n').encode())
+  files.write(folder / f'{name}.json', (json.dumps(complete, indent=1) + '\n').encode())
   figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout='constrained')
   axes = figure.subplots()
-  axes.plot([point['inception_score'] for point in whole], [point['frechet'] for point in whole], 'o-')
-  for point in whole:
+  axes.plot([point['inception_score'] for point in complete], [point['frechet'] for point in complete], 'o-')
+  for point in complete:
     axes.annotate(
       f'{point["truncation"]:g}',
       (point['inception_score'], point['frechet']),
       xytext=(4, 4),
       textcoords='offset points',
     )
-  axes.set_xlabel(f'Inception Score ({whole[0]["inception_score_protocol"]})')
-  axes.set_ylabel(f'Frechet distance ({whole[0]["frechet_protocol"]})')
+  axes.set_xlabel(f'Inception Score ({complete[0]["inception_score_protocol"]})')
+  axes.set_ylabel(f'Frechet distance ({complete[0]["frechet_protocol"]})')
   axes.set_title('truncation (standard deviation of z) at each point')
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=150)

@@ -75,12 +75,9 @@ def _convolution(equation: Any) -> int:
 
 
 def inner_taps(
-  size: int | None, kernel: int, out: int, *, stride: int = 1, low: int = 0, dilation: int = 1, kernel_dilation: int = 1
+  size: int, kernel: int, out: int, *, stride: int = 1, low: int = 0, dilation: int = 1, kernel_dilation: int = 1
 ) -> int:
-  """Pairs (output position, kernel tap) along one axis of a convolution that meet a real input, not padding.
-
-  A size of None is of an input without edges: what is left out then are the holes of a dilated one alone.
-  """
+  """Pairs (output position, kernel tap) along one axis of a convolution that meet a real input, not padding."""
   at = stride * np.arange(out)[:, None] + kernel_dilation * np.arange(kernel) - low
-  inside = True if size is None else (at >= 0) & (at <= (size - 1) * dilation)
+  inside = (at >= 0) & (at <= (size - 1) * dilation)
   return int(np.sum(inside & (at % dilation == 0)))

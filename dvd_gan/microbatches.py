@@ -9,7 +9,7 @@ import jax.numpy as jnp
 Tree = Any
 
 
-def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, together: int = 1) -> Tree:
+def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, group: int = 1) -> Tree:
   """The mean of `fn` over the parts of a batch.
 
   Args:
@@ -17,7 +17,7 @@ def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, t
     batch: arrays [B, ...]; `count` divides the rows of each device.
     count: of parts.
     unroll: compile the parts one by one, without a loop.
-    together: neighbouring rows that stay in one part.
+    group: neighbouring rows that stay in one part.
   """
   if count == 1:
     return fn(batch)
@@ -25,7 +25,7 @@ def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, t
   def parted(x):
     # Every count-th group of rows, not the first B / count rows: no row then changes its device.
     rows, *rest = x.shape
-    groups = x.reshape(rows // (count * together), count, together, *rest).swapaxes(0, 1)
+    groups = x.reshape(rows // (count * group), count, group, *rest).swapaxes(0, 1)
     return groups.reshape(count, rows // count, *rest)
 
   parts = jax.tree.map(parted, batch)

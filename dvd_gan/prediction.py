@@ -7,17 +7,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from dvd_gan import files, sample, video
-from dvd_gan.datasets import decoding, evaluation_windows, window
+from dvd_gan import sample, sampling, video
+from dvd_gan.datasets import evaluation_windows, window
 from dvd_gan.datasets.evaluation_windows import Clips
-from dvd_gan.errors import UsageError
+from dvd_gan.datasets.prepare import decoding
 from dvd_gan.metrics import similarity
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
 
 DRAWN = 14  # futures of a clip that are drawn: H.264 has a largest width
 
 
 def predict(config: Any, workdir: epath.Path) -> None:
-  """Writes `samples/` of a checkpoint: given frames | truth | futures as MP4 and GIF, and their scores as JSON.
+  """Writes `samples/` of a checkpoint: context frames | truth | futures as MP4 and GIF, and their scores as JSON.
 
   Raises:
     UsageError: see `own_clip`, `sample.open_checkpoint`, `held_out`.
@@ -29,19 +31,19 @@ def predict(config: Any, workdir: epath.Path) -> None:
   for truncation in config.sample.truncation:
     made = futures(opened.sampler, opened.standing(truncation), clips, truncation)
     name = f'step_{opened.step:08d}_{_source(config)}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    if made.shape[2] > config.data.frames - config.data.given:
+    if made.shape[2] > config.data.frames - config.data.context:
       name += f'_rolled_to_{made.shape[2]}_frames'
-    rows = max(sample.MAX_GRID // (2 + min(made.shape[1], DRAWN)), 1)
-    sample.write(config, workdir, name, picture(config, clips.video[:rows], made[:rows]))
+    rows = max(sampling.MAX_GRID // (2 + min(made.shape[1], DRAWN)), 1)
+    sample.write(config, workdir, name, comparison(config, clips.video[:rows], made[:rows]))
     if config.sample.each:
       for i in range(len(made)):
-        sample.write(config, workdir, f'{name}_{i:05d}', picture(config, clips.video[i : i + 1], made[i : i + 1]))
-    if found := scores(config, clips.video, made):
+        sample.write(config, workdir, f'{name}_{i:05d}', comparison(config, clips.video[i : i + 1], made[i : i + 1]))
+    if found := compare_with_truth(config, clips.video, made):
       about = {'step': opened.step, 'from': _source(config), 'truncation': truncation, 'seed': config.sample.seed}
       if jax.process_index() == 0:
         content = json.dumps(about | found, allow_nan=False) + '\n'
         files.write(workdir / 'samples' / f'{name}.json', content.encode())
-        print(told(found))
+        print(summary(found))
 
 
 def held_out(config: Any) -> Clips:
@@ -65,80 +67,79 @@ def own_clip(config: Any) -> Clips:
   data, start = config.data, config.sample.start
   path = epath.Path(config.sample.video).expanduser()
   try:
-    source = path.read_bytes() if files.is_remote(path) else str(path)
-    frames = decoding.decode(source, short_side=data.resolution, fps=data.fps, seconds=data.file_seconds)
+    frames = decoding.decode(str(path), short_side=data.resolution, fps=data.fps, seconds=data.file_seconds)
   except (decoding.RejectedError, *files.errors()) as error:
     more = ' (data.file_seconds)' if isinstance(error, decoding.RejectedError) and not error.lasting else ''
     raise UsageError(f'sample.video={config.sample.video}: {error}{more}') from None
-  first = round(start * data.fps) if start >= 0 else max(len(frames) - window.span(data.given, data.stride), 0)
-  frames = frames[first :: data.stride][: data.given + _generated(config)]
-  if len(frames) < data.given:
+  first = round(start * data.fps) if start >= 0 else max(len(frames) - window.span(data.context, data.stride), 0)
+  frames = frames[first :: data.stride][: data.context + _generated(config)]
+  if len(frames) < data.context:
     raise UsageError(
       f'sample.video={config.sample.video} is too short: from frame {first} on it has {len(frames)} at {data.fps:g} fps '
-      f'and stride {data.stride}; the model is given {data.given}'
+      f'and stride {data.stride}; the model needs {data.context} context frames'
     )
-  return Clips(decoding.middle(frames, data.resolution)[None], sample.labels_for(config)[:1])
+  return Clips(decoding.middle(frames, data.resolution)[None], sampling.labels_for(config)[:1])
 
 
-def futures(sampler: sample.Sampler, standing: Any, clips: Clips, truncation: float) -> np.ndarray:
+def futures(sampler: sampling.Sampler, standing: Any, clips: Clips, truncation: float) -> np.ndarray:
   """`sample.futures` of each clip, uint8 [N, n, F, H, W, 3], F = `sample.frames` or as many as trained.
 
-  More than trained are made by rolling forward: the last C frames, generated ones by then, are given again.
+  More than trained are made by rolling forward: the last C frames, generated ones by then, become the context.
   """
   config = sampler.config
-  count, given = config.sample.futures, config.data.given
+  count, context = config.sample.futures, config.data.context
   labels = np.repeat(clips.label, count)
-  shown = np.repeat(clips.video[:, :given], count, axis=0)
+  shown = np.repeat(clips.video[:, :context], count, axis=0)
   part = 0
-  while shown.shape[1] < given + _generated(config):
+  while shown.shape[1] < context + _generated(config):
     made = sampler.videos(
-      standing, labels, truncation=truncation, seed=config.sample.seed, given=shown[:, -given:], part=part
+      standing, labels, truncation=truncation, seed=config.sample.seed, context=shown[:, -context:], part=part
     )
     shown = np.concatenate([shown, made], axis=1)
     part += 1
-  made = shown[:, given : given + _generated(config)]
+  made = shown[:, context : context + _generated(config)]
   return made.reshape(-1, count, *made.shape[1:])
 
 
-def picture(config: Any, clips: np.ndarray, made: np.ndarray) -> np.ndarray:
-  """Clips in rows; in columns the given frames (the last of them held), the truth, the futures.
+def comparison(config: Any, clips: np.ndarray, made: np.ndarray) -> np.ndarray:
+  """Clips in rows; in columns the context frames (the last of them held), the truth, the futures.
 
   Args:
     config: of the model.
-    clips: uint8 [N, L, H, W, 3], from the given frames on. Where the truth is not known its column is grey.
+    clips: uint8 [N, L, H, W, 3], from the context frames on. Where the truth is not known its column is grey.
     made: uint8 [N, n, F, H, W, 3].
 
   Returns:
     uint8 [C + F, rows, columns, 3].
   """
-  given, made = config.data.given, made[:, :DRAWN]
-  length = given + made.shape[2]
+  context, made = config.data.context, made[:, :DRAWN]
+  length = context + made.shape[2]
   clips = clips[:, None, :length]
-  held = clips[:, :, np.minimum(np.arange(length), given - 1)]
+  held = clips[:, :, np.minimum(np.arange(length), context - 1)]
   unknown = length - clips.shape[2]
   truth = np.pad(clips, ((0, 0), (0, 0), (0, unknown), *[(0, 0)] * 3), constant_values=128)
-  shown = np.repeat(clips[:, :, :given], made.shape[1], axis=1)
+  shown = np.repeat(clips[:, :, :context], made.shape[1], axis=1)
   tiles = np.concatenate([held, truth, np.concatenate([shown, made], axis=2)], axis=1)  # [N, 2 + n, C + F, H, W, 3]
-  real, rolled = (video.borders(given, trained, length) for trained in (length, config.data.frames))
+  real, rolled = (video.borders(context, trained, length) for trained in (length, config.data.frames))
   borders = np.tile([real, real, *[rolled] * made.shape[1]], (len(made), 1, 1))
   return video.grid(tiles.reshape(-1, *tiles.shape[2:]), tiles.shape[1], borders)
 
 
-def scores(config: Any, clips: np.ndarray, made: np.ndarray) -> dict[str, Any] | None:
-  """PSNR and SSIM by frame against the truth, beside copying the last given frame; None where there is no truth.
+def compare_with_truth(config: Any, clips: np.ndarray, made: np.ndarray) -> dict[str, Any] | None:
+  """PSNR and SSIM by frame against the truth, beside copying the last context frame; None where there is no truth.
 
   Rolled frames do not count: the model was not trained to make them.
   """
-  given = config.data.given
-  length = min(clips.shape[1], config.data.frames, given + made.shape[2]) - given
+  context = config.data.context
+  length = min(clips.shape[1], config.data.frames, context + made.shape[2]) - context
   if not length:
     return None
-  truth, made = clips[:, given : given + length], made[:, :, :length]
-  numbers = {'clips': len(clips), 'futures': made.shape[1], 'given': given, 'frames': length}
-  return numbers | similarity.summary(made, truth, clips[:, given - 1]) | {'spread': similarity.spread(made)}
+  truth, made = clips[:, context : context + length], made[:, :, :length]
+  numbers = {'clips': len(clips), 'futures': made.shape[1], 'context': context, 'frames': length}
+  return numbers | similarity.summary(made, truth, clips[:, context - 1]) | {'spread': similarity.spread(made)}
 
 
-def told(found: dict[str, Any]) -> str:
+def summary(found: dict[str, Any]) -> str:
   """The scores in two lines."""
   lines = []
   for name, unit in (('psnr', ' dB'), ('ssim', '')):
@@ -149,7 +150,7 @@ def told(found: dict[str, Any]) -> str:
 
 def _generated(config: Any) -> int:
   """F, frames to generate of each clip."""
-  return config.sample.frames or config.data.frames - config.data.given
+  return config.sample.frames or config.data.frames - config.data.context
 
 
 def _source(config: Any) -> str:

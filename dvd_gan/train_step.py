@@ -10,6 +10,7 @@ import optax
 
 from dvd_gan import augment, losses, microbatches, models, optimizer, sharding
 from dvd_gan.models import spectral
+from dvd_gan.runtime import backend
 
 Tree = Any
 Batch = dict[str, jax.Array]  # {'video': uint8 [..., B, T, H, W, 3], 'label': int32 [..., B]}
@@ -42,15 +43,15 @@ class TrainState(NamedTuple):
   score_means: Tree = None
 
 
-class Recipe(NamedTuple):
-  """What a step needs beside its arrays; made once from the config."""
+class StepSpec(NamedTuple):
+  """The static arguments of a step: networks, optimizers and constants."""
 
   gen: Any
   disc: Any
   gen_opt: optax.GradientTransformation
   disc_opt: optax.GradientTransformation
   z_dim: int
-  given: int  # C, frames that a video begins with and that G is given
+  context: int  # C, the first frames of a video, which G is conditioned on
   frames_k: int
   ema_decay: float
   ema_start: int
@@ -60,23 +61,24 @@ class Recipe(NamedTuple):
   augment: tuple[str, ...] = ()  # kinds of augment.KINDS
   lecam: float = 0.0  # weight of the LeCam regularisation in D's loss
   microbatches: int = 1
-  whole: Callable[[Tree], Tree] = lambda tree: tree  # keeps gradients and weights whole where the state is sharded
+  # Keeps gradients and weights replicated where the state is sharded.
+  replicate: Callable[[Tree], Tree] = lambda tree: tree
 
 
-def make_recipe(config: Any, *, unroll: bool, resample_in_kernel: bool = False) -> Recipe:
-  """The recipe of a validated config; `unroll` and `resample_in_kernel` as sharding.forms says."""
+def make_spec(config: Any, *, unroll: bool, resample_in_kernel: bool = False) -> StepSpec:
+  """The static arguments of a validated config; `unroll` and `resample_in_kernel` are backend.step_options."""
   gen, disc = models.build(config, resample_in_kernel)
   train = config.train
   adam = functools.partial(
     optimizer.adam, b1=train.b1, b2=train.b2, decay_from=train.decay_start or train.steps, decay_to=train.steps
   )
-  return Recipe(
+  return StepSpec(
     gen=gen,
     disc=disc,
     gen_opt=adam(train.gen_lr),
     disc_opt=adam(train.disc_lr),
     z_dim=config.gen.z_dim,
-    given=config.data.given,
+    context=config.data.context,
     frames_k=config.disc.frames_k,
     ema_decay=train.ema_decay,
     ema_start=train.ema_start,
@@ -89,27 +91,27 @@ def make_recipe(config: Any, *, unroll: bool, resample_in_kernel: bool = False) 
   )
 
 
-def init_state(recipe: Recipe, params: tuple[Tree, Tree], key: jax.Array) -> TrainState:
+def init_state(spec: StepSpec, params: tuple[Tree, Tree], key: jax.Array) -> TrainState:
   """A fresh TrainState of f32 leaves; jit it to lay it on a mesh.
 
   Args:
-    recipe: static.
+    spec: static.
     params: of the generator and the discriminators, from `models.init`.
     key: of the spectral vectors.
   """
   gen, disc = (
     NetState(tree, spectral.init(tree_key, tree), opt.init(tree))
-    for tree, tree_key, opt in zip(params, jax.random.split(key), (recipe.gen_opt, recipe.disc_opt), strict=True)
+    for tree, tree_key, opt in zip(params, jax.random.split(key), (spec.gen_opt, spec.disc_opt), strict=True)
   )
   score_means = None
-  if recipe.lecam:
+  if spec.lecam:
     score_means = {side: {part: jnp.float32(0) for part in disc.params} for side in ('real', 'fake')}
   return TrainState(jnp.int32(0), gen, disc, gen.params, score_means)
 
 
 def state_shapes(config: Any) -> TrainState:
   """The TrainState of a config, of ShapeDtypeStructs."""
-  init = functools.partial(init_state, make_recipe(config, unroll=False))
+  init = functools.partial(init_state, make_spec(config, unroll=False))
   return jax.eval_shape(init, models.shapes(config), jax.random.key(0))
 
 
@@ -133,11 +135,11 @@ def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
   return jnp.stack([real, fake], axis=1).reshape(-1, *real.shape[1:])
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Array) -> tuple[TrainState, Metrics]:
+def train_step(spec: StepSpec, state: TrainState, batch: Batch, seed_key: jax.Array) -> tuple[TrainState, Metrics]:
   """The D steps, each on its own real batch, then one G step.
 
   Args:
-    recipe: static.
+    spec: static.
     state: donated by the caller's jit.
     batch: `video` uint8 [d_steps, B, T, H, W, 3], `label` int32 [d_steps, B].
     seed_key: the run's; the step folds its number in.
@@ -152,15 +154,15 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
   # G is normalised once for its update: the same weights serve the D steps and the G step.
   gen_weights, pullback, (gen_spectral, gen_sigmas) = _normalised(state.gen)
   (disc, score_means), d_metrics = jax.lax.scan(
-    lambda carry, xs: d_step(recipe, *carry, gen_weights, state.step, *xs),
+    lambda carry, xs: d_step(spec, *carry, gen_weights, state.step, *xs),
     (state.disc, state.score_means),
     (batch, jnp.stack(d_keys)),
-    unroll=0 if recipe.unroll else 1,  # 0 is all; by their number, one step would stay a loop
+    unroll=0 if spec.unroll else 1,  # 0 is all; by their number, one step would stay a loop
   )
   last = jax.tree.map(lambda x: x[-1], batch)
-  gen, g_metrics = g_step(recipe, state.gen, gen_weights, pullback, disc, state.step, last, g_key)
+  gen, g_metrics = g_step(spec, state.gen, gen_weights, pullback, disc, state.step, last, g_key)
   gen = gen._replace(spectral=gen_spectral)
-  ema = ema_update(recipe, state.step, state.ema_params, gen.params)
+  ema = ema_update(spec, state.step, state.ema_params, gen.params)
 
   metrics = jax.tree.map(jnp.mean, d_metrics) | g_metrics
   metrics['gen_sigma_max'], metrics['gen_sigma_min'] = spectral.extremes(gen_sigmas)
@@ -168,73 +170,67 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch, seed_key: jax.Ar
   return TrainState(state.step + 1, gen, disc, ema, score_means), metrics
 
 
-def jitted(recipe: Recipe, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
+def jitted(spec: StepSpec, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
   """`train_step` to be compiled for a mesh, its state (or its shapes) donated and kept in its places."""
-  step = functools.partial(train_step, recipe._replace(whole=sharding.keep_whole(mesh)))
-  places, platform = (sharding.state(mesh, state), None), sharding.platform(mesh)
-  options = sharding.compiler_options(platform)
-  if recipe.overlap:
-    options = options | sharding.overlap_options(platform)
+  step = functools.partial(train_step, spec._replace(replicate=sharding.keep_replicated(mesh)))
+  places, platform = (sharding.state(mesh, state), None), mesh.devices.flat[0].platform
+  options = backend.compiler_options(platform)
+  if spec.overlap:
+    options = options | backend.overlap_options(platform)
   return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=options)
 
 
 def disc_loss(
-  recipe: Recipe, score_means: Tree, weights: Tree, inputs: dict[str, jax.Array]
+  spec: StepSpec, score_means: Tree, weights: Tree, inputs: dict[str, jax.Array]
 ) -> tuple[jax.Array, Metrics]:
   """Both discriminators' loss on real and fake videos in pairs.
 
   Args:
-    recipe: static.
+    spec: static.
     score_means: `TrainState.score_means`.
     weights: of the discriminators, after spectral norm.
     inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H, W, 3] in [-1, 1], `label` int32 [2B]; even rows are real.
   """
-  scores = recipe.disc.apply({'params': weights}, inputs['frames'], inputs['video'], inputs['label'])
+  scores = spec.disc.apply({'params': weights}, inputs['frames'], inputs['video'], inputs['label'])
   real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
   loss = losses.hinge_disc(real, fake)
   metrics = {f'disc_loss_{name}': value for name, value in loss.items()}
   metrics |= {f'score_real_{name}': score.mean() for name, score in real.items()}
   metrics |= {f'score_fake_{name}': score.mean() for name, score in fake.items()}
   total = sum(loss.values())
-  if recipe.lecam:
+  if spec.lecam:
     metrics['disc_lecam'] = losses.lecam(real, fake, score_means)
-    total += recipe.lecam * metrics['disc_lecam']
+    total += spec.lecam * metrics['disc_lecam']
   return total, metrics
 
 
 def gen_loss(
-  recipe: Recipe, disc_weights: Tree, weights: Tree, inputs: dict[str, jax.Array]
+  spec: StepSpec, disc_weights: Tree, weights: Tree, inputs: dict[str, jax.Array]
 ) -> tuple[jax.Array, Metrics]:
   """The generator's loss.
 
   Args:
-    recipe: static.
+    spec: static.
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
-    inputs: `z` [B, z_dim], `label` int32 [B], `given` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees, `draws` of augment.draw for B clips, and, if `recipe.truth_weight` is above 0, `truth`
-      [B, T, H, W, 3], what came after `given`.
+    inputs: `z` [B, z_dim], `label` int32 [B], `context` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
+      frames that D_S sees, `draws` of augment.draw for B clips, and, if `spec.truth_weight` is above 0, `truth`
+      [B, T, H, W, 3], what came after `context`.
   """
-  given = inputs['given']
-  fake = recipe.gen.apply({'params': weights}, inputs['z'], inputs['label'], given, train=True)
-  video = augment.apply(inputs['draws'], jnp.concatenate([given, fake], axis=1))
-  frames = take_frames(video[:, recipe.given :], inputs['chosen'])
-  loss = losses.hinge_gen(recipe.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
+  context = inputs['context']
+  fake = spec.gen.apply({'params': weights}, inputs['z'], inputs['label'], context, train=True)
+  video = augment.apply(inputs['draws'], jnp.concatenate([context, fake], axis=1))
+  frames = take_frames(video[:, spec.context :], inputs['chosen'])
+  loss = losses.hinge_gen(spec.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
   total, metrics = sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
-  if recipe.truth_weight:
+  if spec.truth_weight:
     metrics['gen_squared_error'] = losses.squared_error(fake, inputs['truth'])
-    total += recipe.truth_weight * metrics['gen_squared_error']
+    total += spec.truth_weight * metrics['gen_squared_error']
   return total, metrics
 
 
 def d_step(
-  recipe: Recipe,
-  disc: NetState,
-  score_means: Tree,
-  gen_weights: Tree,
-  step: jax.Array,
-  batch: Batch,
-  key: jax.Array,
+  spec: StepSpec, disc: NetState, score_means: Tree, gen_weights: Tree, step: jax.Array, batch: Batch, key: jax.Array
 ) -> tuple[tuple[NetState, Tree], Metrics]:
   """One update of both discriminators on a real batch and as many fakes with its labels and fresh z.
 
@@ -243,30 +239,30 @@ def d_step(
   """
   z_key, frames_key, augment_key = jax.random.split(key, 3)
   label = batch['label']
-  z = jax.random.normal(z_key, (label.shape[0], recipe.z_dim))
+  z = jax.random.normal(z_key, (label.shape[0], spec.z_dim))
   real = to_float(batch['video'])
-  given = real[:, : recipe.given]
-  fake = recipe.gen.apply({'params': gen_weights}, z, label, given, train=True)
-  video = interleave(real, jnp.concatenate([given, fake], axis=1))  # [2B, T, H, W, 3]
-  video = augment.apply(augment.draw(augment_key, video.shape[0], video.shape[2], recipe.augment), video)
-  chosen = recipe.given + choose_frames(frames_key, video.shape[0], fake.shape[1], recipe.frames_k)
+  context = real[:, : spec.context]
+  fake = spec.gen.apply({'params': gen_weights}, z, label, context, train=True)
+  video = interleave(real, jnp.concatenate([context, fake], axis=1))  # [2B, T, H, W, 3]
+  video = augment.apply(augment.draw(augment_key, video.shape[0], video.shape[2], spec.augment), video)
+  chosen = spec.context + choose_frames(frames_key, video.shape[0], fake.shape[1], spec.frames_k)
   inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
   weights, pullback, (u, sigmas) = _normalised(disc)
 
-  gradient = functools.partial(jax.grad(functools.partial(disc_loss, recipe, score_means), has_aux=True), weights)
-  weight_grads, metrics = microbatches.mean(gradient, inputs, recipe.microbatches, unroll=recipe.unroll, together=2)
-  grads = recipe.whole(pullback(weight_grads)[0])
-  updates, opt_state = recipe.disc_opt.update(grads, disc.opt_state, disc.params, step=step)
+  gradient = functools.partial(jax.grad(functools.partial(disc_loss, spec, score_means), has_aux=True), weights)
+  weight_grads, metrics = microbatches.mean(gradient, inputs, spec.microbatches, unroll=spec.unroll, group=2)
+  grads = spec.replicate(pullback(weight_grads)[0])
+  updates, opt_state = spec.disc_opt.update(grads, disc.opt_state, disc.params, step=step)
   metrics['disc_grad_norm'] = optax.tree.norm(grads)
   metrics['disc_sigma_max'], metrics['disc_sigma_min'] = spectral.extremes(sigmas)
-  if recipe.lecam:
+  if spec.lecam:
     score_means = losses.moved_means(score_means, metrics)
-  params = recipe.whole(optax.apply_updates(disc.params, updates))
+  params = spec.replicate(optax.apply_updates(disc.params, updates))
   return (NetState(params, u, opt_state), score_means), metrics
 
 
 def g_step(
-  recipe: Recipe,
+  spec: StepSpec,
   gen: NetState,
   gen_weights: Tree,
   pullback: Any,
@@ -275,7 +271,7 @@ def g_step(
   batch: Batch,
   key: jax.Array,
 ) -> tuple[NetState, Metrics]:
-  """One update of the generator, with fresh z and the labels and given frames of the last D batch.
+  """One update of the generator, with fresh z and the labels and context frames of the last D batch.
 
   `gen_weights` are `gen.params` after spectral norm and `pullback` takes a gradient back through it. The
   discriminators' vectors are read, not advanced: the next D step normalises the same weights the same way.
@@ -283,27 +279,27 @@ def g_step(
   z_key, frames_key, augment_key = jax.random.split(key, 3)
   label, real = batch['label'], to_float(batch['video'])
   inputs = {
-    'z': jax.random.normal(z_key, (label.shape[0], recipe.z_dim)),
+    'z': jax.random.normal(z_key, (label.shape[0], spec.z_dim)),
     'label': label,
-    'given': real[:, : recipe.given],
-    'truth': real[:, recipe.given :],  # unless the loss asks for it, XLA drops it
-    'chosen': choose_frames(frames_key, label.shape[0], recipe.gen.frames, recipe.frames_k),
-    'draws': augment.draw(augment_key, label.shape[0], real.shape[2], recipe.augment),
+    'context': real[:, : spec.context],
+    'truth': real[:, spec.context :],  # unless the loss asks for it, XLA drops it
+    'chosen': choose_frames(frames_key, label.shape[0], spec.gen.frames, spec.frames_k),
+    'draws': augment.draw(augment_key, label.shape[0], real.shape[2], spec.augment),
   }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
 
-  loss_fn = functools.partial(gen_loss, recipe, disc_weights)
+  loss_fn = functools.partial(gen_loss, spec, disc_weights)
   gradient = functools.partial(jax.grad(loss_fn, has_aux=True), gen_weights)
-  weight_grads, metrics = microbatches.mean(gradient, inputs, recipe.microbatches, unroll=recipe.unroll)
-  grads = recipe.whole(pullback(weight_grads)[0])
-  updates, opt_state = recipe.gen_opt.update(grads, gen.opt_state, gen.params, step=step)
+  weight_grads, metrics = microbatches.mean(gradient, inputs, spec.microbatches, unroll=spec.unroll)
+  grads = spec.replicate(pullback(weight_grads)[0])
+  updates, opt_state = spec.gen_opt.update(grads, gen.opt_state, gen.params, step=step)
   metrics['gen_grad_norm'] = optax.tree.norm(grads)
-  return gen._replace(params=recipe.whole(optax.apply_updates(gen.params, updates)), opt_state=opt_state), metrics
+  return gen._replace(params=spec.replicate(optax.apply_updates(gen.params, updates)), opt_state=opt_state), metrics
 
 
-def ema_update(recipe: Recipe, step: jax.Array, ema: Tree, params: Tree) -> Tree:
+def ema_update(spec: StepSpec, step: jax.Array, ema: Tree, params: Tree) -> Tree:
   """The average of G's parameters after the update of `step`; equal to them before `ema_start`."""
-  decay = jnp.where(step >= recipe.ema_start, recipe.ema_decay, 0.0)
+  decay = jnp.where(step >= spec.ema_start, spec.ema_decay, 0.0)
   return jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
 
 

@@ -41,10 +41,10 @@ def grid(videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None
   return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
 
 
-def borders(given: int, trained: int, length: int) -> np.ndarray:
-  """Colour of each frame's border, uint8 [length, 3]: `given` frames, generated up to `trained`, then rolled."""
+def borders(context: int, trained: int, length: int) -> np.ndarray:
+  """Colour of each frame's border, uint8 [length, 3]: the context, generated up to `trained`, then rolled."""
   colours = np.array([GIVEN, GENERATED, ROLLED], np.uint8)
-  return np.repeat(colours, (given, trained - given, max(length - trained, 0)), axis=0)[:length]
+  return np.repeat(colours, (context, trained - context, max(length - trained, 0)), axis=0)[:length]
 
 
 def write(path: Any, video: np.ndarray, fps: float) -> list[str]:

@@ -7,7 +7,6 @@ frames of the shape's centre (x and y, as a share of the picture's side) and of 
 differs from the background, the median of the border, counts as the shape.
 """
 
-import json
 import pathlib
 import sys
 
@@ -18,9 +17,13 @@ from etils import epath
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from dvd_gan import sample, sharding  # noqa: E402
+from dvd_gan import (
+  sampling,
+  sharding,  # noqa: E402
+)
 from dvd_gan.checkpoint import Checkpoints  # noqa: E402
 from dvd_gan.datasets import shapes  # noqa: E402
+from dvd_gan.runtime import run_config  # noqa: E402
 
 COUNT = 600
 THRESHOLD = 90  # summed over RGB: less is noise of the background
@@ -41,13 +44,13 @@ def ranges(video: np.ndarray) -> np.ndarray:
 
 def main(workdir: str, step: int = 0) -> None:
   folder = epath.Path(workdir).expanduser().absolute()
-  config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
+  config = ml_collections.ConfigDict(run_config.read(folder / 'config.json'))
   config.sample.num, config.sample.batch_size = COUNT, 30
   checkpoints = Checkpoints(folder / 'checkpoints')
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   state, standing = checkpoints.restore(step or checkpoints.newest(), config, mesh)
-  sampler = sample.make_sampler(config, state.ema_params, state.gen.spectral)
-  labels = sample.labels_for(config)
+  sampler = sampling.make_sampler(config, state.ema_params, state.gen.spectral)
+  labels = sampling.labels_for(config)
   videos = sampler.videos(standing or sampler.standing(), labels, truncation=1.0, seed=1)
   real, real_labels = shapes.draw_many(1, COUNT, frames=config.data.frames, size=config.data.resolution)
   print('| motion | samples: x, y, area | real: x, y, area |\n|---|---|---|')

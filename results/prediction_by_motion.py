@@ -5,11 +5,10 @@ python results/prediction_by_motion.py WORKDIR [STEP] [TRUNCATION]
 STEP: 0, the default, is the newest. TRUNCATION: what z is multiplied by, 1 by default.
 
 Prints, over 300 held-out clips with three futures each (EMA weights, standing statistics), PSNR in dB and
-SSIM, means over the generated frames: of all futures, of each clip's best, of copying the last given frame; how far a
+SSIM, means over the generated frames: of all futures, of each clip's best, of copying the last context frame; how far a
 clip's futures lie apart in grey levels; and PSNR by frame for the classes that move.
 """
 
-import json
 import pathlib
 import sys
 
@@ -22,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dvd_gan import prediction, sample  # noqa: E402
 from dvd_gan.datasets import evaluation_windows, shapes  # noqa: E402
 from dvd_gan.metrics import similarity  # noqa: E402
+from dvd_gan.runtime import run_config  # noqa: E402
 
 CLIPS = 300
 ROWS = ('mean', 'best', 'copy_last')
@@ -29,7 +29,7 @@ ROWS = ('mean', 'best', 'copy_last')
 
 def main(workdir: str, step: str = '0', truncation: str = '1') -> None:
   folder = epath.Path(workdir).expanduser().absolute()
-  config = ml_collections.ConfigDict(json.loads((folder / 'config.json').read_text())['config'])
+  config = ml_collections.ConfigDict(run_config.read(folder / 'config.json'))
   scale = float(truncation)
   config.sample.num, config.sample.futures, config.sample.batch_size = CLIPS, 3, 60
   config.sample.step, config.sample.truncation = int(step), (scale,)
@@ -41,15 +41,15 @@ def main(workdir: str, step: str = '0', truncation: str = '1') -> None:
   groups |= {'all that move': motion != shapes.MOTIONS.index('still'), 'all': motion >= 0}
 
   print(
-    f'step {opened.step}, truncation {scale:g}, {CLIPS} clips, {config.data.given} given, {futures.shape[2]} generated\n'
+    f'step {opened.step}, truncation {scale:g}, {CLIPS} clips, {config.data.context} context frames, {futures.shape[2]} generated\n'
   )
   print(
     '| motion | clips | PSNR: mean, best of 3 | copying the last | SSIM: mean, best of 3 | copying the last | apart |'
   )
   print('|---|---|---|---|---|---|---|')
-  given = config.data.given
+  context = config.data.context
   for name, of in groups.items():
-    found = similarity.summary(futures[of], video[of, given:], video[of, given - 1])
+    found = similarity.summary(futures[of], video[of, context:], video[of, context - 1])
     cells = []
     for metric, digits in (('psnr', 1), ('ssim', 2)):
       mean, best, copied = (f'{np.mean(found[metric][row]):.{digits}f}' for row in ROWS)

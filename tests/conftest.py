@@ -24,6 +24,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from dvd_gan import models, sharding, train_step  # noqa: E402
+from dvd_gan.runtime import backend  # noqa: E402
 from tests.tiny import get_config as tiny_config  # noqa: E402
 
 
@@ -42,13 +43,13 @@ class Step(NamedTuple):
   """The tiny config's train step on some devices, compiled; it donates its state, so `fresh` makes a new one."""
 
   config: object
-  recipe: train_step.Recipe
+  spec: train_step.StepSpec
   mesh: jax.sharding.Mesh
   compiled: object
   key: jax.Array
 
   def fresh(self):
-    init = functools.partial(train_step.init_state, self.recipe)
+    init = functools.partial(train_step.init_state, self.spec)
     # No jit: every leaf is then a buffer of its own.
     state = jax.tree.map(np.array, jax.jit(init)(models.init(self.config), jax.random.key(self.config.seed)))
     return jax.device_put(state, sharding.state(self.mesh, state))
@@ -63,10 +64,10 @@ class Step(NamedTuple):
 def make_step(devices, shard=1, config=None):
   config = config or tiny_config()
   mesh = sharding.make_mesh(shard, devices=devices)
-  recipe = train_step.make_recipe(config, **sharding.forms(config.mesh))
+  spec = train_step.make_spec(config, **backend.step_options(config.mesh))
   key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
-  step = Step(config, recipe, mesh, None, key)
-  jitted = train_step.jitted(recipe, mesh, train_step.state_shapes(config))
+  step = Step(config, spec, mesh, None, key)
+  jitted = train_step.jitted(spec, mesh, train_step.state_shapes(config))
   compiled = jitted.lower(step.fresh(), step.place(random_batch(config)), key).compile()
   return step._replace(compiled=compiled)
 

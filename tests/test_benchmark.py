@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from configs import default
-from dvd_gan import benchmark, validation
+from dvd_gan import benchmark
+from dvd_gan.runtime import validation
 from tests import tiny_prediction
 from tests.conftest import ROOT, tiny_config
 
@@ -20,10 +21,10 @@ def test_it_prints_one_json_object_last_without_tensorflow():
   result = subprocess.run(
     [sys.executable, '-c', program], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=True
   )
-  told = json.loads(result.stdout.splitlines()[-1])
+  output = json.loads(result.stdout.splitlines()[-1])
   for name in ('step_s', 'compile_s', 'model_tflop', 'clips_per_s', 'share_of_matmul_rate'):
-    assert told[name] >= 0, name
-  assert told['size'] == 'tiny' and told['resolution'] == 16 and told['repeats'] == 2
+    assert output[name] >= 0, name
+  assert output['size'] == 'tiny' and output['resolution'] == 16 and output['repeats'] == 2
 
 
 @pytest.mark.parametrize('flag', ['--batch_size=0', '--repeats=0'])
@@ -46,9 +47,9 @@ def test_the_default_size_is_the_one_that_scripts_expect():
 def test_sampling_is_timed(tiny):
   config = tiny()
   config.sample.batch_size = 2
-  told = benchmark.measure_sampling(config, repeats=3)
-  assert 0 < told['draw_s_min'] <= told['draw_s'] and told['videos_per_s'] > 0
-  assert told['batch_size'] == 2 and told['model_tflop'] >= 0
+  output = benchmark.measure_sampling(config, repeats=3)
+  assert 0 < output['draw_s_min'] <= output['draw_s'] and output['videos_per_s'] > 0
+  assert output['batch_size'] == 2 and output['model_tflop'] >= 0
 
 
 @pytest.mark.parametrize('name', ['kinetics600_64x12', 'kinetics600_64x48', 'kinetics600_128x12'])
@@ -60,7 +61,7 @@ def test_full_width_sizes_are_valid_and_in_bfloat16(name):
 
 def test_prediction_has_a_size_too():
   config = benchmark.SIZES['64x64_5to11_ch32_b4']()
-  assert (config.data.given, config.data.frames, config.gen.ch, config.disc.ch, config.dtype) == (
+  assert (config.data.context, config.data.frames, config.gen.ch, config.disc.ch, config.dtype) == (
     5,
     16,
     32,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dvd_gan import checkpoint, checksums, models, sharding, train_step
-from dvd_gan.errors import RunError, UsageError
+from dvd_gan import checkpoint, models, sharding, train_step
+from dvd_gan.runtime import checksums
+from dvd_gan.runtime.errors import RunError, UsageError
 from tests.conftest import tiny_config
 
 
@@ -27,7 +28,7 @@ def mesh():
 
 @pytest.fixture(scope='module')
 def state(config, mesh):
-  init = functools.partial(train_step.init_state, train_step.make_recipe(config, unroll=False))
+  init = functools.partial(train_step.init_state, train_step.make_spec(config, unroll=False))
   return jax.jit(init, out_shardings=sharding.replicated(mesh))(models.init(config), jax.random.key(0))
 
 
@@ -73,8 +74,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(saved, config,
   step, restored, _ = saved.restore_newest(config, mesh, set_aside=False)
   assert step == 1 and saved.newest() == 2
   same(restored.ema_params, jax.tree.map(lambda leaf: leaf + 1, state.ema_params))
-  told = capsys.readouterr().err
-  assert 'warning: checkpoint 2' in told and 'taking the one before' in told
+  output = capsys.readouterr().err
+  assert 'warning: checkpoint 2' in output and 'taking the one before' in output
   # A run that goes on from there saves that step anew.
   assert saved.restore_newest(config, mesh, set_aside=True)[0] == 1
   assert saved.newest() == 1 and (saved.folder / 'damaged-2').exists()
@@ -121,7 +122,7 @@ def test_the_newest_and_the_best_stay(state, tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2)
   scores = {1: 3.0, 2: 1.0, 3: math.nan, 4: 2.0, 5: -math.inf, 6: 9.0}
   for step, score in scores.items():
-    checkpoints.save(step, state, score=score)
+    checkpoints.save(step, state, best_metric=score)
     checkpoints.wait()
     assert checkpoints.newest() == step
   # 6 is the newest; 2 and 4 have the smallest scores of those that are numbers.
@@ -204,5 +205,5 @@ def test_every_bit_counts_in_a_checksum(bit, place):
   flipped.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
   one, other = (checksums.of({'a': jnp.asarray(leaf)}) for leaf in (values, flipped))
   assert one != other
-  # Two elements that change places are told, too.
+  # Two elements that change places are detected, too.
   assert checksums.of({'a': jnp.asarray(values[::-1].copy())}) != one

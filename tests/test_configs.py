@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs import default
-from dvd_gan import models, train_step, validation
+from dvd_gan import models, train_step
 from dvd_gan.metrics.protocols import PROTOCOLS
+from dvd_gan.runtime import validation
 from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != '__init__')
@@ -30,15 +31,15 @@ def test_every_config_is_valid_and_its_step_builds(name):
   config = load(name)
   validation.validate(config)
   assert config.keys() == default.get_config().keys()
-  recipe = train_step.make_recipe(config, unroll=False)
+  spec = train_step.make_spec(config, unroll=False)
   key = jax.random.key(0)
-  state = jax.eval_shape(lambda p: train_step.init_state(recipe, p, key), models.shapes(config))
+  state = jax.eval_shape(lambda p: train_step.init_state(spec, p, key), models.shapes(config))
   data, shape = config.data, (config.train.d_steps, config.train.batch_size)
   batch = {
     'video': jax.ShapeDtypeStruct((*shape, data.frames, data.resolution, data.resolution, 3), jnp.uint8),
     'label': jax.ShapeDtypeStruct(shape, jnp.int32),
   }
-  new, metrics = jax.eval_shape(lambda s, b: train_step.train_step(recipe, s, b, key), state, batch)
+  new, metrics = jax.eval_shape(lambda s, b: train_step.train_step(spec, s, b, key), state, batch)
   assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
     lambda leaf: (leaf.shape, leaf.dtype), state
   )
@@ -52,8 +53,8 @@ def test_full_width_parameters_are_the_papers(name):
   config.gen.attention = ()  # the prototype had none
   config.data.num_classes, config.data.use_labels = 600, True  # and was not for prediction
   gen, disc = models.shapes(config)
-  given = gen.pop('given', {})
-  assert bool(given) == bool(config.data.given)
+  context = gen.pop('given', {})
+  assert bool(context) == bool(config.data.context)
   counts = millions(gen), millions(disc['spatial']), millions(disc['temporal'])
   for got, expected in zip(counts, PAPER[config.data.resolution], strict=True):
     assert got == pytest.approx(expected, rel=0.01)
@@ -68,7 +69,9 @@ def test_the_papers_numbers_are_the_defaults():
   assert config.gen.activation == 'relu' and not config.gen.bn_over_time
   strides = {name: load(name).data.stride for name in NAMES if name.startswith('kinetics600')}
   assert strides.pop('kinetics600_64x16') == strides.pop('kinetics600_fp_64x16') == 1 and set(strides.values()) == {2}
-  frames = {name: (load(name).data.given, load(name).data.frames) for name in ('kinetics600_fp_64x16', 'bair_fp_64x16')}
+  frames = {
+    name: (load(name).data.context, load(name).data.frames) for name in ('kinetics600_fp_64x16', 'bair_fp_64x16')
+  }
   assert frames == {'kinetics600_fp_64x16': (5, 16), 'bair_fp_64x16': (1, 16)}
 
 

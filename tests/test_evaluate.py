@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from dvd_gan import checkpoint, evaluate, models, record, report, sample, sharding, train_step, video
+from dvd_gan import checkpoint, evaluate, models, sample, sharding, train_step, video
 from dvd_gan.datasets import shapes
-from dvd_gan.errors import RunError, UsageError
-from dvd_gan.metrics import features, frechet, networks, protocols, scores, video_sets
+from dvd_gan.metrics import features, frechet, networks, protocols, report, scores, video_sets
 from dvd_gan.metrics.protocols import Protocol
+from dvd_gan.runtime import run_config
+from dvd_gan.runtime.errors import RunError, UsageError
 from tests.tiny import get_config
 from tests.tiny_prediction import get_config as get_prediction_config
 
@@ -31,13 +32,13 @@ def make(config, folder):
   clips = rng.integers(0, 256, (CLIPS, 7, 16, 16, 3), np.uint8)
   np.savez(folder / 'clips.npz', video=clips, label=np.arange(CLIPS) % 3)
   with_data(config, folder)
-  recipe = train_step.make_recipe(config, unroll=False)
-  state = jax.jit(functools.partial(train_step.init_state, recipe))(models.init(config), jax.random.key(0))
+  spec = train_step.make_spec(config, unroll=False)
+  state = jax.jit(functools.partial(train_step.init_state, spec))(models.init(config), jax.random.key(0))
   state = jax.device_put(state, sharding.state(sharding.make_mesh(), state))
   checkpoints = checkpoint.Checkpoints(folder / 'checkpoints')
   checkpoints.save(2, state)
   checkpoints.close()
-  record.write(config, epath.Path(folder))
+  run_config.write(config, epath.Path(folder))
   return epath.Path(folder)
 
 
@@ -178,7 +179,7 @@ def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp
     evaluate.evaluate(config, tmp_path / 'elsewhere')
 
 
-def test_prediction_is_scored_with_its_given_frames(config, tmp_path):
+def test_prediction_is_scored_with_its_context_frames(config, tmp_path):
   folder = make(get_prediction_config(), tmp_path)
   config = with_data(get_prediction_config(), folder)
   config.eval.batch_size, config.eval.samples, config.eval.protocols = 8, 12, ('toy',)
@@ -207,9 +208,9 @@ def test_a_page_shows_samples_and_the_clips_that_they_are_nearest_to(config, wor
   monkeypatch.setattr(report, 'page', lambda *args, **kwargs: shown.update(args=args) or page(*args, **kwargs))
   evaluate.evaluate(config, workdir)
   (workdir / 'metrics.jsonl').unlink()
-  _, told, samples, pairs, log = shown['args']
+  _, summaries, samples, pairs, log = shown['args']
   found = result(workdir, 'toy-2-of_30')
-  assert found['memorised']['nearer'] == 0 and len(told) == 1 and 'nearer to a reference clip' in told[0]
+  assert found['memorised']['nearer'] == 0 and len(summaries) == 1 and 'nearer to a reference clip' in summaries[0]
   assert [line['step'] for line in log] == [0, 1, 2]  # up to the checkpoint's
   opened = sample.open_checkpoint(config, workdir)
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import kinetics600_64x12
-from dvd_gan import dry_run, flops, models, sharding, train_step
+from dvd_gan import flops, models, sharding, train_step
+from dvd_gan.dry_run import compile
 from tests.conftest import random_batch, tiny_config
 
 
@@ -44,17 +45,17 @@ def test_the_step_costs_what_its_networks_do_and_no_gradient_is_wasted():
   config = tiny_config()
   config.gen.attention = ()
   config.disc.ch = config.gen.ch = 8  # wide enough for the convolutions to dominate
-  recipe = train_step.make_recipe(config, unroll=True)
+  spec = train_step.make_spec(config, unroll=True)
   key = jax.random.key(0)
-  state = jax.eval_shape(lambda p: train_step.init_state(recipe, p, key), models.shapes(config))
+  state = jax.eval_shape(lambda p: train_step.init_state(spec, p, key), models.shapes(config))
   batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, random_batch(config)))
-  step = flops.count(functools.partial(train_step.train_step, recipe), state, batch, key)
+  step = flops.count(functools.partial(train_step.train_step, spec), state, batch, key)
 
   b, data = config.train.batch_size, config.data
   z, label = jnp.zeros((b, config.gen.z_dim)), jnp.zeros((b,), jnp.int32)
   video = jnp.zeros((b, data.frames, data.resolution, data.resolution, 3))
-  gen = lambda p, z, y: recipe.gen.apply({'params': p}, z, y, train=True)  # noqa: E731
-  disc = lambda p, v, y: sum(recipe.disc.apply({'params': p}, v[:, :3], v, y).values()).sum()  # noqa: E731
+  gen = lambda p, z, y: spec.gen.apply({'params': p}, z, y, train=True)  # noqa: E731
+  disc = lambda p, v, y: sum(spec.disc.apply({'params': p}, v[:, :3], v, y).values()).sum()  # noqa: E731
   g = flops.count(gen, state.gen.params, z, label)
   g_all = flops.count(jax.grad(lambda p: gen(p, z, label).sum()), state.gen.params)
   d_params = flops.count(jax.grad(disc), state.disc.params, video, label)
@@ -69,12 +70,12 @@ def test_a_real_step_costs_what_xla_counts_when_every_loop_is_unrolled(monkeypat
   config = kinetics600_64x12.get_config()
   config.dtype, config.gen.ch, config.disc.ch = 'float32', 16, 16
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  arguments = dry_run.abstract_arguments(config, mesh, 2)
-  recipe = train_step.make_recipe(config, unroll=True)
-  ours = flops.count(functools.partial(train_step.train_step, recipe), *arguments)
+  arguments = compile.abstract_arguments(config, mesh, 2)
+  spec = train_step.make_spec(config, unroll=True)
+  ours = flops.count(functools.partial(train_step.train_step, spec), *arguments)
   scan = jax.lax.scan
   monkeypatch.setattr(jax.lax, 'scan', lambda *args, **options: scan(*args, **{**options, 'unroll': True}))
-  theirs = train_step.jitted(recipe, mesh, arguments[0]).lower(*arguments).cost_analysis()['flops']
+  theirs = train_step.jitted(spec, mesh, arguments[0]).lower(*arguments).cost_analysis()['flops']
   assert ours == pytest.approx(theirs, rel=0.05)
 
 

@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from configs import default
-from dvd_gan import models, validation
-from dvd_gan.errors import UsageError
+from dvd_gan import models
+from dvd_gan.runtime import validation
+from dvd_gan.runtime.errors import UsageError
 from tests.conftest import ROOT, tiny_config
 
 PREDICTION = ('--config=tests/tiny_prediction.py', '--mode=sample', '--workdir={tmp}')
@@ -24,6 +25,10 @@ def program(*arguments):
     (['--config=configs/smoke.py', '--config.train.stesp=3', '--workdir=x'], 'stesp'),
     (['--config=configs/nothing.py', '--workdir=x'], 'configs/nothing.py'),
     (['--config=configs/smoke.py', '--config.train.steps=many', '--workdir=x'], 'steps'),
+    (
+      ['--config=configs/smoke.py', '--config.data.given=3', '--workdir=x'],
+      '--config.data.given is now --config.data.context',
+    ),
     (['--config=configs/smoke.py', '--mode=fly', '--workdir=x'], 'mode'),
     (['--config=configs/smoke.py', '--config.data.resolution=24', '--workdir=x'], 'data.resolution=24'),
     (['--config=configs/smoke.py', '--config.train.batch_size=12', '--workdir=x'], '8 devices'),
@@ -39,9 +44,9 @@ def program(*arguments):
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
   result = program(*(argument.format(tmp=tmp_path) for argument in arguments))
-  told = [line for line in result.stderr.splitlines() if line]
+  output = [line for line in result.stderr.splitlines() if line]
   assert result.returncode == 2, result.stderr
-  assert len(told) == 1 and told[0].startswith('error: ') and message in told[0], result.stderr
+  assert len(output) == 1 and output[0].startswith('error: ') and message in output[0], result.stderr
   assert not (ROOT / 'x').exists()
 
 
@@ -58,7 +63,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('disc.pool', 3, 'disc.pool=3'),
     ('disc.parts', ('temporal', 'audio'), 'disc.parts='),
     ('disc.parts', (), 'is not spatial, temporal or both'),
-    ('gen.activation', 'gelu', 'relu, tanh'),
+    ('gen.activation', 'gelu', 'relu or tanh'),
     ('gen.upsampling', 'cubic', 'bilinear or nearest'),
     ('dtype', 'float16', 'bfloat16'),
     ('gen.attention', (16,), 'units at'),
@@ -75,9 +80,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('sample.frames', 20, 'sample.frames is for prediction'),
     ('train.truth_weight', 1.0, 'train.truth_weight=1.0 is for prediction'),
     ('sample.futures', 0, 'sample.futures=0'),
-    ('data.given', 5, 'data.given=5'),
+    ('data.context', 5, 'data.context=5'),
     ('sample.start', float('nan'), 'sample.start=nan'),
-    ('data.given', 3, 'the 2 frames generated'),
+    ('data.context', 3, 'the 2 frames generated'),
     ('data.short_clips', 'stretch', 'skip or repeat'),
     ('data.ram_gib', 0.0, 'ram_gib'),
     ('data.file_seconds', -1.0, 'file_seconds'),
@@ -115,7 +120,7 @@ def test_a_batch_that_does_not_divide_concerns_training_alone():
   config.train.batch_size = 12
   validation.validate(config)
   with pytest.raises(UsageError, match='does not divide over the 8 devices'):
-    validation.validate_batch(config)
+    validation.validate_batch(config, 8)
 
 
 def test_a_resolution_without_default_widths_is_told():
@@ -123,6 +128,17 @@ def test_a_resolution_without_default_widths_is_told():
   config.train.batch_size = 8
   config.data.resolution = 512
   with pytest.raises(UsageError, match='give gen.multipliers'):
+    validation.validate(config)
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [('data.given', 'no field data.given; it is now data.context'), ('train.stesp', 'no field train.stesp')],
+)
+def test_a_config_file_with_an_unknown_field_is_refused(config, name, message):
+  group, field = name.split('.')
+  config[group][field] = 1
+  with pytest.raises(UsageError, match=message):
     validation.validate(config)
 
 
@@ -135,11 +151,11 @@ def test_the_networks_and_the_step_import_no_tensorflow():
 
 
 def test_a_second_start_compiles_nothing_though_lines_have_moved(tmp_path):
-  source = 'import jax\nfrom dvd_gan.models.convolution import conv2d\n\n\ndef program(argv):\n'
+  source = 'import jax\nfrom dvd_gan.models.ops.convolution import conv2d\n\n\ndef program(argv):\n'
   source += '  x, kernel = jax.numpy.ones((2, 8, 8, 3)), jax.numpy.ones((3, 3, 3, 5))\n'
   source += '  jax.jit(jax.grad(lambda x, kernel: conv2d(x, kernel).sum(), 1))(x, kernel)\n'
   code = f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
-  code += 'import moved; from dvd_gan import main; main.run(moved.program)'
+  code += 'import moved; from dvd_gan.runtime import app; app.run(moved.program)'
   env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
   compiled = []
   for lines_above in ('', '# Pulled.\n' * 3):

@@ -10,29 +10,29 @@ from tests.conftest import random_batch, tiny_config
 
 
 class WithoutBatchStatistics:
-  """A generator whose batch norm uses given statistics, so that a video does not depend on the others."""
+  """A generator whose batch norm uses fixed statistics, so that a video does not depend on the others."""
 
   def __init__(self, gen, standing):
     self._gen, self._standing, self.frames = gen, standing, gen.frames
 
-  def apply(self, variables, z, label, given, train):
-    return self._gen.apply(variables | {'standing': self._standing}, z, label, given, train=False)
+  def apply(self, variables, z, label, context, train):
+    return self._gen.apply(variables | {'standing': self._standing}, z, label, context, train=False)
 
 
 @pytest.fixture(scope='module', params=[0, 1], ids=['synthesis', 'prediction'])
 def setup(request):
-  """(recipe, state on two devices, one D step's batch on them)."""
+  """(spec, state on two devices, one D step's batch on them)."""
   config = tiny_config()
-  config.data.resolution, config.data.given, config.data.frames = 8, request.param, 4 + request.param
+  config.data.resolution, config.data.context, config.data.frames = 8, request.param, 4 + request.param
   config.gen.multipliers, config.gen.attention, config.disc.multipliers = (2, 2), (), (1, 2, 2)
-  recipe = train_step.make_recipe(config, unroll=False)
+  spec = train_step.make_spec(config, unroll=False)
   mesh = sharding.make_mesh(devices=jax.devices()[:2])
-  state = jax.jit(functools.partial(train_step.init_state, recipe))(models.init(config), jax.random.key(0))
+  state = jax.jit(functools.partial(train_step.init_state, spec))(models.init(config), jax.random.key(0))
   state = jax.device_put(state, sharding.replicated(mesh))
   batch = {name: value[0] for name, value in random_batch(config).items()}
   standing = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5), models.standing_shapes(config))
-  recipe = recipe._replace(gen=WithoutBatchStatistics(recipe.gen, standing))
-  return recipe, state, jax.device_put(batch, sharding.batch(mesh))
+  spec = spec._replace(gen=WithoutBatchStatistics(spec.gen, standing))
+  return spec, state, jax.device_put(batch, sharding.batch(mesh))
 
 
 def close(one, other):
@@ -42,10 +42,10 @@ def close(one, other):
 
 
 def test_parts_give_the_gradient_of_the_whole(setup):
-  recipe, state, batch = setup
+  spec, state, batch = setup
   found = []
   for count in (1, 4):
-    parted = recipe._replace(microbatches=count)
+    parted = spec._replace(microbatches=count)
 
     def both(state, batch, parted=parted):
       weights, pullback, _ = train_step._normalised(state.gen)
@@ -65,10 +65,10 @@ def test_a_group_stays_together_and_every_row_is_in_one_part():
   batch = {'x': jnp.arange(12.0)}
   for count, together in ((2, 1), (3, 2), (6, 2)):
     seen = microbatches.mean(
-      lambda part: jax.nn.one_hot(part['x'].astype(int), 12).sum(0), batch, count, unroll=True, together=together
+      lambda part: jax.nn.one_hot(part['x'].astype(int), 12).sum(0), batch, count, unroll=True, group=together
     )
     np.testing.assert_allclose(seen * count, np.ones(12))
   pairs = microbatches.mean(
-    lambda part: ((part['x'][1::2] - part['x'][0::2]) == 1).mean(), batch, 3, unroll=False, together=2
+    lambda part: ((part['x'][1::2] - part['x'][0::2]) == 1).mean(), batch, 3, unroll=False, group=2
   )
   assert float(pairs) == 1.0

@@ -7,8 +7,8 @@ from etils import epath
 
 from dvd_gan import prediction, sample, train, video
 from dvd_gan.datasets import evaluation_windows
-from dvd_gan.errors import UsageError
 from dvd_gan.metrics import similarity
+from dvd_gan.runtime.errors import UsageError
 from tests.datasets import clips
 from tests.tiny_prediction import get_config
 
@@ -56,13 +56,13 @@ def test_held_out_clips_are_continued_and_scored(config, workdir, capsys):
   config.sample.num, config.sample.futures, config.sample.each = 5, 2, True
   prediction.predict(config, workdir)
   name = 'step_00000002_clips_truncation_1_seed_0'
-  told = capsys.readouterr().out
-  assert f'{name}.mp4' in told and 'copying the last frame' in told
+  output = capsys.readouterr().out
+  assert f'{name}.mp4' in output and 'copying the last frame' in output
   side = 96 + 2 * video.BORDER
   assert frames_of(workdir / 'samples' / f'{name}.mp4').shape == (6, 5 * side, 4 * side, 3)
   assert frames_of(workdir / 'samples' / f'{name}_00004.mp4').shape == (6, side, 4 * side, 3)
   found = json.loads((workdir / 'samples' / f'{name}.json').read_text())
-  assert (found['step'], found['clips'], found['futures'], found['given'], found['frames']) == (2, 5, 2, 2, 4)
+  assert (found['step'], found['clips'], found['futures'], found['context'], found['frames']) == (2, 5, 2, 2, 4)
   truth = prediction.held_out(config).video
   assert truth.shape == (5, 6, 16, 16, 3)
   copied = similarity.psnr_and_ssim(np.broadcast_to(truth[:, 1:2], truth[:, 2:].shape), truth[:, 2:])
@@ -75,7 +75,7 @@ def test_held_out_clips_are_continued_and_scored(config, workdir, capsys):
 def test_rows_are_given_truth_and_futures(config):
   rng = np.random.default_rng(0)
   known, made = rng.integers(0, 256, (2, 5, 16, 16, 3), np.uint8), rng.integers(0, 256, (2, 3, 6, 16, 16, 3), np.uint8)
-  row = prediction.picture(config, known, made)
+  row = prediction.comparison(config, known, made)
   assert row.shape[0] == 8
   row = row[:, 96 + 2 * video.BORDER :]  # of the second clip
   step = 96 + 2 * video.BORDER
@@ -96,10 +96,10 @@ class Counter:
   def __init__(self, config):
     self.config, self.calls = config, []
 
-  def videos(self, standing, labels, *, truncation, seed, given, part):
-    self.calls.append((labels.tolist(), given[:, :, 0, 0, 0].tolist(), part))
+  def videos(self, standing, labels, *, truncation, seed, context, part):
+    self.calls.append((labels.tolist(), context[:, :, 0, 0, 0].tolist(), part))
     ahead = np.arange(1, 5, dtype=np.uint8)[None, :, None, None, None]
-    return given[:, -1:] + ahead
+    return context[:, -1:] + ahead
 
 
 @pytest.mark.parametrize(('frames', 'parts'), [(0, 1), (3, 1), (4, 1), (9, 3)])
@@ -112,9 +112,9 @@ def test_rolling_forward_gives_the_last_frames_again(config, frames, parts):
   made = prediction.futures(sampler, None, evaluation_windows.Clips(known, np.array([0, 3])), 1.0)
   assert made.shape == (2, 2, frames or 4, 16, 16, 3)
   assert made[1, 1, :, 0, 0, 0].tolist() == list(range(52, 52 + (frames or 4)))
-  for part, (labels, given, told) in enumerate(sampler.calls):
-    assert told == part and labels == [0, 0, 3, 3]
-    assert given[0] == [10 + 4 * part, 11 + 4 * part] and given[2] == [50 + 4 * part, 51 + 4 * part]
+  for part, (labels, context, number) in enumerate(sampler.calls):
+    assert number == part and labels == [0, 0, 3, 3]
+    assert context[0] == [10 + 4 * part, 11 + 4 * part] and context[2] == [50 + 4 * part, 51 + 4 * part]
   assert len(sampler.calls) == parts
 
 
@@ -189,11 +189,11 @@ def test_a_video_that_cannot_be_continued_is_told(own, tmp_path):
   clips.encode(tmp_path / 'short.mp4', frames=1)
   for name in ('cut', 'empty', 'sound', 'none'):
     own.sample.video = str(tmp_path / f'{name}.mp4')
-    with pytest.raises(UsageError, match=f'sample.video=.*{name}.mp4') as told:
+    with pytest.raises(UsageError, match=f'sample.video=.*{name}.mp4') as raised:
       prediction.own_clip(own)
-    assert '\n' not in str(told.value)
+    assert '\n' not in str(raised.value)
   own.sample.video = str(tmp_path / 'short.mp4')
-  with pytest.raises(UsageError, match='too short: from frame 0 on it has 1 .* is given 2'):
+  with pytest.raises(UsageError, match='too short: from frame 0 on it has 1 .* needs 2 context frames'):
     prediction.own_clip(own)
   own.sample.video, own.sample.start = str(tmp_path / 'own.mp4'), 1.18
   with pytest.raises(UsageError, match='too short: from frame 30 on it has 0'):
@@ -212,7 +212,7 @@ def test_class_conditional_prediction_is_told_the_clips_labels(config, tmp_path)
   known[:] = 40 * np.arange(6)[:, None, None, None, None]
   np.savez(tmp_path / 'labelled.npz', video=known, label=np.arange(6) % 3)
   config.data.source, config.data.use_labels = str(tmp_path / 'labelled.npz'), True
-  for found in (prediction.held_out(config), evaluation_windows.given_frames(config)):
+  for found in (prediction.held_out(config), evaluation_windows.context_frames(config)):
     assert (found.label == found.video[:, 0, 0, 0, 0] // 40 % 3).all() and set(found.label) > {0}
   assert found.video.shape == (8, 2, 16, 16, 3)  # two batches of four for the statistics
 

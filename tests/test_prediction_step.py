@@ -9,7 +9,7 @@ from dvd_gan import train_step
 from tests.conftest import make_step, random_batch
 from tests.tiny_prediction import get_config as prediction_config
 
-GIVEN = prediction_config().data.given
+GIVEN = prediction_config().data.context
 
 
 @pytest.fixture(scope='module')
@@ -19,12 +19,12 @@ def step():
 
 @pytest.fixture(scope='module')
 def d_inputs(step):
-  """What the discriminators are given in a D step, as a function of the real videos f32 [B, T, H, W, 3] in [0, 255]."""
+  """What the discriminators see in a D step, as a function of the real videos f32 [B, T, H, W, 3] in [0, 255]."""
   state, whole = step.fresh(), train_step.disc_loss
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
 
-  def loss(recipe, score_means, weights, inputs):
-    value, metrics = whole(recipe, score_means, weights, inputs)
+  def loss(spec, score_means, weights, inputs):
+    value, metrics = whole(spec, score_means, weights, inputs)
     return value, metrics | inputs
 
   def inputs(video):
@@ -32,7 +32,7 @@ def d_inputs(step):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(train_step, 'disc_loss', loss)
       metrics = train_step.d_step(
-        step.recipe, state.disc, None, state.gen.params, 0, batch | {'video': video}, jax.random.key(1)
+        step.spec, state.disc, None, state.gen.params, 0, batch | {'video': video}, jax.random.key(1)
       )[1]
     return {name: metrics[name] for name in ('frames', 'video')}
 
@@ -45,7 +45,7 @@ def seen(d_inputs):
   return jax.device_get(jax.jit(inputs)(video)), jax.device_get(train_step.to_float(video))
 
 
-def test_the_temporal_discriminator_sees_given_frames_then_generated_ones(seen):
+def test_the_temporal_discriminator_sees_context_frames_then_generated_ones(seen):
   seen, real = seen
   np.testing.assert_array_equal(seen['video'][0::2], real)
   np.testing.assert_array_equal(seen['video'][1::2, :GIVEN], real[:, :GIVEN])
@@ -53,7 +53,7 @@ def test_the_temporal_discriminator_sees_given_frames_then_generated_ones(seen):
 
 
 def test_the_spatial_discriminator_sees_no_given_frame(seen):
-  # All four frames after the given ones, in some order.
+  # All four frames after the context, in some order.
   for frames, video in zip(seen[0]['frames'], seen[0]['video'], strict=True):
     assert sorted(frames.sum((1, 2, 3)).tolist()) == sorted(video[GIVEN:].sum((1, 2, 3)).tolist())
 
@@ -67,13 +67,13 @@ def test_generated_frames_have_no_gradient_to_the_truth(d_inputs):
 
   gradient = jax.jit(jax.grad(generated))(video)
   assert (gradient[:, GIVEN:] == 0).all()
-  assert (abs(gradient[:, :GIVEN]).max((2, 3, 4)) > 0).all()  # of every given frame
+  assert (abs(gradient[:, :GIVEN]).max((2, 3, 4)) > 0).all()  # of every context frame
 
 
 class Numbering:
   """Stands for G: its frames are filled with 2, 3, 4 and 5."""
 
-  def apply(self, variables, z, label, given, train):
+  def apply(self, variables, z, label, context, train):
     return 2 + jnp.arange(4.0)[None, :, None, None, None] + jnp.zeros((len(label), 4, 16, 16, 3))
 
 
@@ -90,43 +90,43 @@ def g_inputs():
   return {
     'z': jnp.zeros((3, 5)),
     'label': jnp.zeros(3, jnp.int32),
-    'given': jnp.full((3, GIVEN, 16, 16, 3), -1.0),
+    'context': jnp.full((3, GIVEN, 16, 16, 3), -1.0),
     'chosen': train_step.choose_frames(jax.random.key(0), 3, 4, 2),
     'draws': {},
   }
 
 
-def test_the_generators_loss_begins_with_the_given_frames(step, g_inputs):
-  """G's loss shows D_T the given frames too, and D_S generated ones alone."""
+def test_the_generators_loss_begins_with_the_context_frames(step, g_inputs):
+  """G's loss shows D_T the context frames too, and D_S generated ones alone."""
   disc = Recording()
-  train_step.gen_loss(step.recipe._replace(gen=Numbering(), disc=disc), {}, {}, g_inputs)
+  train_step.gen_loss(step.spec._replace(gen=Numbering(), disc=disc), {}, {}, g_inputs)
   assert disc.video[:, :, 0, 0, 0].tolist() == [[-1, -1, 2, 3, 4, 5]] * 3
   np.testing.assert_array_equal(disc.frames[..., 0, 0, 0], 2 + g_inputs['chosen'])
 
 
 def test_the_truth_is_in_the_generators_loss_only_where_asked(step, g_inputs):
-  recipe = step.recipe._replace(gen=Numbering(), disc=Recording())
-  loss, metrics = train_step.gen_loss(recipe, {}, {}, g_inputs)
+  spec = step.spec._replace(gen=Numbering(), disc=Recording())
+  loss, metrics = train_step.gen_loss(spec, {}, {}, g_inputs)
   assert float(loss) == -1 and not any('squared' in name for name in metrics)
   truth = jnp.full((3, 4, 16, 16, 3), 2.0)  # errors of 0, 1, 2 and 3
-  loss, metrics = train_step.gen_loss(recipe._replace(truth_weight=4.0), {}, {}, g_inputs | {'truth': truth})
+  loss, metrics = train_step.gen_loss(spec._replace(truth_weight=4.0), {}, {}, g_inputs | {'truth': truth})
   assert float(metrics['gen_squared_error']) == 3.5 and float(loss) == -1 + 4 * 3.5
 
 
-def test_a_g_step_is_told_what_came_after_the_given_frames(step, monkeypatch):
+def test_a_g_step_is_told_what_came_after_the_context_frames(step, monkeypatch):
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
-  state, told = step.fresh(), {}
+  state, seen = step.fresh(), {}
 
-  def loss(recipe, disc_weights, weights, inputs):
-    told.update(inputs)
+  def loss(spec, disc_weights, weights, inputs):
+    seen.update(inputs)
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(weights)), {}
 
   monkeypatch.setattr(train_step, 'gen_loss', loss)
   weights, pullback, _ = train_step._normalised(state.gen)
-  train_step.g_step(step.recipe, state.gen, weights, pullback, state.disc, 0, batch, jax.random.key(0))
-  whole = jnp.concatenate([told['given'], told['truth']], axis=1)
+  train_step.g_step(step.spec, state.gen, weights, pullback, state.disc, 0, batch, jax.random.key(0))
+  whole = jnp.concatenate([seen['context'], seen['truth']], axis=1)
   np.testing.assert_array_equal(whole, train_step.to_float(batch['video']))
-  assert told['given'].shape[1] == GIVEN
+  assert seen['context'].shape[1] == GIVEN
 
 
 def test_one_device_equals_eight(step):

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from dvd_gan import models, sample
+from dvd_gan import models, sampling
 from dvd_gan.models import spectral
 
 
@@ -12,7 +12,7 @@ def sampler(config):
   params = models.init(config)[0]
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32), params)
-  return sample.make_sampler(config, params, spectral.init(jax.random.key(0), params))
+  return sampling.make_sampler(config, params, spectral.init(jax.random.key(0), params))
 
 
 def test_weights_have_unit_norm(sampler):
@@ -54,7 +54,7 @@ def test_standing_statistics_are_the_moments_of_all_batches_together(sampler, co
   standing = sampler.standing()
   z, label = [], []
   for i in range(3):
-    rng = np.random.default_rng((sample.STATISTICS_SEED, i))
+    rng = np.random.default_rng((sampling.STATISTICS_SEED, i))
     z.append(rng.standard_normal((4, config.gen.z_dim), np.float32))
     label.append(rng.integers(config.data.num_classes, size=4, dtype=np.int32))
   # The first norm sees what no other norm has touched: there batches of 4 and one of 12 agree exactly.
@@ -76,6 +76,6 @@ def test_standing_statistics_do_not_depend_on_the_classes_asked_for(sampler, con
 
 def test_classes_are_cycled_through(config):
   config.sample.num = 5
-  assert sample.labels_for(config).tolist() == [0, 1, 2, 0, 1]
+  assert sampling.labels_for(config).tolist() == [0, 1, 2, 0, 1]
   config.sample.classes = (2, 0)
-  assert sample.labels_for(config).tolist() == [2, 0, 2, 0, 2]
+  assert sampling.labels_for(config).tolist() == [2, 0, 2, 0, 2]

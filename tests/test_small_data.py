@@ -12,7 +12,7 @@ from tests.conftest import make_step, random_batch, tiny_config
 class Frames:
   """Stands for G: each of its clips is one random picture, held."""
 
-  def apply(self, variables, z, label, given, train):
+  def apply(self, variables, z, label, context, train):
     picture = jax.random.uniform(jax.random.key(5), (len(label), 1, 16, 16, 3))
     return jnp.broadcast_to(picture, (len(label), 5, 16, 16, 3))
 
@@ -28,9 +28,9 @@ class Recording:
 
 
 @pytest.fixture
-def recipe(config):
+def spec(config):
   config.train.augment = augment.KINDS
-  return train_step.make_recipe(config, unroll=False)._replace(gen=Frames(), disc=Recording())
+  return train_step.make_spec(config, unroll=False)._replace(gen=Frames(), disc=Recording())
 
 
 def check_shown(disc, plain):
@@ -43,28 +43,28 @@ def check_shown(disc, plain):
   assert len(set(changes)) > len(changes) / 2
 
 
-def test_discriminators_see_real_and_generated_clips_through_changes_of_the_same_kind(recipe, config):
+def test_discriminators_see_real_and_generated_clips_through_changes_of_the_same_kind(spec, config):
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(config).items()}
   batch['video'] = jnp.broadcast_to(batch['video'][:, :1], batch['video'].shape)
-  net = train_step.NetState({'w': jnp.ones((2, 2))}, {'w': jnp.ones(2)}, recipe.disc_opt.init({'w': jnp.ones((2, 2))}))
-  train_step.d_step(recipe, net, None, {}, 0, batch, jax.random.key(1))
-  fake = recipe.gen.apply({}, None, batch['label'], None, True)
-  check_shown(recipe.disc, train_step.interleave(train_step.to_float(batch['video']), fake))
-  held = recipe.disc.video[:, 1:] - recipe.disc.video[:, :1]
+  net = train_step.NetState({'w': jnp.ones((2, 2))}, {'w': jnp.ones(2)}, spec.disc_opt.init({'w': jnp.ones((2, 2))}))
+  train_step.d_step(spec, net, None, {}, 0, batch, jax.random.key(1))
+  fake = spec.gen.apply({}, None, batch['label'], None, True)
+  check_shown(spec.disc, train_step.interleave(train_step.to_float(batch['video']), fake))
+  held = spec.disc.video[:, 1:] - spec.disc.video[:, :1]
   np.testing.assert_allclose(held, 0, atol=1e-6)
 
 
-def test_the_generator_is_judged_by_its_changed_clips_too(recipe, config):
+def test_the_generator_is_judged_by_its_changed_clips_too(spec, config):
   label = jnp.zeros(8, jnp.int32)
   inputs = {
     'z': None,
     'label': label,
-    'given': jnp.zeros((8, 0, 16, 16, 3)),
+    'context': jnp.zeros((8, 0, 16, 16, 3)),
     'chosen': train_step.choose_frames(jax.random.key(0), 8, 5, 3),
     'draws': augment.draw(jax.random.key(1), 8, 16, augment.KINDS),
   }
-  train_step.gen_loss(recipe, {}, {}, inputs)
-  check_shown(recipe.disc, recipe.gen.apply({}, None, label, None, True))
+  train_step.gen_loss(spec, {}, {}, inputs)
+  check_shown(spec.disc, spec.gen.apply({}, None, label, None, True))
 
 
 @pytest.fixture(scope='module')

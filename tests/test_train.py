@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from dvd_gan import checkpoint, files, sharding, train
-from dvd_gan.datasets import records
-from dvd_gan.errors import UsageError
+from dvd_gan import checkpoint, sharding, train
+from dvd_gan.datasets import record_files
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
 from dvd_gan.writer import Progress
 from tests.conftest import FAST_COMPILE, ROOT
 
@@ -70,7 +71,7 @@ def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
 
 def test_training_iterates_a_tf_dataset_and_a_signal_in_the_middle_of_a_read_saves(run, monkeypatch):
   run.config.data.update(name='moving_shapes', dir=str(run.folder / 'tfds'), clips=3)
-  iterate, read, drawn = tf.data.Dataset.as_numpy_iterator, records.read_bytes, []
+  iterate, read, drawn = tf.data.Dataset.as_numpy_iterator, record_files.read_bytes, []
 
   def watched(self):
     for element in iterate(self):
@@ -85,7 +86,7 @@ def test_training_iterates_a_tf_dataset_and_a_signal_in_the_middle_of_a_read_sav
 
   killed = []
   monkeypatch.setattr(tf.data.Dataset, 'as_numpy_iterator', watched)
-  monkeypatch.setattr(records, 'read_bytes', slow)
+  monkeypatch.setattr(record_files, 'read_bytes', slow)
   assert run('run', steps=1000, checkpoint_every=1000) == train.PREEMPTED
   step = lines(run.folder / 'run')[-1]['step']
   assert drawn == step * [(2, 8, 5, 16, 16, 3)]  # one element a step
@@ -122,7 +123,7 @@ def test_a_collapse_is_logged_with_the_checkpoint_to_go_back_to(run, monkeypatch
 
 def test_two_processes_do_not_train_in_one_workdir(run):
   lock = epath.Path(run.folder / 'run' / '.lock')
-  with files.alone(lock, 'training here'), pytest.raises(UsageError, match='another process is training in'):
+  with files.exclusive(lock, 'training here'), pytest.raises(UsageError, match='another process is training in'):
     run('run', steps=2)
   assert list((run.folder / 'run').iterdir()) == []
 
@@ -175,23 +176,23 @@ def test_a_signal_saves_and_ends_with_42(run, monkeypatch, capsys, number):
 
   monkeypatch.setattr(Progress, 'show', interrupt)
   assert run('run', steps=4) == train.PREEMPTED == 42
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   assert lines(run.folder / 'run')[-1]['step'] == 2
   assert saved(run.config, run.folder / 'run', 2)[0].step == 2
   # The state alone: in a short grace period there is no time for standing statistics.
   assert saved(run.config, run.folder / 'run', 2)[1] is None
-  assert f'stopped by {signal.Signals(number).name} at step 2' in told
+  assert f'stopped by {signal.Signals(number).name} at step 2' in output
   assert signal.getsignal(number) is handler  # put back
 
 
 def test_a_non_finite_step_stops_after_the_last_good_checkpoint(run, monkeypatch):
   run('run', steps=2)
   before = saved(run.config, run.folder / 'run', 2)
-  make = train.train_step.make_recipe
+  make = train.train_step.make_spec
   monkeypatch.setattr(
     train.train_step,
-    'make_recipe',
-    lambda config, **forms: make(config, **forms)._replace(gen_opt=_poison(config)),
+    'make_spec',
+    lambda config, **options: make(config, **options)._replace(gen_opt=_poison(config)),
   )
   with pytest.raises(train.NonFiniteError, match='step 3: the state not finite; the last good checkpoint is step 2'):
     run('run', steps=9, checkpoint_every=1)
@@ -243,7 +244,7 @@ def program(run, workdir):
   overrides += ['--config.mesh.loops=scan', '--config.sample.statistics_batches=2']
   overrides += ['--config.sample.num=3', '--config.sample.batch_size=4']
   missing = 'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "clu", "tensorflow_datasets"]));'
-  start = [sys.executable, '-c', missing + 'from dvd_gan import main; main.run()']
+  start = [sys.executable, '-c', missing + 'from dvd_gan import main; main.app.run(main.main)']
   return [*start, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
 
 
@@ -259,8 +260,8 @@ def test_a_signal_during_the_first_compilation_ends_at_once_with_42(run):
     time.sleep(0.1)
   time.sleep(2)
   process.send_signal(signal.SIGTERM)
-  told = process.communicate(timeout=120)[0]
-  assert process.returncode == 42 and 'before the first step: nothing to save' in told
+  output = process.communicate(timeout=120)[0]
+  assert process.returncode == 42 and 'before the first step: nothing to save' in output
   assert not list((workdir / 'checkpoints').iterdir())
   assert not (workdir / 'metrics.jsonl').exists() or not lines(workdir)
 

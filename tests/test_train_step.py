@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dvd_gan import losses, models, sharding, train_step
+from dvd_gan import losses, models, train_step
 from dvd_gan.models import spectral
+from dvd_gan.runtime import backend
 from tests.conftest import make_step, random_batch, tiny_config
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden_step.json'
@@ -66,7 +67,7 @@ def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config,
       return default(*args)
 
     monkeypatch.setattr(jax.lax, 'platform_dependent', other_form)
-    monkeypatch.setattr(sharding, 'compiler_options', lambda platform: {})
+    monkeypatch.setattr(backend, 'compiler_options', lambda platform: {})
     config.mesh.resampling = 'apart'
   step = make_step(jax.devices()[:1], config=config)
   assert variant.startswith('unrolled') or used
@@ -188,39 +189,39 @@ def test_steps_draw_fresh_noise(run, step_one):
 def test_g_step_faces_the_updated_discriminators_with_fresh_fakes(run, step_one):
   """Recomputes G's loss from the states: D after its updates, G before its own, the last D batch's labels."""
   before, after = run[0][:2]
-  recipe, config = step_one.recipe, step_one.config
+  spec, config = step_one.spec, step_one.config
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
   z_key, frames_key = jax.random.split(jax.random.split(key, 3)[2])
   label = random_batch(config, 0)['label'][-1]
   gen_weights, _, _ = spectral.normalise(before.gen.params, before.gen.spectral)
   disc_weights, _, _ = spectral.normalise(after.disc.params, after.disc.spectral)
   z = jax.random.normal(z_key, (len(label), config.gen.z_dim))
-  video = recipe.gen.apply({'params': gen_weights}, z, label, train=True)
+  video = spec.gen.apply({'params': gen_weights}, z, label, train=True)
   frames = pick_frames(frames_key, video, config.disc.frames_k)
-  scores = recipe.disc.apply({'params': disc_weights}, frames, video, label)
+  scores = spec.disc.apply({'params': disc_weights}, frames, video, label)
   for name, loss in losses.hinge_gen(scores).items():
     assert run[1][0][f'gen_loss_{name}'] == pytest.approx(float(loss), rel=1e-3, abs=1e-4)
 
 
 def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, step_one):
   """Power iterations between D(real) and D(fake) would make them two different functions."""
-  recipe, config = step_one.recipe, step_one.config
+  spec, config = step_one.spec, step_one.config
   state = run[0][2]
   batch = {name: value[0] for name, value in random_batch(config, 5).items()}
   key = jax.random.key(9)
   gen_weights, _, _ = spectral.normalise(state.gen.params, state.gen.spectral)
-  d_step = jax.jit(functools.partial(train_step.d_step, recipe))
+  d_step = jax.jit(functools.partial(train_step.d_step, spec))
   _, metrics = d_step(state.disc, None, gen_weights, state.step, batch, key)
   z_key, frames_key = jax.random.split(key)
   z = jax.random.normal(z_key, (len(batch['label']), config.gen.z_dim))
-  fake = recipe.gen.apply({'params': gen_weights}, z, batch['label'], train=True)
+  fake = spec.gen.apply({'params': gen_weights}, z, batch['label'], train=True)
   real = train_step.to_float(batch['video'])
   frames = pick_frames(frames_key, train_step.interleave(real, fake), config.disc.frames_k)
 
   def loss_fn(params):
     weights, _, _ = spectral.normalise(params, state.disc.spectral)
-    on_real = recipe.disc.apply({'params': weights}, frames[0::2], real, batch['label'])
-    on_fake = recipe.disc.apply({'params': weights}, frames[1::2], fake, batch['label'])
+    on_real = spec.disc.apply({'params': weights}, frames[0::2], real, batch['label'])
+    on_fake = spec.disc.apply({'params': weights}, frames[1::2], fake, batch['label'])
     return sum(losses.hinge_disc(on_real, on_fake).values())
 
   loss, grads = jax.jit(jax.value_and_grad(loss_fn))(state.disc.params)
@@ -236,23 +237,23 @@ def test_a_discriminator_alone_does_its_part_of_the_whole(run, step_one):
 
   def look(*parts):
     config.disc.parts = parts
-    recipe = train_step.make_recipe(config, unroll=False)
+    spec = train_step.make_spec(config, unroll=False)
     params, vectors = ({part: tree[part] for part in parts} for tree in (state.disc.params, state.disc.spectral))
-    disc = train_step.NetState(params, vectors, recipe.disc_opt.init(params))
+    disc = train_step.NetState(params, vectors, spec.disc_opt.init(params))
     assert jax.tree.structure(models.shapes(config)[1]) == jax.tree.structure(params)
 
     @jax.jit
     def both_steps(disc):
-      (new, _), metrics = train_step.d_step(recipe, disc, None, gen_weights, 0, batch, jax.random.key(9))
+      (new, _), metrics = train_step.d_step(spec, disc, None, gen_weights, 0, batch, jax.random.key(9))
       inputs = {
         'z': jax.random.normal(jax.random.key(1), (len(batch['label']), config.gen.z_dim)),
         'label': batch['label'],
-        'given': train_step.to_float(batch['video'][:, :0]),
+        'context': train_step.to_float(batch['video'][:, :0]),
         'chosen': jnp.tile(jnp.arange(config.disc.frames_k), (len(batch['label']), 1)),
         'draws': {},
       }
       weights, _, _ = spectral.normalise(disc.params, disc.spectral)
-      grads, losses_of_gen = jax.grad(functools.partial(train_step.gen_loss, recipe, weights), has_aux=True)(
+      grads, losses_of_gen = jax.grad(functools.partial(train_step.gen_loss, spec, weights), has_aux=True)(
         gen_weights, inputs
       )
       return new.params, metrics | losses_of_gen, grads
@@ -282,8 +283,8 @@ def test_unrolling_leaves_no_loop_over_d_steps(config, d_steps):
   batch, key = random_batch(config), jax.random.key(0)
 
   def loops(unroll):
-    recipe = train_step.make_recipe(config, unroll=unroll)
-    lowered = jax.jit(functools.partial(train_step.train_step, recipe)).lower(state, batch, key)
+    spec = train_step.make_spec(config, unroll=unroll)
+    lowered = jax.jit(functools.partial(train_step.train_step, spec)).lower(state, batch, key)
     return lowered.as_text().count('stablehlo.while')
 
   assert loops(True) == loops(False) - 1  # the recurrences' stay

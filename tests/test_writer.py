@@ -5,8 +5,9 @@ import sys
 import pytest
 from etils import epath
 
-from dvd_gan import main, writer
-from dvd_gan.errors import RunError, UsageError
+from dvd_gan import writer
+from dvd_gan.runtime import app
+from dvd_gan.runtime.errors import RunError, UsageError
 
 
 def test_lines_beyond_the_first_step_are_cut(tmp_path):
@@ -42,5 +43,5 @@ def test_such_an_end_is_one_line(error, code, capsys, monkeypatch):
     raise error
 
   with pytest.raises(SystemExit) as end:
-    main._guarded(program, [])
+    app._guarded(program, [])
   assert end.value.code == code and capsys.readouterr().err == f'error: {error}\n'

@@ -4,8 +4,8 @@ from tests import tiny
 
 
 def get_config():
-  """Two frames given, four generated, all of which D_S sees."""
+  """Two context frames, four generated, all of which D_S sees."""
   config = tiny.get_config()
-  config.data.given, config.data.frames, config.data.use_labels = 2, 6, False
+  config.data.context, config.data.frames, config.data.use_labels = 2, 6, False
   config.disc.frames_k = 4
   return config

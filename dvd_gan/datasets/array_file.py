@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from dvd_gan.datasets import window
-from dvd_gan.errors import UsageError
+from dvd_gan.runtime.errors import UsageError
 
 
 class ArrayFile:

@@ -16,10 +16,11 @@ import numpy as np
 import simplejpeg
 from absl import flags
 
-from dvd_gan import main
 from dvd_gan.datasets import input_pipeline, sources, window
-from dvd_gan.errors import UsageError
+from dvd_gan.runtime import app
+from dvd_gan.runtime.errors import UsageError
 
+flags.adopt_module_key_flags(app)
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Of measuring, in all.')
 _THREADS = flags.DEFINE_integer('threads', 1, 'Decoder threads.')
 ROWS = 64  # clips in a batch
@@ -89,8 +90,8 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
 
 def _main(argv: list[str]) -> None:
   del argv
-  print(json.dumps(measure(flags.FLAGS.config, seconds=_SECONDS.value, threads=_THREADS.value)))
+  print(json.dumps(measure(app.CONFIG.value, seconds=_SECONDS.value, threads=_THREADS.value)))
 
 
 if __name__ == '__main__':
-  main.run(_main)
+  app.run(_main)

@@ -8,25 +8,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvd_gan import hosts
 from dvd_gan.datasets import input_pipeline, sources, window
+from dvd_gan.runtime import multihost
 
 WINDOWS = 32  # read at once
 
 
 class Clips(NamedTuple):
-  """What prediction starts from: clips or only their given frames, uint8 [N, L, H, W, 3], and the data set's labels."""
+  """What prediction starts from: clips or only their context frames, uint8 [N, L, H, W, 3], and the data set's labels."""
 
   video: np.ndarray
   label: np.ndarray
 
 
-def given_frames(config: Any) -> Clips | None:
-  """The given frames of as many training windows as standing statistics take; None for synthesis."""
-  if not config.data.given:
+def context_frames(config: Any) -> Clips | None:
+  """The context frames of as many training windows as standing statistics take; None for synthesis."""
+  if not config.data.context:
     return None
   count = config.sample.statistics_batches * config.sample.statistics_batch_size
-  return Windows(config, config.data.split).first(count, frames=config.data.given)
+  return Windows(config, config.data.split).first(count, frames=config.data.context)
 
 
 class Windows:
@@ -47,7 +47,7 @@ class Windows:
     config.data.prefetch = config.train.d_steps = 1
     config.train.batch_size = WINDOWS
     self._config = config
-    self._source = hosts.in_turn(lambda: sources.open_source(config))
+    self._source = multihost.in_turn(lambda: sources.open_source(config))
     self.clips = len(self._source.lengths)
 
   def first(self, count: int, *, frames: int) -> Clips:

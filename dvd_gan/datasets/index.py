@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from dvd_gan.files import errors, is_remote, size_and_time, write
+from dvd_gan.runtime.files import errors, is_remote, size_and_time, write
 
 PARALLEL_BYTES = 1 << 28  # less than this is scanned before other processes would have started
 MAX_WORKERS = 16  # each takes a quarter of a GB

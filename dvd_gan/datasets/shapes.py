@@ -1,7 +1,7 @@
 """Draws the embedded data set: a coloured shape that moves. numpy only.
 
 `python -m dvd_gan.datasets.shapes --out=shapes.npz` writes an .npz for `data.name=array_file` where TensorFlow is
-missing; moving_shapes.py wraps the same drawing in a TFDS builder. Precedent: MoCoGAN's shape-motion set (Tulyakov et
+missing; prepare/moving_shapes.py wraps the same drawing in a TFDS builder. Precedent: MoCoGAN's shape-motion set (Tulyakov et
 al. 2018).
 """
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dvd_gan.errors import UsageError
+from dvd_gan.runtime.errors import UsageError
 
 TFDS_SOURCES = ('moving_shapes', 'video_folder', 'ucf101', 'kinetics600', 'bair')
 
@@ -26,9 +26,9 @@ def open_source(config: Any, *, build: bool = False) -> Any:
 
     return array_file.ArrayFile(config)
   if name in TFDS_SOURCES:
-    from dvd_gan.datasets import prepare
+    from dvd_gan.datasets import catalog
 
-    return prepare.open_records(config, build=build)
+    return catalog.open_records(config, build=build)
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dvd_gan import files, hosts, sample, sharding
-from dvd_gan.errors import UsageError
+from dvd_gan import sampling, sharding
 from dvd_gan.metrics import networks
 from dvd_gan.metrics.protocols import Protocol
 from dvd_gan.metrics.video_sets import VideoSet
+from dvd_gan.runtime import files, multihost
+from dvd_gan.runtime.errors import UsageError
 
 PART = 64  # videos in a file of features, at least: what a stop can cost
 
@@ -44,7 +45,7 @@ class Extractor:
     self._networks: dict[str, networks.Network] = {}
 
   def network(self, name: str) -> networks.Network:
-    """A network, loaded once and laid whole on every device; raises as `networks.load`."""
+    """A network, loaded once and replicated; raises as `networks.load`."""
     if name not in self._networks:
       network = networks.load(name, self._files)
       self._networks[name] = network._replace(params=jax.device_put(network.params, sharding.replicated(self._mesh)))
@@ -66,7 +67,7 @@ class Extractor:
     folder = self._folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     starts = range(0, videos.count, length)
     names = {start: f'{start:07d}_{min(length, videos.count - start)}.npz' for start in starts}
-    here = set(json.loads(hosts.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
+    here = set(json.loads(multihost.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
     extract = networks.extractor(network.apply, protocol.resize, sharding.replicated(self._mesh))
     quiet = jax.process_index() > 0 or len(here) == len(starts)
     # A terminal gets one line that moves; a log file a line now and then.
@@ -87,7 +88,7 @@ class Extractor:
         found = []
         for _ in range(-(-rows // size)):
           video, label = next(batches)
-          video = video if isinstance(video, jax.Array) else self.place(sample.filled(video, size))
+          video = video if isinstance(video, jax.Array) else self.place(sampling.filled(video, size))
           out = jax.device_get(extract(network.params, video))
           found.append({name: value[: len(label)] for name, value in out.items()} | {'label': label})
           progress.update(len(label))

@@ -25,15 +25,9 @@ class Moments:
     features = np.asarray(features, np.float64)
     if not np.isfinite(features).all():
       raise ValueError('features are not finite')
-    mean = features.mean(0)
+    count, mean = len(features), features.mean(0)
     centred = features - mean
-    self._merge(len(features), mean, centred.T @ centred)
-
-  def merge(self, other: 'Moments') -> None:
-    """Adds the rows that another has seen."""
-    self._merge(other.count, other.mean, other._scatter)
-
-  def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+    scatter = centred.T @ centred
     # Chan, Golub and LeVeque 1983: sums of squares would cancel.
     if not self.count:
       self.count, self.mean, self._scatter = count, mean, scatter

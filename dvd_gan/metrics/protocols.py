@@ -12,7 +12,7 @@ class Protocol:
     number: 'frechet', 'inception_score', or 'toy' (both, and accuracies by class).
     network: 'i3d_400', 'i3d_600', 'c3d_101' or 'shapes' (networks.py).
     feature: which of its outputs.
-    resize: (size, method) one after another before the network (resize.py); the network's own resizing is not here.
+    resize: (size, method) one after another before the network (networks/resize.py); the network's own resizing is not here.
     frames: of a video; 0 for as many as the model's.
     samples: N.
     real: clips of the real side; 0 for N, -1 for every clip once.
@@ -21,7 +21,7 @@ class Protocol:
     splits: parts of the samples, for the Inception Score.
     loops: repetitions with fresh samples, for the Inception Score: the mean and deviation over them are told.
     replacement: real clips are drawn with replacement.
-    futures: of each given clip, in prediction.
+    futures: of each context clip, in prediction.
   """
 
   source: str
@@ -66,12 +66,12 @@ PROTOCOLS = {
     futures=100,
   ),
   'fvd_k600_16f': Protocol(
-    source='Clark et al. 2019 on the test set, given frames included; samples and clips without replacement',
+    source='Clark et al. 2019 on the test set, context frames included; samples and clips without replacement',
     samples=50_000,
     split='test',
   ),
   'fvd_k600_16f_train': Protocol(
-    source='Clark et al. 2019 on the training set, given frames included; without replacement',
+    source='Clark et al. 2019 on the training set, context frames included; without replacement',
     samples=50_000,
     split='train',
   ),

@@ -55,7 +55,7 @@ def summary(futures: np.ndarray, truth: np.ndarray, last: np.ndarray) -> dict[st
   Args:
     futures: uint8 [N, n, T, H, W, 3], n futures of each clip.
     truth: uint8 [N, T, H, W, 3].
-    last: uint8 [N, H, W, 3], the last given frame.
+    last: uint8 [N, H, W, 3], the last context frame.
 
   Returns:
     For 'psnr' and 'ssim': 'mean' over futures, 'best' (of each clip the future whose mean over frames is best, as in

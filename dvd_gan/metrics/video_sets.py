@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from dvd_gan import files, models, sample
-from dvd_gan.datasets import decoding, evaluation_windows
-from dvd_gan.datasets.archives import SUFFIXES
-from dvd_gan.errors import UsageError
+from dvd_gan import models, sample, sampling
+from dvd_gan.datasets import evaluation_windows
+from dvd_gan.datasets.prepare import decoding
+from dvd_gan.datasets.prepare.archives import SUFFIXES
 from dvd_gan.metrics.protocols import Protocol
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
 
 NO_LABEL = -1
 
@@ -74,33 +76,33 @@ def _clips_key(config: Any) -> dict[str, Any]:
 def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Protocol) -> VideoSet:
   """A model's samples: of classes drawn uniformly, or in prediction `futures` of each clip of the split in turn.
 
-  A predicted video begins with its given frames.
+  A predicted video begins with its context frames.
   """
-  seed, given, futures = config.eval.seed, config.data.given, protocol.futures
+  seed, context, futures = config.eval.seed, config.data.context, protocol.futures
   split, frames = protocol.split or config.data.split, protocol.frames or config.data.frames
   count = protocol.samples * protocol.loops
   labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
 
   def continued(first):
-    clips = evaluation_windows.Windows(config, split).each(first // futures, frames=given)
+    clips = evaluation_windows.Windows(config, split).each(first // futures, frames=context)
     return itertools.islice((clip for clip in clips for _ in range(futures)), first % futures, None)
 
   def batches(first, size):
-    clips = continued(first) if given else None
+    clips = continued(first) if context else None
     for start in range(first, count, size):
       begun, label = None, labels[start : start + size]
       if clips:
         begun, label = map(np.stack, zip(*itertools.islice(clips, len(label)), strict=True))
       video = opened.sampler.batch(opened.standing(truncation), start, label, begun, truncation=truncation, seed=seed)
-      if given:
-        video = jnp.concatenate([opened.sampler.place(sample.filled(begun, size)), video], axis=1)
-      yield video[:, :frames], label if given or config.data.use_labels else np.full(len(label), NO_LABEL)
+      if context:
+        video = jnp.concatenate([opened.sampler.place(sampling.filled(begun, size)), video], axis=1)
+      yield video[:, :frames], label if context or config.data.use_labels else np.full(len(label), NO_LABEL)
 
   key = {'step': opened.step, 'weights': opened.digest, 'truncation': truncation, 'seed': seed, 'frames': frames}
   key |= {'statistics': [config.sample.statistics_batches, config.sample.statistics_batch_size]}
   key |= {'dtype': config.dtype, 'gen': config.gen.to_dict(), 'labels': models.num_labels(config)}
-  key |= {name: config.data[name] for name in ('resolution', 'frames', 'given')}
-  if given:
+  key |= {name: config.data[name] for name in ('resolution', 'frames', 'context')}
+  if context:
     key |= {'clips': _clips_key(config), 'split': split, 'futures': futures}
   return VideoSet({'samples': key}, count, batches)
 
@@ -123,10 +125,9 @@ def folder(config: Any, frames: int) -> VideoSet:
   side = config.data.resolution
 
   def read(name):
-    path = root / name
+    path = str(root / name)
     try:
-      source = path.read_bytes() if files.is_remote(path) else str(path)
-      video = decoding.decode(source, short_side=side, fps=None, min_frames=frames)
+      video = decoding.decode(path, short_side=side, fps=None, min_frames=frames)
     except (decoding.RejectedError, *files.errors()) as error:
       raise UsageError(f'{path}: {error}') from None
     return decoding.middle(video[:frames], side)

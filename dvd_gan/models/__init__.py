@@ -19,8 +19,8 @@ GEN_MULTIPLIERS = {
   128: (8, 8, 8, 4, 4, 2),
   256: (8, 8, 8, 4, 4, 2, 1),
 }
-# Of the blocks over given frames (prediction), in units of gen.ch, finest first: half of the discriminators' (ours).
-GIVEN_MULTIPLIERS = {
+# Of the blocks over context frames (prediction), in units of gen.ch, finest first: half of the discriminators' (ours).
+CONTEXT_MULTIPLIERS = {
   8: (2,),
   16: (1, 2),
   32: (1, 2, 4),
@@ -48,12 +48,12 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
 
   Args:
     config: the ConfigDict, already validated.
-    resample_in_kernel: as sharding.resamples_in_kernel says; the same parameters and numbers.
+    resample_in_kernel: as backend.resamples_in_kernel says; the same parameters and numbers.
   """
   resolution = config.data.resolution
-  given = (tuple(config.gen.given_multipliers) or GIVEN_MULTIPLIERS[resolution]) if config.data.given else ()
+  context = (tuple(config.gen.context_multipliers) or CONTEXT_MULTIPLIERS[resolution]) if config.data.context else ()
   gen = Generator(
-    frames=config.data.frames - config.data.given,
+    frames=config.data.frames - config.data.context,
     ch=config.gen.ch,
     multipliers=tuple(config.gen.multipliers) or GEN_MULTIPLIERS[resolution],
     num_classes=num_labels(config),
@@ -62,7 +62,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
     activation=config.gen.activation,
     upsampling=config.gen.upsampling,
     over_time=config.gen.bn_over_time,
-    given_widths=tuple(multiplier * config.gen.ch for multiplier in given),
+    context_widths=tuple(multiplier * config.gen.ch for multiplier in context),
     remat=config.gen.remat,
     resample_in_kernel=resample_in_kernel,
     dtype=jnp.dtype(config.dtype),
@@ -91,8 +91,8 @@ def shapes(config: Any) -> tuple[Any, Any]:
   def init_both():
     key, z, label = jax.random.key(0), jnp.zeros((1, config.gen.z_dim)), jnp.zeros((1,), jnp.int32)
     video = jnp.zeros((1, 4, size, size, 3))
-    given = jnp.zeros((1, config.data.given, size, size, 3))
-    return gen.init(key, z, label, given, train=True)['params'], disc.init(key, video, video, label)['params']
+    context = jnp.zeros((1, config.data.context, size, size, 3))
+    return gen.init(key, z, label, context, train=True)['params'], disc.init(key, video, video, label)['params']
 
   return jax.eval_shape(init_both)
 
@@ -103,8 +103,8 @@ def standing_shapes(config: Any) -> Any:
 
   def collect(params):
     z, label = jnp.zeros((2, config.gen.z_dim)), jnp.zeros((2,), jnp.int32)
-    given = jnp.zeros((2, config.data.given, config.data.resolution, config.data.resolution, 3))
-    return gen.apply({'params': params}, z, label, given, train=True, mutable=['standing'])[1]['standing']
+    context = jnp.zeros((2, config.data.context, config.data.resolution, config.data.resolution, 3))
+    return gen.apply({'params': params}, z, label, context, train=True, mutable=['standing'])[1]['standing']
 
   return jax.eval_shape(collect, shapes(config)[0])
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import layers
+from dvd_gan.models.ops import layers
 
 AXES = {'height': 2, 'width': 3, 'time': 1}
 

@@ -6,15 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import batch_norm, layers, resampling
-from dvd_gan.models.convolution import conv2d
+from dvd_gan.models.ops import batch_norm, layers, resampling
+from dvd_gan.models.ops.convolution import as_2d, conv2d
 
 
-class VolumetricConv(nn.Module):
+class Conv3D(nn.Module):
   """3x3x3 'same' convolution over time, height and width, as one 2-D convolution.
 
-  The frames that an output frame sees are stacked on channels. The arithmetic is that of a 3-D convolution. On a CPU
-  XLA runs it three to four times faster with 16 channels, and with 64 no faster forward.
+  On a CPU XLA runs it three to four times faster than a 3-D one with 16 channels, and with 64 no faster forward.
 
   Attributes:
     features: output channels.
@@ -37,11 +36,7 @@ class VolumetricConv(nn.Module):
     paired = self.pool and t % 2 == 0  # the last of an odd number is no mean of two: time is pooled afterwards
     if paired:
       kernel = resampling.mean_of_shifted(kernel, 0)
-    seen = kernel.shape[0]  # frames that an output frame sees
-    padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    frames = [padded[:, i : i + t : 2 if paired else 1] for i in range(seen)]
-    x = jnp.concatenate(frames, axis=-1)  # [B, T or T / 2, H, W, seen * C]
-    out = convolve(x, jnp.moveaxis(kernel, 0, 2).reshape(3, 3, seen * c, self.features))
+    out = convolve(*as_2d(x.astype(self.dtype), kernel, (1, 1), stride=2 if paired else 1))  # [B, T or T / 2, H, W, .]
     return layers.add_bias(resampling.pool_time(out) if self.pool and not paired else out, bias)
 
 
@@ -108,7 +103,7 @@ class DiscriminatorBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """x [B, T, H, W, C] -> [B, T', H', W', features]."""
-    conv3 = VolumetricConv if self.volumetric else functools.partial(layers.Conv, size=3)
+    conv3 = Conv3D if self.volumetric else functools.partial(layers.Conv, size=3)
     h = nn.relu(x) if self.relu_first else x
     h = conv3(self.features, dtype=self.dtype, name='conv1')(h)
     composed = self.down and self.resample_in_kernel

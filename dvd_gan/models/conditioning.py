@@ -1,4 +1,4 @@
-"""Given frames as initial states of the generator's ConvGRUs (DVD-GAN-FP)."""
+"""Context frames as initial states of the generator's ConvGRUs (DVD-GAN-FP)."""
 
 import functools
 
@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import blocks, layers
+from dvd_gan.models import blocks
+from dvd_gan.models.ops import layers
 
 
 class Conditioning(nn.Module):
-  """A residual stack like a discriminator's, over each given frame alone (paper, section 3.3).
+  """A residual stack like a discriminator's, over each context frame alone (paper, section 3.3).
 
   After each block, which halves the resolution, the features of all frames are stacked on channels and a 3x3
   convolution and a ReLU make the state of the ConvGRU of that resolution from them.
@@ -30,18 +31,18 @@ class Conditioning(nn.Module):
   resample_in_kernel: bool = False
 
   @nn.compact
-  def __call__(self, given: jax.Array) -> list[jax.Array]:
+  def __call__(self, context: jax.Array) -> list[jax.Array]:
     """Makes the states.
 
     Args:
-      given: [B, C, R, R, 3] in [-1, 1].
+      context: [B, C, R, R, 3] in [-1, 1].
 
     Returns:
       For each block the state [B, R / 2^(i + 1), R / 2^(i + 1), states[i]].
     """
     block = nn.remat(blocks.DiscriminatorBlock) if self.remat else blocks.DiscriminatorBlock
     block = functools.partial(block, down=True, resample_in_kernel=self.resample_in_kernel, dtype=self.dtype)
-    x, made = given.astype(self.dtype), []
+    x, made = context.astype(self.dtype), []
     for i, (width, state) in enumerate(zip(self.widths, self.states, strict=True)):
       x = block(width, relu_first=i > 0, name=f'block_{i}')(x)
       stacked = jnp.moveaxis(x, 1, 3).reshape(*x.shape[:1], *x.shape[2:4], -1)  # [B, H, W, C * width]

@@ -6,14 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models.convolution import conv2d, kernel_gradient, transposed
-from dvd_gan.models.layers import add_bias
+from dvd_gan.models.ops.convolution import conv2d, kernel_gradient, transposed
+from dvd_gan.models.ops.layers import add_bias
 
 # The candidate's activation, and its derivative as a function of its value.
-ACTIVATIONS = {
-  'relu': (jax.nn.relu, lambda c: (c > 0).astype(c.dtype)),
-  'tanh': (jnp.tanh, lambda c: 1 - c * c),
-}
+ACTIVATIONS = {'relu': (jax.nn.relu, lambda c: (c > 0).astype(c.dtype)), 'tanh': (jnp.tanh, lambda c: 1 - c * c)}
 
 
 class ConvGRU(nn.Module):

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import attention, blocks, resampling
+from dvd_gan.models import attention, blocks
+from dvd_gan.models.ops import resampling
 
 VOLUMETRIC_BLOCKS = 2  # of the temporal discriminator
 PARTS = ('spatial', 'temporal')

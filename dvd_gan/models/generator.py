@@ -6,13 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dvd_gan.models import attention, batch_norm, blocks, conditioning, conv_gru, layers
+from dvd_gan.models import attention, blocks, conditioning, conv_gru
+from dvd_gan.models.ops import batch_norm, layers
 
 BASE = 4  # height and width of the stem
 
 
 class Generator(nn.Module):
-  """G(z, y) -> video, or G(z, y, given frames) -> the frames after them (paper, section 3).
+  """G(z, y) -> video, or G(z, y, context frames) -> the frames after them (paper, section 3).
 
   Attributes:
     frames: how many it generates.
@@ -25,9 +26,9 @@ class Generator(nn.Module):
     upsampling: 'bilinear' or 'nearest'.
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
-    given_widths: of the blocks over given frames, finest first (conditioning.py); () for a generator that gets none.
+    context_widths: of the blocks over context frames, finest first (conditioning.py); () for a generator that gets none.
     remat: compute each part again in the backward pass instead of keeping what is inside it.
-    resample_in_kernel: see GeneratorBlock, and DiscriminatorBlock for given frames.
+    resample_in_kernel: see GeneratorBlock, and DiscriminatorBlock for context frames.
   """
 
   frames: int
@@ -40,18 +41,18 @@ class Generator(nn.Module):
   upsampling: str = 'bilinear'
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
-  given_widths: tuple[int, ...] = ()
+  context_widths: tuple[int, ...] = ()
   remat: bool = False
   resample_in_kernel: bool = False
 
   @nn.compact
-  def __call__(self, z: jax.Array, label: jax.Array, given: jax.Array | None = None, *, train: bool) -> jax.Array:
+  def __call__(self, z: jax.Array, label: jax.Array, context: jax.Array | None = None, *, train: bool) -> jax.Array:
     """Generates one video for each latent.
 
     Args:
       z: [B, z_dim] f32.
       label: [B] int32.
-      given: [B, C, R, R, 3] in [-1, 1], the frames before, for a generator with `given_widths`.
+      context: [B, C, R, R, 3] in [-1, 1], the frames before, for a generator with `context_widths`.
       train: normalise with the batch's own statistics; otherwise with the collection `standing`.
 
     Returns:
@@ -64,16 +65,11 @@ class Generator(nn.Module):
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 
     states = [None] * (len(widths) - 1)  # of the ConvGRUs, coarsest first; None is zeros
-    if self.given_widths:
+    if self.context_widths:
       condition = conditioning.Conditioning(
-        tuple(self.given_widths),
-        tuple(widths[-2::-1]),
-        self.dtype,
-        self.remat,
-        self.resample_in_kernel,
-        name='given',
+        tuple(self.context_widths), tuple(widths[-2::-1]), self.dtype, self.remat, self.resample_in_kernel, name='given'
       )
-      states = condition(given)[::-1]
+      states = condition(context)[::-1]
 
     recurrent, residual, attend = conv_gru.ConvGRU, blocks.GeneratorBlock, attention.SeparableAttention
     head = Generator._head

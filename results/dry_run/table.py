@@ -1,7 +1,7 @@
 """Writes README.md beside it: the compiled rows, how far off the estimate is on them, and the estimate for the rest.
 
 python results/dry_run/table.py          two minutes
-python results/dry_run/table.py --fit    prints the factors of dvd_gan/memory.py that suit the rows best
+python results/dry_run/table.py --fit    prints the factors of dvd_gan/dry_run/memory.py that suit the rows best
 """
 
 import importlib
@@ -13,20 +13,18 @@ import sys
 import jax
 import numpy as np
 
-from dvd_gan import dry_run, flops, memory, models, sharding, topology, train_step
+from dvd_gan import flops, models, sharding, train_step
+from dvd_gan.dry_run import command, compile, memory, tpu
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = (
   'kinetics600_64x12', 'kinetics600_64x16', 'kinetics600_64x48', 'kinetics600_128x12', 'kinetics600_128x48',
   'kinetics600_256x12', 'ucf101_128x16', 'kinetics600_fp_64x16', 'bair_fp_64x16',
 )  # fmt: skip
-KINDS = {'v3': 'v3', 'v4': 'v4', 'v5e': 'v5litepod', 'v5p': 'v5p', 'v6e': 'v6e'}
+KINDS = ('v3', 'v4', 'v5e', 'v5p', 'v6e')
 DEVICES = (32, 64, 128, 256, 512)
-# What to turn on until it fits, dearest last: (name, mesh.shard, remat, train.microbatches).
-LADDER = (
-  ('', 1, False, 1), ('s', 8, False, 1), ('sr', 8, True, 1), ('sr2', 8, True, 2), ('sr4', 8, True, 4),
-  ('sr8', 8, True, 8), ('sr16', 8, True, 16),
-)  # fmt: skip
+# What to turn on until it fits, dearest last: (name, mesh.shard, remat).
+LADDER = (('', 1, False), ('s', 8, False), ('sr', 8, True))
 BATCH = 512
 
 
@@ -66,12 +64,6 @@ def fit(rows):
       print(f'  {row["config"]} on {row["topology"]}: {off:+.2f} GiB of {row["hbm_used_gib"]}')
 
 
-def devices_of(kind, count):
-  """The slice of so many devices, by the name that gcloud has for it; 512 of v5e or v6e are two slices."""
-  cores = topology.CHIPS[kind].cores
-  return topology.parse(f'{KINDS[kind]}-{count * cores}')
-
-
 def estimates(name):
   """{(kind, devices): cell}: the first rung of the ladder that fits, and its roofline."""
   kept = {}
@@ -80,11 +72,9 @@ def estimates(name):
     config.gen.remat = config.disc.remat = remat
     at_two = np.array(memory.sizes(config, 2))
     mesh = sharding.abstract_mesh(1, 1)
-    recipe = train_step.make_recipe(config, unroll=False)
+    spec = train_step.make_spec(config, unroll=False)
     counts = [
-      flops.count(
-        lambda *x, recipe=recipe: train_step.train_step(recipe, *x), *dry_run.abstract_arguments(config, mesh, b)
-      )
+      flops.count(lambda *x, spec=spec: train_step.train_step(spec, *x), *compile.abstract_arguments(config, mesh, b))
       for b in (1, 2)
     ]
     kept[remat] = at_two, counts
@@ -92,23 +82,25 @@ def estimates(name):
   for shard in (1, 8):
     state = train_step.state_shapes(config)
     state = sharding.placed(state, sharding.state(sharding.abstract_mesh(shard, shard), state))
-    states[shard] = sum(dry_run.gib(tree) for tree in dry_run.state_parts(state).values())
-  reduced = dry_run.gradient_bytes(config, state)
+    states[shard] = sum(command.gib(tree) for tree in command.state_parts(state).values())
+  reduced = command.gradient_bytes(config, state)
   cells = {}
   for kind in KINDS:
     for count in DEVICES:
-      slice_ = devices_of(kind, count)
+      chip = tpu.CHIPS[kind]
+      if count > chip.largest * chip.devices:
+        cells[kind, count] = ''
+        continue
+      slice_ = tpu.parse(f'{chip.type}-{count // chip.devices * chip.type_unit}')
       each = BATCH // count
       cells[kind, count] = 'no'
-      for rung, shard, remat, parts in LADDER:
-        if each % parts:
-          continue
+      for rung, shard, remat in LADDER:
         (sizes, (one, two)) = kept[remat]
-        scaled = memory.Factors(sizes[0] * each / parts / 2, sizes[1] * each / parts / 2, sizes[2])
+        scaled = memory.Factors(sizes[0] * each / 2, sizes[1] * each / 2, sizes[2])
         used = states[shard] + memory.combine(scaled, remat)
         if used <= slice_.chip.hbm_gib:
           tflop = (one + (two - one) * (each - 1)) / 1e12
-          seconds = tflop / slice_.chip.tflops + dry_run.over_network(parts * reduced, slice_)
+          seconds = tflop / slice_.chip.tflops + slice_.all_reduce_seconds(reduced)
           cells[kind, count] = f'{used:.1f} GiB, {seconds:.2f} s{f" ({rung})" if rung else ""}'
           break
   return cells
@@ -120,7 +112,7 @@ def millions(tree):
 
 def parameters():
   """Lines of the table of parameters."""
-  lines = ['| config | G | of it for given frames | D_S | D_T |', '|---|---|---|---|---|']
+  lines = ['| config | G | of it for context frames | D_S | D_T |', '|---|---|---|---|---|']
   for name in CONFIGS:
     gen, disc = models.shapes(load(name))
     of = [millions(tree) for tree in (gen, gen.get('given', ()), disc['spatial'], disc['temporal'])]
@@ -135,34 +127,36 @@ def main():
   lines = [(HERE / 'head.md').read_text()]
   lines += [
     '## Compiled\n',
-    '| config | slice | devices, videos each | settings | fits | GiB used of | of it temporaries | TFLOP | program, padded: times that | all-reduce GB '
-    '| roofline s, of it arithmetic | hours at 40 % | level | estimate GiB |',
-    '|---' * 14 + '|',
+    '| config | slice | devices, videos each | settings | fits | GiB used of | of it temporaries | TFLOP | program: times that | all-reduce GB '
+    '| roofline s, of it arithmetic | hours at 40 % | level | estimate GiB | libtpu |',
+    '|---' * 15 + '|',
   ]
   errors = []
   for row in rows:
     config = as_compiled(row)
-    guess = state_of(row) + memory.temporaries(config, row['batch_per_device'])
-    if row['fits']:
-      errors.append(guess / row['hbm_used_gib'] - 1)
+    guess = ''
+    if row['microbatches'] == 1:
+      estimate = state_of(row) + memory.temporaries(config, row['batch_per_device'])
+      guess = f'{estimate:.1f}'
+      errors += [estimate / row['hbm_used_gib'] - 1] * row['fits']
     settings = [f'shard {row["shard"]}'] * (row['shard'] > 1) + ['remat'] * row['remat']
     settings += [f'microbatches {row["microbatches"]}'] * (row['microbatches'] > 1)
     settings += ['overlap'] * row.get('overlap', False)
     roofline = row['roofline_s']
     limit = '' if roofline is None else f'{roofline}, {row["compute_s"] / roofline:.0%}'
     hours = '' if roofline is None else f'{config.train.steps * roofline / 0.4 / 3600:.0f}'
-    done = [row.get(f'{kind}_tflop_per_device') for kind in ('program', 'padded')]
-    times = ', '.join(f'{tflop / row["tflop_per_device"]:.2f}' for tflop in done if tflop)
+    done = row.get('program_tflop_per_device')
+    times = f'{done / row["tflop_per_device"]:.2f}' if done else ''
     lines.append(
       f'| {row["config"]} | {row["topology"]} | {row["devices"]}, {row["batch_per_device"]} '
       f'| {", ".join(settings) or "plain"} | {"yes" if row["fits"] else "**no**"} | {row["hbm_used_gib"]} of '
       f'{row["hbm_limit_gib"]} | {row.get("temporaries_gib", "")} | {row["tflop_per_device"]} '
       f'| {times} | {row.get("all-reduce_gb", "")} | {limit} | {hours} '
-      f'| {row["optimization"].replace("UNKNOWN", "default")} | {guess:.1f} |'
+      f'| {row["optimization"].replace("UNKNOWN", "default")} | {guess} | {row["libtpu"]} |'
     )
   lines.append(
     f'\nThe estimate is off by {100 * np.mean(np.abs(errors)):.0f} % on average and by '
-    f'{100 * np.max(np.abs(errors)):.0f} % at most on the {len(errors)} rows that fit (they are also what it was fitted to).\n'
+    f'{100 * np.max(np.abs(errors)):.0f} % at most on the {len(errors)} rows that fit and have no microbatches, to which it was fitted.\n'
   )
   lines += ['## Parameters, in millions\n', *parameters(), '']
   lines += ['## Estimated\n', (HERE / 'estimated.md').read_text()]

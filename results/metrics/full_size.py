@@ -17,12 +17,13 @@ from etils import epath
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from configs import default  # noqa: E402
-from dvd_gan import record, sharding  # noqa: E402
+from dvd_gan import sharding  # noqa: E402
 from dvd_gan.datasets import shapes  # noqa: E402
 from dvd_gan.metrics import frechet, scores  # noqa: E402
 from dvd_gan.metrics.features import Extractor  # noqa: E402
 from dvd_gan.metrics.protocols import PROTOCOLS  # noqa: E402
 from dvd_gan.metrics.video_sets import VideoSet  # noqa: E402
+from dvd_gan.runtime import run_config  # noqa: E402
 
 SIDE = 64
 SIZES = (256, 512, 1024, 2048)  # N; the last is the protocol's
@@ -59,7 +60,7 @@ def main(folder: str, weights: str = '') -> None:
     'seconds': round(seconds, 1),
     'seconds_per_clip': round(seconds / computed, 3) if computed else None,
     'network_sha256': extractor.network('i3d_400').sha256,
-    'versions': record.versions(),
+    'versions': run_config.versions(),
   }
   (HERE / 'full_size.json').write_text(json.dumps(result, indent=1) + '\n')
 

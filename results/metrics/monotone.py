@@ -27,11 +27,12 @@ from etils import epath
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from configs import default  # noqa: E402
-from dvd_gan import record, sharding  # noqa: E402
+from dvd_gan import sharding  # noqa: E402
 from dvd_gan.metrics import frechet, scores  # noqa: E402
 from dvd_gan.metrics.features import Extractor  # noqa: E402
 from dvd_gan.metrics.protocols import PROTOCOLS  # noqa: E402
 from dvd_gan.metrics.video_sets import NO_LABEL, VideoSet  # noqa: E402
+from dvd_gan.runtime import run_config  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 N, FRAMES, STRIDE, SIDE = 256, 16, 2, 128
@@ -134,7 +135,7 @@ def main(wheel: str, folder: str, weights: str = '') -> None:
     'windows': {'frames': FRAMES, 'stride': STRIDE, 'side': SIDE},
     'network_sha256': extractor.network('i3d_400').sha256,
     'seconds': round(time.monotonic() - started),
-    'versions': record.versions(),
+    'versions': run_config.versions(),
   }
   (HERE / 'monotone.json').write_text(json.dumps(result, indent=1) + '\n')
   plot(result)

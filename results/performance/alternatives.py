@@ -20,8 +20,9 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from dvd_gan import benchmark, sharding, train_step  # noqa: E402
-from dvd_gan.models import batch_norm, convolution, resampling  # noqa: E402
+from dvd_gan import benchmark, train_step  # noqa: E402
+from dvd_gan.models.ops import batch_norm, convolution, resampling  # noqa: E402
+from dvd_gan.runtime import backend  # noqa: E402
 from results.scripts import measured  # noqa: E402
 
 
@@ -39,19 +40,19 @@ def other_platforms_forms() -> Iterator[None]:
 @contextlib.contextmanager
 def no_options() -> Iterator[None]:
   """XLA's options as jaxlib comes."""
-  with mock.patch.object(sharding, 'compiler_options', lambda platform: {}):
+  with mock.patch.object(backend, 'compiler_options', lambda platform: {}):
     yield
 
 
 @contextlib.contextmanager
 def without(option: str) -> Iterator[None]:
   """One of XLA's options as jaxlib comes."""
-  ours = sharding.compiler_options
+  ours = backend.compiler_options
 
   def others(platform: str) -> dict[str, str]:
     return {name: value for name, value in ours(platform).items() if name != option}
 
-  with mock.patch.object(sharding, 'compiler_options', others):
+  with mock.patch.object(backend, 'compiler_options', others):
     yield
 
 
@@ -74,8 +75,8 @@ def separate_passes() -> Iterator[None]:
       real, fake = (self._disc.apply(variables, *(part[i::2] for part in inputs)) for i in range(2))
       return jax.tree.map(train_step.interleave, real, fake)
 
-  def disc_loss(recipe: train_step.Recipe, *rest: Any) -> Any:
-    return fused(recipe._replace(disc=Twice(recipe.disc)), *rest)
+  def disc_loss(spec: train_step.StepSpec, *rest: Any) -> Any:
+    return fused(spec._replace(disc=Twice(spec.disc)), *rest)
 
   with mock.patch.object(train_step, 'disc_loss', disc_loss):
     yield

@@ -24,8 +24,8 @@ def run(folder: str, size: str, repeats: int) -> dict[str, Any]:
   """What `python -m dvd_gan.benchmark` of a clone prints, with its commit."""
   command = [sys.executable, '-m', 'dvd_gan.benchmark', f'--size={size}', f'--repeats={repeats}']
   env = {**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': '0', 'PYTHONPATH': folder}
-  told = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
-  return {**json.loads(told.splitlines()[-1]), 'commit': measured.commit(folder)}
+  output = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+  return {**json.loads(output.splitlines()[-1]), 'commit': measured.commit(folder)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Rates of the convolutions of a train step on a CPU, with jaxlib's default kernels and with sharding.compiler_options.
+"""Rates of the convolutions of a train step on a CPU, with jaxlib's default kernels and with backend.compiler_options.
 
 python results/performance/cpu_convolutions.py
 
@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from dvd_gan import benchmark, sharding  # noqa: E402
-from dvd_gan.models import convolution, resampling  # noqa: E402
+from dvd_gan import benchmark  # noqa: E402
+from dvd_gan.models.ops import convolution, resampling  # noqa: E402
+from dvd_gan.runtime import backend  # noqa: E402
 from results.performance import alternatives  # noqa: E402
 
 # images, side, channels in, channels out
@@ -38,7 +39,7 @@ SECONDS = 0.5
 
 def main() -> None:
   print(f'matrix product {benchmark.matmul_rate("float32") / 1e9:.0f} GFLOP/s\n')
-  settings = {'default': {}, 'ours': sharding.compiler_options(jax.default_backend())}
+  settings = {'default': {}, 'ours': backend.compiler_options(jax.default_backend())}
   print('| images, side, in, out | ' + ' | '.join(f'{what}, {name}' for what in COLUMNS for name in settings) + ' |')
   print('|---' * (1 + len(COLUMNS) * len(settings)) + '|')
   for n, side, inputs, outputs in SHAPES:
@@ -83,7 +84,7 @@ COLUMNS = {
 
 
 def forms(what: str, fn: Any, *args: jax.Array) -> None:
-  options = sharding.compiler_options(jax.default_backend())
+  options = backend.compiler_options(jax.default_backend())
   with alternatives.other_platforms_forms():
     others = seconds(lambda *args: fn(*args), options, *args)
   print(f'| {what} | {1e3 * others:.1f} | {1e3 * seconds(fn, options, *args):.1f} |')

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from dvd_gan import sharding  # noqa: E402
-from dvd_gan.metrics import i3d  # noqa: E402
+from dvd_gan.metrics.networks import i3d  # noqa: E402
+from dvd_gan.runtime import backend  # noqa: E402
 
 BATCH = 4
 
@@ -26,7 +26,7 @@ def plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   return jax.lax.conv_general_dilated(x, kernel, (stride,) * 3, 'SAME', dimension_numbers=numbers)
 
 
-# name: (the 3-D convolution, whether with sharding.compiler_options)
+# name: (the 3-D convolution, whether with backend.compiler_options)
 VARIANTS = {
   'as 2-D, on all cores': (i3d.conv3d, True),
   "as 2-D, jaxlib's default": (i3d.conv3d, False),
@@ -40,7 +40,7 @@ def main(rounds: int = 5) -> None:
   params = jax.jit(net.init)(jax.random.key(1), video)
   compiled, seconds = {}, {}
   for name, (i3d.conv3d, ours) in VARIANTS.items():
-    options = sharding.compiler_options(jax.default_backend()) if ours else {}
+    options = backend.compiler_options(jax.default_backend()) if ours else {}
     logits = jax.jit(lambda params, video: net.apply(params, video)['logits'], compiler_options=options)
     compiled[name] = logits.lower(params, video).compile()
     compiled[name](params, video).block_until_ready()

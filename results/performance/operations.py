@@ -58,7 +58,8 @@ def main() -> None:
 
   import jax
 
-  from dvd_gan import arithmetic, benchmark, hlo
+  from dvd_gan import benchmark
+  from dvd_gan.dry_run import arithmetic, hlo
 
   step = benchmark.Step(benchmark.SIZES[args.size]())
   rates, seconds = [], []
@@ -91,7 +92,7 @@ def main() -> None:
       operands = hlo.operands(one)[:2]
       flop = arithmetic.of(
         {'': [other._replace(opcode='parameter') for other in inside if other.name in operands] + [one]}, ''
-      ).flop
+      )
     if one.opcode == 'convolution':
       by_name = {other.name: other.shape for other in inside}
       shapes = [arithmetic.sides(shape) for shape in (*map(by_name.get, operands), one.shape)]
@@ -108,7 +109,7 @@ def main() -> None:
 
   median = statistics.median(seconds) * 1e3
   rows['between operations'] = {'calls': 0, 'ms': traced - sum(row['ms'] for row in rows.values())}
-  told = {
+  result = {
     'size': args.size,
     'step_ms': median,
     'traced_step_ms': traced,
@@ -118,12 +119,12 @@ def main() -> None:
     'kinds': dict(sorted(rows.items(), key=lambda item: -item[1]['ms'])),
   }
   print(
-    f'{args.size}, one core: {median:.1f} ms a step, {told["model_gflop"]:.2f} GFLOP as described: '
-    f'{told["share_of_matmul_rate"]:.0%} of {rate / 1e9:.0f} GFLOP/s'
+    f'{args.size}, one core: {median:.1f} ms a step, {result["model_gflop"]:.2f} GFLOP as described: '
+    f'{result["share_of_matmul_rate"]:.0%} of {rate / 1e9:.0f} GFLOP/s'
   )
   print('| operations | calls | ms | share | GFLOP | with taps on padding | of the matmul rate |')
   print('|---|---|---|---|---|---|---|')
-  for name, row in told['kinds'].items():
+  for name, row in result['kinds'].items():
     padded = row.get('gflop_padded')
     cells = [f'{row["calls"]:.0f}', f'{row["ms"]:.1f}', f'{row["ms"] / traced:.0%}']
     cells += [f'{row["gflop"]:.2f}', f'{padded:.2f}', f'{padded / row["ms"] / rate * 1e12:.0%}'] if padded else [''] * 3
@@ -132,7 +133,7 @@ def main() -> None:
     where = op_name[1].replace('jit(train_step)/', '')[-70:] if op_name else ''
     print(f'{ms:8.3f} ms x{calls:4.0f} {gflops:4.0f} GFLOP/s {name:32s} {shape} {where}')
   if args.out:
-    measured.save(args.out, told)
+    measured.save(args.out, result)
 
 
 if __name__ == '__main__':

@@ -192,7 +192,7 @@ def main() -> None:
   args = parser.parse_args()
   import jax
 
-  from dvd_gan import benchmark  # not at the top: the trainers' processes have no jax
+  from dvd_gan import benchmark  # here, as the trainers' processes have no jax
   from results.scripts import measured
 
   steps = {f'ours, jax {jax.__version__}': benchmark.Step(benchmark.SIZES['64x64x12_ch32_b4']())}
@@ -220,16 +220,16 @@ def table(steps: dict[str, Any], seconds: dict[str, list[float]], rate: float) -
   rows = [(name, seconds[name], step.flop) for name, step in steps.items()]
   ours, first_seconds, first_flop = rows[0]
   rows.insert(1, (f'{ours}, of what ran', first_seconds, steps[ours].computed_flop))
-  first, told = statistics.median(first_seconds) / first_flop, []
+  first, result = statistics.median(first_seconds) / first_flop, []
   for label, found, flop in rows:
     median = statistics.median(found)
     print(
       f'| {label} | {median:.2f} ({min(found):.2f} to {max(found):.2f}) | {flop / 1e12:.3f} | {flop / median / 1e9:.0f} '
       f'| {flop / median / rate:.0%} | {median / flop / first:.2f} |'
     )
-    told.append({'step': label, 'step_s': found, 'gflop': flop / 1e9, 'matmul_gflops': rate / 1e9})
-    told[-1] |= {'share_of_matmul_rate': flop / median / rate, 'seconds_a_flop_times_ours': median / flop / first}
-  return told
+    result.append({'step': label, 'step_s': found, 'gflop': flop / 1e9, 'matmul_gflops': rate / 1e9})
+    result[-1] |= {'share_of_matmul_rate': flop / median / rate, 'seconds_a_flop_times_ours': median / flop / first}
+  return result
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ KINDS = {'data.frames': (12, 24, 48), 'data.resolution': (64, 128, 256), 'train.
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--ch', type=int, default=8, help='base width of both networks')
-  parser.add_argument('--repeats', type=int, default=3, help='steps timed; the median is told')
+  parser.add_argument('--repeats', type=int, default=3, help='steps timed; the median is printed')
   args = parser.parse_args()
   print('| changed | GFLOP a step | step, s | temporaries, GiB | exponents: arithmetic, time, memory |')
   print('|---|---|---|---|---|')

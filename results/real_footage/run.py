@@ -8,7 +8,7 @@ Cuts the wheel's three videos, a class each, into clips of 16 frames at 64x64 (r
 on half of them. Then FVD (`fvd_google`, the real I3D) against the other half: of samples, of the training clips as they
 are (the floor), of those with one frame in place of all (no motion), and with their frames in random order. For
 prediction (5 to 11 frames, the clips of the other half continued) also PSNR and SSIM, and the FVD of copying the last
-given frame. What is there in FOLDER is not done again: a stopped run goes on, and more steps go on from fewer. Copies
+context frame. What is there in FOLDER is not done again: a stopped run goes on, and more steps go on from fewer. Copies
 what tells of it to SIZE/TASK beside this file. --i3d: weights of Kinetics-400, if the extra [metrics] is not installed.
 """
 
@@ -71,7 +71,7 @@ SIZES = {
 GIVEN = 5
 TASKS = {
   'synthesis': {'data.num_classes': len(monotone.VIDEOS)},
-  'prediction': {'data.given': GIVEN, 'data.use_labels': False, 'train.truth_weight': 100.0},
+  'prediction': {'data.context': GIVEN, 'data.use_labels': False, 'train.truth_weight': 100.0},
 }
 
 
@@ -86,7 +86,7 @@ def shuffled(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def copied(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Its given frames, the last of them held."""
+  """Its context frames, the last of them held."""
   return clip[np.minimum(np.arange(FRAMES), GIVEN - 1)]
 
 

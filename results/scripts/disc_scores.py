@@ -25,13 +25,14 @@ from configs import default  # noqa: E402
 from dvd_gan import checkpoint, models, sharding, train_step  # noqa: E402
 from dvd_gan.datasets import evaluation_windows  # noqa: E402
 from dvd_gan.models import spectral  # noqa: E402
+from dvd_gan.runtime import run_config  # noqa: E402
 
 BATCH = 32
 
 
 def config_of(workdir: pathlib.Path) -> ConfigDict:
   """The config that a run was started with."""
-  saved = json.loads((workdir / 'config.json').read_text())['config']
+  saved = run_config.read(epath.Path(workdir) / 'config.json')
   config = default.get_config()
   for group, fields in saved.items():
     for field, value in fields.items() if isinstance(fields, dict) else ():

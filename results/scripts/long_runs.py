@@ -420,7 +420,8 @@ def weights(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) ->
   import jax
   import numpy as np
 
-  from dvd_gan import checkpoint, checksums, sharding
+  from dvd_gan import checkpoint, sharding
+  from dvd_gan.runtime import checksums
 
   config = config_of(name)
   checkpoints = checkpoint.Checkpoints(folder / name / 'checkpoints')

@@ -2,7 +2,7 @@
 
 python results/toy/train_classifier.py
 
-Writes dvd_gan/metrics/shapes_classifier.npz, and classifier.json beside this file. Clips are drawn once, at 16, 32 or
+Writes dvd_gan/metrics/networks/shapes_classifier.npz, and classifier.json beside this file. Clips are drawn once, at 16, 32 or
 64 pixels, some as JPEGs, and resized to 32; windows of them, their stride and colours are drawn anew at each step. All
 is a function of SEED; another machine rounds otherwise.
 """
@@ -19,8 +19,9 @@ import jax
 import numpy as np
 import optax
 
-from dvd_gan.datasets import pictures, shapes, window
-from dvd_gan.metrics import frechet, resize, shapes_classifier, weights
+from dvd_gan.datasets import jpeg, shapes, window
+from dvd_gan.metrics import frechet
+from dvd_gan.metrics.networks import resize, shapes_classifier, weights
 
 HERE = pathlib.Path(__file__).resolve().parent
 SEED = 2  # of drawing, too: 0 and 1 are the training and the held-out clips of moving_shapes
@@ -45,7 +46,7 @@ def resized(video: np.ndarray) -> np.ndarray:
 
 def as_jpeg(video: np.ndarray) -> np.ndarray:
   """uint8 [T, H, W, 3] as it comes back from JPEGs."""
-  return np.stack([pictures.decode(data) for data in pictures.encode(video, QUALITY)])
+  return np.stack([jpeg.decode(data) for data in jpeg.encode(video, QUALITY)])
 
 
 def draw_pool() -> tuple[np.ndarray, np.ndarray]:

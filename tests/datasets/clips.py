@@ -4,7 +4,7 @@ import av
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets import index, input_pipeline, records, window
+from dvd_gan.datasets import index, input_pipeline, record_files, window
 
 
 def encode(path, frames=30, width=48, height=32, fps=25, container_options=None):
@@ -72,7 +72,7 @@ def open_files(config, folder, paths):
   """The clips of record files that no builder wrote."""
   files = [epath.Path(path) for path in paths]
   clips = index.load(epath.Path(folder), files, 'train')
-  return records.Records(config, epath.Path(folder), clips, files, clips.numbers['label'])
+  return record_files.Records(config, epath.Path(folder), clips, files, clips.numbers['label'])
 
 
 def read(source, clip, start=0):

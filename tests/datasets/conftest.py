@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import pytest
 from etils import epath
 
-from dvd_gan.datasets import prepare, records
+from dvd_gan.datasets import catalog, record_files
+from dvd_gan.datasets.prepare import building
 from tests.conftest import tiny_config
 
 
@@ -13,7 +14,7 @@ class Prepared(NamedTuple):
   """30 drawn clips of 13 frames, 16x16; the label of clip i names it."""
 
   config: Any
-  source: records.Records
+  source: record_files.Records
   builder: Any
   folder: epath.Path
   files: list[epath.Path]
@@ -24,6 +25,6 @@ def prepared(tmp_path_factory):
   config = tiny_config()
   config.data.num_classes = 30
   config.data.dir = str(tmp_path_factory.mktemp('tfds'))
-  source = prepare.open_records(config)
-  builder = prepare.make_builder(config)
+  source = catalog.open_records(config)
+  builder = building.make_builder(config, *building.builder_class(config))
   return Prepared(config, source, builder, source.folder, sorted(source.folder.glob('*-train.tfrecord*')))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dvd_gan.datasets import array_file, input_pipeline, window
-from dvd_gan.errors import UsageError
+from dvd_gan.runtime.errors import UsageError
 from tests.datasets.clips import batch
 
 ROWS = np.arange(8)

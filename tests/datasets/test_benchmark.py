@@ -21,11 +21,11 @@ def test_it_prints_one_json_object_last(tmp_path):
     '--config.gen.attention=()',
   ]
   result = run(f'--config.data.dir={tmp_path}', *sizes)
-  told = json.loads(result.stdout.splitlines()[-1])
-  assert told['resolution'] == 16 and told['frames'] == 5 and told['threads'] == 1
+  output = json.loads(result.stdout.splitlines()[-1])
+  assert output['resolution'] == 16 and output['frames'] == 5 and output['threads'] == 1
   # Reading is decoding and more; what it takes beyond that is no multiple.
-  assert 0.01 < told['share_of_libjpeg_turbo'] < 1.5
-  assert told['clips_per_s_core'] > 0 and told['libjpeg_turbo_clips_per_s_core'] > 0
+  assert 0.01 < output['share_of_libjpeg_turbo'] < 1.5
+  assert output['clips_per_s_core'] > 0 and output['libjpeg_turbo_clips_per_s_core'] > 0
 
 
 def test_arrays_have_nothing_to_decode(tmp_path):

@@ -90,17 +90,17 @@ PROGRAM = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts without it
 import numpy as np
-from dvd_gan import main, train
-from dvd_gan.datasets import input_pipeline, prepare, records
+from dvd_gan.datasets import catalog, input_pipeline, record_files
+from dvd_gan.runtime import app, preemption
 from tests.tiny import get_config
 config = get_config()
 config.data.num_classes, config.data.dir = 30, sys.argv.pop()
-source = prepare.open_records(config)
-read = records.read_bytes
+source = catalog.open_records(config)
+read = record_files.read_bytes
 def slow(*arguments):
   time.sleep(0.02)
   return read(*arguments)
-records.read_bytes = slow
+record_files.read_bytes = slow
 def start(step):
   batches = input_pipeline.host_batches(config, source, range(step, sys.maxsize), np.arange(8))
   next(batches)
@@ -115,17 +115,17 @@ def rest(_=None):
 """
 
 HANGS = """
-stop = train.StopSignal()
-stop.idle = False
-records.read_bytes = lambda *_: time.sleep(1000)
+stop = preemption.StopSignal()
+stop.nothing_to_save = False
+record_files.read_bytes = lambda *_: time.sleep(1000)
 rest()
 """
 
 GONE = """
 def gone(*_):
   raise OSError(5, 'Input/output error')
-records.read_bytes, records.WAITS = gone, ()
-main.run(rest)
+record_files.read_bytes, record_files.WAITS = gone, ()
+app.run(rest)
 """
 
 

@@ -8,7 +8,7 @@ from dvd_gan.models import blocks
 
 def test_volumetric_convolution_is_the_3d_one():
   x = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
-  module = blocks.VolumetricConv(6)
+  module = blocks.Conv3D(6)
   params = jax.tree.map(
     lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), module.init(jax.random.key(0), x)
   )

@@ -8,10 +8,10 @@ from dvd_gan.models import conditioning
 from tests.conftest import tiny_config
 
 
-def call(given, frames):
-  """A tiny prediction generator: the function of its given frames, in sampling, and its config."""
+def call(context, frames):
+  """A tiny prediction generator: the function of its context frames, in sampling, and its config."""
   config = tiny_config()
-  config.data.given, config.data.frames, config.gen.attention = given, frames, ()
+  config.data.context, config.data.frames, config.gen.attention = context, frames, ()
   gen, _ = models.build(config)
   params = models.init(config)[0]
   z, label = jax.random.normal(jax.random.key(0), (3, config.gen.z_dim)), jnp.zeros(3, jnp.int32)
@@ -30,11 +30,11 @@ def call(given, frames):
   return config, train, sample
 
 
-@pytest.mark.parametrize(('given', 'frames'), [(1, 5), (3, 7)])
-def test_each_state_has_the_resolution_and_width_of_its_unit(given, frames):
-  config, train, _ = call(given, frames)
-  video, seen = train(jnp.ones((3, given, 16, 16, 3)))
-  assert video.shape == (3, frames - given, 16, 16, 3)
+@pytest.mark.parametrize(('context', 'frames'), [(1, 5), (3, 7)])
+def test_each_state_has_the_resolution_and_width_of_its_unit(context, frames):
+  config, train, _ = call(context, frames)
+  video, seen = train(jnp.ones((3, context, 16, 16, 3)))
+  assert video.shape == (3, frames - context, 16, 16, 3)
   states = seen['intermediates']['given']['__call__'][0]
   widths = [multiplier * config.gen.ch for multiplier in config.gen.multipliers]
   assert [state.shape for state in states] == [(3, 8, 8, widths[1]), (3, 4, 4, widths[0])]
@@ -43,35 +43,35 @@ def test_each_state_has_the_resolution_and_width_of_its_unit(given, frames):
 
 def test_every_unit_begins_from_its_state_and_frames_are_looked_at_alone():
   config = tiny_config()
-  config.data.given, config.data.frames, config.gen.attention = 2, 5, ()
+  config.data.context, config.data.frames, config.gen.attention = 2, 5, ()
   gen, _ = models.build(config)
   params = models.init(config)[0]
   z, label = jax.random.normal(jax.random.key(0), (2, config.gen.z_dim)), jnp.zeros(2, jnp.int32)
-  given = jax.random.uniform(jax.random.key(1), (2, 2, 16, 16, 3), minval=-1)
+  context = jax.random.uniform(jax.random.key(1), (2, 2, 16, 16, 3), minval=-1)
 
   @jax.jit
-  def call(params, given):
-    video, seen = gen.apply({'params': params}, z, label, given, train=True, capture_intermediates=True)
+  def call(params, context):
+    video, seen = gen.apply({'params': params}, z, label, context, train=True, capture_intermediates=True)
     return video, [seen['intermediates']['given'][f'block_{i}']['__call__'][0] for i in range(2)]
 
-  before, features = call(params, given)
+  before, features = call(params, context)
   for i in range(2):
     without = params | {
       'given': params['given'] | {f'state_{i}': jax.tree.map(jnp.zeros_like, params['given'][f'state_{i}'])}
     }
-    assert abs(call(without, given)[0] - before).max() > 1e-3
-  _, other = call(params, given.at[:, 1].set(0.5))
+    assert abs(call(without, context)[0] - before).max() > 1e-3
+  _, other = call(params, context.at[:, 1].set(0.5))
   for a, b in zip(features, other, strict=True):
     np.testing.assert_array_equal(a[:, 0], b[:, 0])
     assert (a[:, 1] != b[:, 1]).any()
 
 
-def test_a_video_depends_on_its_own_given_frames_and_on_each_of_them():
+def test_a_video_depends_on_its_own_context_frames_and_on_each_of_them():
   _, train, sample = call(2, 5)
-  given = jax.random.uniform(jax.random.key(1), (3, 2, 16, 16, 3), minval=-1)
-  standing = {'standing': train(given)[1]['standing']}
-  before = sample(given, standing)
+  context = jax.random.uniform(jax.random.key(1), (3, 2, 16, 16, 3), minval=-1)
+  standing = {'standing': train(context)[1]['standing']}
+  before = sample(context, standing)
   for frame in range(2):
-    after = sample(given.at[1, frame].add(0.5), standing)
+    after = sample(context.at[1, frame].add(0.5), standing)
     np.testing.assert_array_equal(before[jnp.array([0, 2])], after[jnp.array([0, 2])])
     assert (abs(after - before)[1].max((1, 2, 3)) > 0).all()

@@ -39,19 +39,21 @@ def test_relu_is_the_default():
   assert conv_gru.ConvGRU(WIDTH, T).activation == 'relu'
 
 
-@pytest.mark.parametrize('given', [False, True])
-def test_states_and_gradients_are_those_of_the_equations(setup, given):
+@pytest.mark.parametrize('with_state', [False, True])
+def test_states_and_gradients_are_those_of_the_equations(setup, with_state):
   activation, module, params, x = setup
-  state = jax.random.normal(jax.random.key(1), (B, SIZE, SIZE, WIDTH)) if given else jnp.zeros((B, SIZE, SIZE, WIDTH))
+  state = (
+    jax.random.normal(jax.random.key(1), (B, SIZE, SIZE, WIDTH)) if with_state else jnp.zeros((B, SIZE, SIZE, WIDTH))
+  )
   weight = jax.random.normal(jax.random.key(2), (B, T, SIZE, SIZE, WIDTH))
 
   def ours(params, x, state):
-    return jnp.sum(weight * module.apply({'params': params}, x, state if given else None))
+    return jnp.sum(weight * module.apply({'params': params}, x, state if with_state else None))
 
   def reference(params, x, state):
     return jnp.sum(weight * _reference(params, x, state, activation))
 
-  arguments = (0, 1, 2) if given else (0, 1)
+  arguments = (0, 1, 2) if with_state else (0, 1)
   got, expected = (jax.value_and_grad(f, arguments)(params, x, state) for f in (ours, reference))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
 

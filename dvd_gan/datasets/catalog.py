@@ -1,0 +1,135 @@
+"""From a config to its prepared data set on disk: in which folder it is, and which of its clips belong to the split."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from dvd_gan.datasets import index, record_files
+from dvd_gan.datasets.prepare import building, ucf101
+from dvd_gan.datasets.prepare.video_builder import VideoBuilder
+from dvd_gan.runtime.errors import UsageError
+
+BAIR = 'bair_robot_pushing_small'
+WHAT = {
+  'kinetics600': 'put Kinetics-600 (class folders, or a flat folder with its annotation CSV or JSON, or the class tars)',
+  'ucf101': 'put UCF-101 (the extracted UCF-101/CLASS/v_*.avi, the flat files or their .zip, and ucfTrainTestlist)',
+}
+
+
+class Prepared(NamedTuple):
+  """Record files to train on, whoever wrote them."""
+
+  folder: epath.Path
+  files: list[epath.Path]
+  video: str = 'video'  # the feature with the frames
+  numbers: tuple[str, ...] = ('label',)  # features to index
+  keep: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None  # of the numbers, which clips; None for all
+
+
+def open_records(config: Any, *, build: bool = False) -> record_files.Records:
+  """The prepared clips of a config's split.
+
+  Args:
+    config: reads data and what record_files.Records does.
+    build: prepare what is missing; moving_shapes and video_folder are prepared in any case.
+
+  Raises:
+    UsageError: if the data are missing and not built, or cannot be.
+  """
+  prepared = _bair(config, build) if config.data.name == 'bair' else _built(config, build)
+  split = config.data.split
+  try:
+    clips = index.load(prepared.folder, prepared.files, split, video=prepared.video, numbers=prepared.numbers)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+  labels = clips.numbers.get('label', np.zeros(len(clips.shard), np.int64))
+  keep = None if prepared.keep is None else prepared.keep(clips.numbers)
+  if keep is not None and not keep.any():
+    raise UsageError(f'{prepared.folder} was prepared without the official lists that split {split} needs')
+  return record_files.Records(config, prepared.folder, clips, prepared.files, labels, keep)
+
+
+def _home(config: Any) -> epath.Path:
+  """The folder of all data sets."""
+  return epath.Path(os.path.expanduser(config.data.dir) or tfds.core.constants.DATA_DIR)
+
+
+def _built(config: Any, build: bool) -> Prepared:
+  """A data set of ours."""
+  data = config.data
+  kind, builder_config = building.builder_class(config)
+  folder = _home(config) / kind.name / builder_config.name / str(kind.VERSION)
+  if not folder.exists():
+    if data.name == 'ucf101' and (of_tfds := _ucf101_of_tfds(config)):
+      return of_tfds
+    if data.name in WHAT and not (build and data.source):
+      raise UsageError(
+        f'{data.name} is not prepared in {folder}: {WHAT[data.name]} in a folder, then run --mode=prepare '
+        '--config.data.source=FOLDER once'
+      )
+    building.build(config, folder, kind, builder_config)
+  elif build and issubclass(kind, VideoBuilder):
+    building.finish(config, folder, kind, builder_config)
+  if data.name == 'ucf101':
+    paths = _files(folder, 'train', data.name)
+    if part := ucf101.part_of(data.split):
+      feature, value = part
+      return Prepared(folder, paths, numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
+    return Prepared(folder, paths)
+  return Prepared(folder, _files(folder, data.split, data.name))
+
+
+def _files(folder: epath.Path, split: str, name: str) -> list[epath.Path]:
+  """The record files of a split, by TFDS's own account of the folder."""
+  info = _info(folder)
+  template = tfds.core.ShardedFileTemplate(
+    folder, dataset_name=info.name, filetype_suffix=info.file_format or 'tfrecord'
+  )
+  splits = tfds.core.splits.SplitDict.from_proto(info.splits, template)
+  if split not in splits:
+    raise UsageError(f'{name} has no split {split}, only {", ".join(splits)}')
+  return [epath.Path(path) for path in splits[split].filepaths]
+
+
+def _info(folder: epath.Path) -> Any:
+  """dataset_info.json as TFDS's message."""
+  return tfds.core.dataset_info.read_proto_from_builder_dir(folder)
+
+
+def _ucf101_of_tfds(config: Any) -> Prepared | None:
+  """TFDS's own ucf101, where it is prepared in data.dir or data.source names its folder."""
+  data = config.data
+  part = ucf101.part_of(data.split)
+  number = part[0][-1] if part else '1'  # its three configs hold the same clips in different parts
+  places = [epath.Path(data.source).expanduser()] if data.source else []
+  for folder in (*places, _home(config) / 'ucf101' / f'ucf101_{number}' / '2.0.0'):
+    if not (folder / 'dataset_info.json').exists():
+      continue
+    info = _info(folder)
+    if info.name != 'ucf101':
+      continue
+    name = info.config_name
+    if part and name not in (f'ucf101_{number}', f'ucf101_{number}_256'):
+      raise UsageError(f'{folder} is {name or "another config"}: split {data.split} needs ucf101_{number}')
+    splits = [ucf101.PARTS[part[1]]] if part else ['train', 'test']
+    return Prepared(folder, [file for split in splits for file in _files(folder, split, 'ucf101')])
+  return None
+
+
+def _bair(config: Any, build: bool) -> Prepared:
+  """TFDS's bair_robot_pushing_small as it is: 30 PNG frames, no labels."""
+  data = config.data
+  data_dir = os.path.expanduser(data.dir) or None
+  folder = epath.Path(os.path.expanduser(data.source) or tfds.builder(BAIR, data_dir=data_dir).data_dir)
+  if not (folder / 'dataset_info.json').exists():
+    if not build or data.source:
+      raise UsageError(
+        f'bair is not prepared in {folder}: run --mode=prepare (TFDS downloads 30 GB), or give the folder of a prepared '
+        f'{BAIR} as --config.data.source'
+      )
+    tfds.builder(BAIR, data_dir=data_dir).download_and_prepare()
+  return Prepared(folder, _files(folder, data.split, 'bair'), video='image_main', numbers=())

@@ -1,0 +1,1 @@
+"""From folders of videos to record files: TFDS builders, decoding, archives, Beam."""

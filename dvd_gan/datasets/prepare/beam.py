@@ -1,0 +1,98 @@
+"""Ingest on Apache Beam, for sets that one machine would take days for. An optional dependency: `pip install .[beam]`."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from etils import epath
+
+from dvd_gan.datasets.prepare import archives, ingest
+from dvd_gan.runtime import files
+
+CHUNK = 1000  # sources in a file of them: the job itself must stay small
+
+
+def decode(sources: list[archives.Source], form: ingest.Form, work: epath.Path, split: str) -> beam.PTransform:
+  """A transform from nothing to (key, example).
+
+  Args:
+    sources: in a fixed order.
+    form: what a clip becomes.
+    work: a folder that all workers reach. The list of sources goes there, and the rejects as JSON lines, in files
+      rejects-SPLIT*.jsonl.
+    split: their name.
+  """
+  chunks = []
+  for i in range(0, len(sources), CHUNK):
+    path = work / f'sources-{split}-{i:08d}.pickle'
+    files.write(path, pickle.dumps(list(enumerate(sources[i : i + CHUNK], i))))
+    chunks.append(str(path))
+  return _Decode(chunks, form, str(work / f'rejects-{split}'))
+
+
+class _Decode(beam.PTransform):
+  def __init__(self, chunks: list[str], form: ingest.Form, rejects: str):
+    super().__init__()
+    self._chunks, self._form, self._rejects = chunks, form, rejects
+
+  def expand(self, pipeline: Any) -> Any:
+    outcomes = (
+      pipeline
+      | 'Chunks' >> beam.Create(self._chunks)
+      | 'Sources' >> beam.FlatMap(lambda path: pickle.loads(epath.Path(path).read_bytes()))
+      | 'Spread' >> beam.Reshuffle()
+      | 'Clips' >> beam.FlatMap(_clips)
+      | 'Gather' >> beam.GroupByKey()  # spreads an archive's clips, too
+      | 'Decode' >> beam.ParDo(_DecodeClips(self._form)).with_outputs('rejected', main='examples')
+    )
+    _ = (
+      outcomes.rejected
+      | 'Lines' >> beam.Map(lambda rejected: json.dumps(rejected._asdict()))
+      | 'Write' >> beam.io.WriteToText(self._rejects, file_name_suffix='.jsonl')
+    )
+    return outcomes.examples
+
+
+def _clips(numbered: tuple[int, archives.Source]) -> Iterator[tuple[str, tuple[tuple[int, int], ingest.Clip]]]:
+  """(key, (place in the order of the sources, clip)) of each clip of a source."""
+  number, source = numbered
+  for i, clip in enumerate(archives.clips_of(source)):
+    yield clip.key, ((number, i), clip)
+
+
+class _DecodeClips(beam.DoFn):
+  """Decodes the clips of one key: as on one machine, the first that can be used counts.
+
+  In a process beside the worker's: a file that crashes or hangs a decoder must not end the job.
+  """
+
+  def __init__(self, form: ingest.Form):
+    self._form = form
+
+  def setup(self) -> None:
+    self._pool = ingest.make_pool(1)
+
+  def teardown(self) -> None:
+    self._pool.stop()
+    self._pool.join()
+
+  def process(self, group: tuple[str, Any]):
+    _, found = group
+    taken = False
+    for _, clip in sorted(found, key=lambda item: item[0]):
+      reason = clip.reject or (ingest.DUPLICATE if taken else '')
+      if not reason:
+        limit = self._form.seconds + ingest.GRACE
+        frames = ingest.verdict(
+          self._pool.schedule(ingest.jpegs, args=(clip.content or clip.path, self._form), timeout=limit)
+        )
+        if isinstance(frames, ingest.Outcome):
+          reason = frames.reason
+        else:
+          taken = True
+          yield clip.key, {'video': frames, **clip.features}
+      if reason:
+        yield beam.pvalue.TaggedOutput('rejected', ingest.Rejected(clip.key, clip.name, reason))
+      beam.metrics.Metrics.counter('ingest', 'rejected' if reason else 'accepted').inc()

@@ -1,0 +1,266 @@
+"""Many video files -> JPEG frames on disk: in parallel, restartable, never stopped by a file.
+
+Each source clip is decoded once, into a file of its own in a cache; a second run over the same cache decodes only what
+is missing. The builders then write their records from the cache.
+"""
+
+import concurrent.futures
+import functools
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pebble
+import tqdm
+from etils import epath
+
+from dvd_gan.datasets import jpeg
+from dvd_gan.datasets.prepare import decoding
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
+
+AHEAD = 4  # clips waiting for each worker
+GRACE = 10.0  # seconds after which a decoder that does not look at the clock is killed
+DUPLICATE = 'another file of the same clip comes before it'
+
+
+class Clip(NamedTuple):
+  """A clip where the user has it."""
+
+  key: str  # of the example in the data set, unique in its split
+  name: str  # for people: its path below the source, `archive:member` in an archive
+  path: str = ''  # of the file, or
+  content: bytes = b''  # its bytes, from an archive
+  features: dict[str, Any] = {}  # of the example, beside the video
+  stamp: str = ''  # changes when the file does
+  share: float = 0.0  # of the whole work that is done when this clip is
+  reject: str = ''  # a reason not even to look at it
+
+
+class Form(NamedTuple):
+  """What a clip becomes."""
+
+  short_side: int  # pixels
+  fps: float
+  min_frames: int  # fewer is a rejection
+  quality: int  # of the JPEGs
+  seconds: float  # of wall clock that a file may take; what takes longer is rejected
+
+
+class Rejected(NamedTuple):
+  """A clip that cannot be used, and why."""
+
+  clip: str
+  file: str
+  reason: str
+
+
+class Accepted(NamedTuple):
+  """A clip in the cache."""
+
+  key: str
+  features: dict[str, Any]
+  file: epath.Path
+
+  def frames(self) -> list[bytes]:
+    """The JPEGs; UsageError where the cache has been damaged since."""
+    try:
+      with self.file.open('rb') as opened, np.load(opened) as arrays:
+        data, ends = arrays['data'].tobytes(), np.cumsum(arrays['sizes']).tolist()
+    except Exception as error:
+      self.file.unlink(missing_ok=True)
+      raise UsageError(f'{self.file} was damaged ({error}) and is gone now: run the same command again') from None
+    return [data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+class Outcome(NamedTuple):
+  """Why a clip cannot be used, '' if it can; and whether it will be the same another time."""
+
+  reason: str
+  lasting: bool = True
+
+
+def jpegs(source: str | bytes, form: Form) -> list[bytes]:
+  """The frames of a video file or of its bytes; RejectedError for whatever reason it cannot be used."""
+  try:
+    form_of_clip = {name: getattr(form, name) for name in ('short_side', 'fps', 'min_frames', 'seconds')}
+    clip = decoding.decode(source, threads=1, **form_of_clip)  # the other cores have files of their own
+  except decoding.RejectedError:
+    raise
+  except files.errors() as error:
+    raise decoding.RejectedError(f'cannot be read: {error}', lasting=False) from None
+  except Exception as error:  # a file must not end a run of days, whatever it does to the decoder
+    raise decoding.RejectedError(f'cannot be decoded: {type(error).__name__} {error}', lasting=False) from None
+  return jpeg.encode(clip, form.quality)
+
+
+def make_pool(workers: int) -> pebble.ProcessPool:
+  """Decoder processes: one that crashes or hangs is ended and replaced. For use as a context.
+
+  Spawned, because threads of this process may hold locks.
+  """
+  return pebble.ProcessPool(workers, context=multiprocessing.get_context('spawn'))
+
+
+def verdict(done: concurrent.futures.Future) -> Any:
+  """The result of a pool's call that decodes; an Outcome where it came to none."""
+  try:
+    return done.result()
+  except concurrent.futures.TimeoutError:
+    return Outcome('the decoder hangs', lasting=False)
+  except pebble.ProcessExpired as error:
+    return Outcome(f'the decoder crashed (exit code {error.exitcode})', lasting=False)
+  except decoding.RejectedError as error:
+    return Outcome(str(error), error.lasting)
+
+
+def fill(
+  cache: epath.Path, clips: Iterable[Clip], form: Form, *, workers: int = 0, title: str = ''
+) -> tuple[list[Accepted], list[Rejected]]:
+  """Decodes every clip into `cache` that is not there yet.
+
+  Args:
+    cache: folder, of this form alone.
+    clips: in a fixed order; where two have one key the first that can be used counts.
+    form: what they become.
+    workers: processes; one per core if 0.
+    title: of the progress line.
+
+  Returns:
+    (accepted, rejected), both in the order of `clips`.
+
+  Raises:
+    UsageError: if the cache cannot be written.
+  """
+  workers = workers or os.cpu_count() or 1
+  job = _Job(cache, form, workers, title)
+  with make_pool(workers) as pool:
+    try:
+      owners: dict[str, int] = {}  # of each key: the clip that has it
+      count = 0
+      for number, clip in enumerate(clips):
+        count += 1
+        if not clip.reject and clip.key in owners:
+          owner = owners[clip.key]
+          while owner not in job.outcomes:
+            job.settle(wait=True)
+          if isinstance(job.outcomes[owner], Accepted):
+            clip = clip._replace(reject=DUPLICATE)
+        if not clip.reject:
+          owners[clip.key] = number
+        job.start(pool, number, clip)
+      while len(job.outcomes) < count:
+        job.settle(wait=True)
+    except BaseException:
+      pool.stop()
+      raise
+  job.bar.close()
+  ordered = [job.outcomes[number] for number in range(count)]
+  if job.reused:
+    print(f'{job.reused} of {count} clips were decoded by an earlier run')
+  return (
+    [outcome for outcome in ordered if isinstance(outcome, Accepted)],
+    [outcome for outcome in ordered if isinstance(outcome, Rejected)],
+  )
+
+
+class _Job:
+  """One call of `fill`: what is there, what is under way, what has come out."""
+
+  def __init__(self, cache: epath.Path, form: Form, workers: int, title: str):
+    self.outcomes: dict[int, Accepted | Rejected] = {}
+    self.reused = 0
+    self._start, self._rejects = time.monotonic(), 0
+    self.bar = tqdm.tqdm(
+      total=1.0,
+      desc=title,
+      mininterval=0.5 if os.isatty(2) else 30.0,  # seconds; in a log every line stays
+      bar_format='{desc}: {percentage:3.0f}% {postfix} [{elapsed}, {remaining} left]',
+    )
+    self._cache, self._form = cache, form
+    self._there = _listing(cache)
+    self._slots = threading.Semaphore(AHEAD * workers)
+    self._finished: queue.SimpleQueue = queue.SimpleQueue()
+
+  def start(self, pool: pebble.ProcessPool, number: int, clip: Clip) -> None:
+    """Has a clip decoded, waiting while too many are under way; or finds it rejected or in the cache."""
+    file, refusal = self._places(clip)
+    source = clip.content or clip.path
+    clip = clip._replace(content=b'')
+    if clip.reject:
+      self._settled(number, clip, Outcome(clip.reject, lasting=False))
+    elif file.name in self._there or refusal.name in self._there:
+      self.reused += 1
+      reason = '' if file.name in self._there else refusal.read_text()
+      self._settled(number, clip, Outcome(reason, lasting=False))
+    else:
+      self._slots.acquire()
+      limit = self._form.seconds + GRACE
+      future = pool.schedule(_store, args=(source, str(file), self._form), timeout=limit)
+      future.add_done_callback(functools.partial(self._report, number, clip))
+    self.settle()
+
+  def _report(self, number: int, clip: Clip, done: concurrent.futures.Future) -> None:
+    self._finished.put((number, clip, done))
+    self._slots.release()
+
+  def settle(self, wait: bool = False) -> None:
+    """Takes in what has been finished so far; at least one if `wait`."""
+    while wait or not self._finished.empty():
+      number, clip, done = self._finished.get()
+      wait = False
+      try:
+        outcome = verdict(done)
+      except files.errors() as error:
+        raise UsageError(f'cannot write decoded clips: {error}') from None
+      self._settled(number, clip, outcome)
+
+  def _settled(self, number: int, clip: Clip, outcome: Outcome) -> None:
+    file, refusal = self._places(clip)
+    if outcome.reason:
+      if outcome.lasting:  # what may go well another time is tried again then
+        files.write(refusal, outcome.reason.encode())
+      self.outcomes[number] = Rejected(clip.key, clip.name, outcome.reason)
+    else:
+      self.outcomes[number] = Accepted(clip.key, clip.features, file)
+    self._rejects += bool(outcome.reason)
+    rate = len(self.outcomes) / max(time.monotonic() - self._start, 1e-9)
+    counts = f'{len(self.outcomes)} files, {rate:.1f} a second, {self._rejects} rejected'
+    self.bar.set_postfix_str(counts, refresh=False)
+    self.bar.update(max(clip.share - self.bar.n, 0.0))
+
+  def _places(self, clip: Clip) -> tuple[epath.Path, epath.Path]:
+    """Where a clip's frames, or the reason against them, are kept."""
+    digest = hashlib.sha256(json.dumps([clip.key, clip.name, clip.stamp]).encode()).hexdigest()[:32]
+    folder = self._cache / digest[:2]
+    return folder / f'{digest}.npz', folder / f'{digest}.reject'
+
+
+def _listing(cache: epath.Path) -> set[str]:
+  """Names of the files in a cache; empty ones, as a power cut leaves them, do not count."""
+  if not cache.exists():
+    return set()
+  if files.is_remote(cache):
+    return {path.rpartition('/')[2] for path in files.walk(cache)}
+  return {entry.name for folder in os.scandir(cache) for entry in os.scandir(folder.path) if entry.stat().st_size}
+
+
+def _store(source: str | bytes, file: str, form: Form) -> Outcome:
+  """In a worker: decodes one clip into a cache file."""
+  try:
+    frames = jpegs(source, form)
+  except decoding.RejectedError as error:
+    return Outcome(str(error), error.lasting)
+  buffer = io.BytesIO()
+  sizes = np.array([len(frame) for frame in frames], np.int64)
+  np.savez(buffer, sizes=sizes, data=np.frombuffer(b''.join(frames), np.uint8))
+  files.write(epath.Path(file), buffer.getvalue())
+  return Outcome('')

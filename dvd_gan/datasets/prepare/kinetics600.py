@@ -1,0 +1,171 @@
+"""TFDS builder of Kinetics-600 from the copies that people have: class folders, flat with annotations, or class tars."""
+
+import csv
+import functools
+import io
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from dvd_gan.datasets.prepare import ingest
+from dvd_gan.datasets.prepare.archives import SUFFIXES, TARS, Archive, Source
+from dvd_gan.datasets.prepare.video_builder import VideoBuilder, VideoConfig, features
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
+
+# The ids are the places in this list, sorted by ASCII: data/label_map_600.txt of google-deepmind/kinetics-i3d.
+CLASSES = tuple(pathlib.Path(__file__).with_name('kinetics600.txt').read_text().splitlines())
+SPLITS = {
+  **dict.fromkeys(('train', 'training'), 'train'),
+  **dict.fromkeys(('val', 'valid', 'validate', 'validation'), 'validation'),
+  **dict.fromkeys(('test', 'testing'), 'test'),
+}
+UNLABELLED = -1
+
+
+class Note(NamedTuple):
+  """What the annotations say of a clip."""
+
+  split: str  # '' if they do not
+  name: str  # of the class, '' if they do not
+
+
+def _plain(name: str) -> str:
+  """A class name as folders are compared: without the spaces, cases and signs that copies change."""
+  return re.sub('[^a-z0-9]', '', name.lower())
+
+
+IDS = {_plain(name): i for i, name in enumerate(CLASSES)}
+
+
+class Kinetics600(VideoBuilder):
+  """Kinetics-600 at 25 frames a second, the short side resized, nothing cropped, as JPEGs of quality 90."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS = [VideoConfig(name=str(size), size=size) for size in (64, 128, 256)]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+      features=features(CLASSES), homepage='https://github.com/cvdfoundation/kinetics-dataset'
+    )
+
+  def sources(self) -> dict[str, list[Source]]:
+    root = epath.Path(self.source).expanduser()
+    if not root.is_dir():
+      raise UsageError(f'data.source={self.source} is not a folder')
+    paths = files.walk(root)
+    notes = _annotations(root, paths)
+    videos = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    tars = [path for path in paths if path.lower().endswith(TARS)]
+    if not videos and not tars:
+      raise UsageError(f'{root} has neither videos ({", ".join(SUFFIXES)}) nor tars of them')
+    # Where nothing tells a split, all is for training.
+    has_splits = any(note.split for note in notes.values()) or any(_split_of(path) for path in videos + tars)
+    found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}
+    for path in videos:
+      clip, split = _clip(path, notes, has_splits)
+      found[split].append(clip._replace(name=path, path=str(root / path)))
+    for path in tars:
+      # A tar of one class or one split says so; one of all splits is read once for each.
+      place = re.sub(r'\.(tar|tar\.gz|tgz)$', '', path, flags=re.IGNORECASE)
+      split = _split_of(place) or ('' if has_splits else 'train')
+      for one in (split,) if split else found:
+        take = functools.partial(_member, place=place, notes=notes, has_splits=has_splits, split=one)
+        found[one].append(Archive(str(root / path), path, take))
+    return {split: sources for split, sources in found.items() if sources}
+
+
+def _split_of(path: str) -> str:
+  """The split that a folder on a path, or the last part of it, is called after; '' if none is."""
+  for part in path.split('/'):
+    if _plain(part) not in IDS:  # "training dog" is a class
+      for word in re.split('[^a-z]+', part.lower()):
+        if word in SPLITS:
+          return SPLITS[word]
+  return ''
+
+
+def _stem(path: str) -> str:
+  """ID_000001_000011, or what else stands before the suffix, or suffixes: ID.mp4.mkv."""
+  name = path.rpartition('/')[2]
+  while name.lower().endswith(SUFFIXES):
+    name = name.rpartition('.')[0]
+  return name
+
+
+def _noted(stem: str, notes: dict[str, Note]) -> Note:
+  """What the annotations say of a clip, by its whole name or by the YouTube id alone."""
+  return notes.get(stem) or notes.get(re.sub(r'_\d{6}_\d{6}$', '', stem)) or Note('', '')
+
+
+def _member(name: str, *, place: str, notes: dict[str, Note], has_splits: bool, split: str) -> ingest.Clip | None:
+  """The clip of a tar's member, None where it is of another split; `place` is the tar's path without its suffix."""
+  clip, its = _clip(f'{place}/{name}', notes, has_splits)
+  return clip if its == split else None
+
+
+def _clip(path: str, notes: dict[str, Note], has_splits: bool) -> tuple[ingest.Clip, str]:
+  """A clip's key and label, or the reason why it has none, and its split: folders count, then the annotations."""
+  stem, (*folders, _) = _stem(path), path.split('/')
+  note = _noted(stem, notes)
+  split = _split_of('/'.join(folders)) or note.split
+  clip = ingest.Clip(stem, path, features={'label': UNLABELLED})
+  classes = [IDS[_plain(folder)] for folder in folders if _plain(folder) in IDS]
+  if has_splits and not split:
+    lost = notes and not classes and not note.name
+    reason = 'not in the annotations' if lost else 'of no split: neither a folder nor the annotations tell it'
+    return clip._replace(reject=reason), 'train'
+  split = split or 'train'
+  if classes or _plain(note.name) in IDS:
+    label = classes[-1] if classes else IDS[_plain(note.name)]
+    return clip._replace(features={'label': label}), split
+  if split == 'test' and not note.name:  # the test set was published without labels
+    return clip, split
+  folder = next((folder for folder in reversed(folders) if not _split_of(folder)), '')
+  if note.name or folder:
+    return clip._replace(reject=f'unknown class: {(note.name or folder).replace("_", " ")}'), split
+  return clip._replace(reject='not in the annotations' if notes else 'neither in a class folder nor annotated'), split
+
+
+def _annotations(root: epath.Path, paths: list[str]) -> dict[str, Note]:
+  """All annotations, CSV or JSON, by ID_START_END and by ID where that is one clip's alone."""
+  exact: dict[str, Note] = {}
+  by_id: dict[str, set[Note]] = {}
+  for path in paths:
+    if not path.lower().endswith(('.csv', '.json')):
+      continue
+    try:
+      rows = list(_rows((root / path).read_bytes().decode('utf-8-sig'), path))
+    except (ValueError, KeyError, TypeError, AttributeError):
+      print(f'{root / path} is ignored: no annotations of Kinetics', file=sys.stderr)
+      continue
+    of_file = _split_of(path)
+    for video, start, end, split, name in rows:
+      note = Note(SPLITS.get(split.lower(), of_file), name)
+      by_id.setdefault(video, set()).add(note)
+      try:
+        stem = f'{video}_{int(float(start)):06d}_{int(float(end)):06d}'
+      except (ValueError, TypeError):
+        continue  # a row without its times can be found by id
+      if name or stem not in exact:  # the test set is listed twice, without and with labels
+        exact[stem] = note
+  labelled = {video: {note for note in notes if note.name} or notes for video, notes in by_id.items()}
+  return {video: next(iter(notes)) for video, notes in labelled.items() if len(notes) == 1} | exact
+
+
+def _rows(text: str, path: str) -> Iterator[tuple[str, Any, Any, str, str]]:
+  """(YouTube id, start, end, split, class) of each row, '' for what is not said."""
+  if path.lower().endswith('.json'):
+    for video, entry in json.loads(text).items():
+      about = entry['annotations']
+      start, end = about.get('segment') or ('', '')
+      yield video, start, end, entry.get('subset') or '', about.get('label') or ''
+    return
+  for row in csv.DictReader(io.StringIO(text)):
+    yield row['youtube_id'], row.get('time_start'), row.get('time_end'), row.get('split') or '', row.get('label') or ''

@@ -1,0 +1,192 @@
+"""Windows of prepared record files: only the bytes of a window are read, only its frames are decoded."""
+
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dvd_gan.datasets import index, jpeg, window
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
+
+WAITS = (0.1, 1.0, 5.0)  # seconds, between attempts to read
+MAX_UNREADABLE = 5  # clips in a row: then the disk counts as lost
+ALIGNMENT = 64  # bytes; TensorFlow's EIGEN_MAX_ALIGN_BYTES
+
+
+class Records:
+  """The clips of one split, in the order of the index; a source as `sources.open_source` returns.
+
+  Attributes:
+    folder: of the data set.
+  """
+
+  in_memory = False
+
+  def __init__(
+    self,
+    config: Any,
+    folder: epath.Path,
+    clips: index.Index,
+    paths: list[epath.Path],
+    labels: np.ndarray,
+    keep: np.ndarray | None = None,
+  ):
+    """Decides which clips are used.
+
+    Args:
+      config: reads data, train and seed.
+      folder: of the data set, for messages.
+      clips: where they lie.
+      paths: the record files, indexed by `clips.shard`.
+      labels: int [N], -1 where a clip has none.
+      keep: bool [N], the clips that count; all if None.
+
+    Raises:
+      UsageError: if no clip is long enough, or labels that are used do not fit `data.num_classes`.
+    """
+    data = config.data
+    self.folder = folder
+    self._config, self._index = config, clips
+    # Opening by epath takes twice as long as by pathlib.
+    self._paths = [path if files.is_remote(path) else pathlib.Path(path) for path in paths]
+    self._labels = labels.astype(np.int32)
+    need = window.span(data.frames, data.stride)
+    keep = np.ones(len(labels), bool) if keep is None else keep
+    self._frames = clips.frames
+    short = keep & (self._frames < need)
+    self._clips = np.flatnonzero(keep & ~short if data.short_clips == 'skip' else keep & (self._frames > 0))
+    self._short = f'{short.sum()} shorter than the window of {need}: ' + (
+      'skipped' if data.short_clips == 'skip' else 'their last frame is repeated'
+    )
+    if not len(self._clips):
+      raise UsageError(f'{folder}: none of {keep.sum()} clips has the {need} frames of a window')
+    labels = labels[self._clips]
+    if data.use_labels and labels.min() < 0:
+      raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
+    if data.use_labels and labels.max() >= data.num_classes:
+      raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
+    self.lengths = self._frames[self._clips]
+    self._warned: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
+
+  def describe(self) -> str:
+    """One line for `--mode=prepare`."""
+    rejects = self.folder / 'rejects.jsonl'
+    rejected = len(rejects.read_text().splitlines()) if rejects.exists() else 0
+    return (
+      f'{self.folder}: {len(self._clips)} clips of split {self._config.data.split} ({self._short}), '
+      f'{rejected} files rejected' + (f', see {rejects}' if rejected else '')
+    )
+
+  def read(self, plan: window.Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of a plan: video uint8 [n, T, H, W, 3], label int32 [n].
+
+    A damaged frame is replaced by its nearest readable neighbour, an unreadable clip by the next readable one; each is
+    reported once.
+
+    Raises:
+      OSError: if `MAX_UNREADABLE` clips in a row cannot be read; tf.errors.OpError from a bucket.
+    """
+    data, size = self._config.data, self._config.data.resolution
+    video = _aligned((len(plan.clip), data.frames, size, size, 3))
+    label = np.empty(len(plan.clip), np.int32)
+    # Of an aspect ratio up to 4. Fresh memory for each image would cost a quarter of the decoding.
+    scratch = np.empty(4 * size * size * 3, np.uint8)
+    for i, (clip, start, crop, flip) in enumerate(zip(*plan, strict=True)):
+      label[i] = self._read_or_next(video[i], clip, start, crop, flip, scratch)
+    return video, label
+
+  def encoded(self, plan: window.Plan) -> Iterator[list[memoryview]]:
+    """The encoded frames of each window of a plan."""
+    return (self._fetch(self._clips[clip], start)[0] for clip, start in zip(plan.clip, plan.start, strict=True))
+
+  def _fetch(self, clip: int, start: int) -> tuple[list[memoryview], np.ndarray]:
+    """The encoded frames of a window, by one read, and where each begins in its file."""
+    data = self._config.data
+    # Beyond a short clip's end its last frame is repeated.
+    frames = np.minimum(start + data.stride * np.arange(data.frames), self._frames[clip] - 1)
+    begin, end = self._index.place(clip, frames)
+    base = int(begin[0])
+    content = memoryview(_patiently(read_bytes, self._paths[self._index.shard[clip]], base, int(end[-1]) - base))
+    return [content[a:b] for a, b in zip((begin - base).tolist(), (end - base).tolist(), strict=True)], begin
+
+  def _read_or_next(
+    self, out: np.ndarray, number: int, start: int, crop: np.ndarray, flip: bool, scratch: np.ndarray
+  ) -> int:
+    """Reads a window into `out` and returns its label."""
+    for i in range(MAX_UNREADABLE):
+      clip = self._clips[(number + i) % len(self._clips)]
+      start = min(start, max(self._frames[clip] - window.span(self._config.data.frames, self._config.data.stride), 0))
+      try:
+        self._read(out, clip, start, crop, flip, scratch)
+        return self._labels[clip]
+      except files.errors() as error:
+        self._warn_once(('clip', clip), clip, f'{error}; the next clip replaces it')
+        last = error
+    raise last
+
+  def _read(self, out: np.ndarray, clip: int, start: int, crop: np.ndarray, flip: bool, scratch: np.ndarray) -> None:
+    """Decodes a window into `out`, uint8 [T, H, W, 3]."""
+    size = self._config.data.resolution
+    damaged = []
+    encoded, places = self._fetch(clip, start)
+    for t, data in enumerate(encoded):
+      try:
+        image = jpeg.decode(data, scratch)
+      except ValueError as error:
+        damaged.append(t)
+        self._warn_once(
+          ('frame', clip), clip, f'the frame at byte {places[t]} is damaged ({error}); its neighbour replaces it'
+        )
+        continue
+      if min(image.shape[:2]) != size:
+        image = jpeg.resize(image, size)
+      height, width = image.shape[:2]
+      top, left = int(crop[0] * (height - size + 1)), int(crop[1] * (width - size + 1))
+      image = image[top : top + size, left : left + size]
+      if flip:
+        for channel in range(3):  # four times as fast as all at once, which copies three bytes at a time
+          out[t, ..., channel] = image[:, ::-1, channel]
+      else:
+        out[t] = image
+    for t in damaged:
+      # One bad sector must not end a run of days.
+      good = min(set(range(len(out))) - set(damaged), key=lambda other: abs(other - t), default=None)
+      if good is None:
+        raise OSError(f'no frame of clip {clip} can be decoded')
+      out[t] = out[good]
+
+  def _warn_once(self, key: tuple[str, int], clip: int, what: str) -> None:
+    if key not in self._warned:
+      self._warned.add(key)
+      print(f'warning: {self._paths[self._index.shard[clip]]}: {what}', file=sys.stderr)
+
+
+def _patiently(read: Any, *arguments: Any) -> Any:
+  """Calls again where a disk or a bucket fails for a moment."""
+  for wait in WAITS:
+    try:
+      return read(*arguments)
+    except files.errors():
+      time.sleep(wait)
+  return read(*arguments)
+
+
+def read_bytes(path: Any, offset: int, length: int) -> bytes:
+  """The bytes there, fewer at the file's end. No file stays open: a data set may have more than a process may open."""
+  with path.open('rb') as file:
+    file.seek(offset)
+    return file.read(length)
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+  """An uninitialised uint8 array where TensorFlow wants its tensors to begin: it copies what begins elsewhere."""
+  size = math.prod(shape)
+  memory = np.empty(size + ALIGNMENT, np.uint8)
+  first = -memory.ctypes.data % ALIGNMENT
+  return memory[first : first + size].reshape(shape)

@@ -1,0 +1,80 @@
+"""A train step's temporary memory, estimated without compiling: the dry run's instant answer.
+
+What the backward pass keeps is read from the step's own losses; how much of it XLA really holds at once, and what the
+weights need beside it, are factors fitted to the compiled rows in results/dry_run.
+"""
+
+import copy
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dvd_gan import augment, train_step
+
+GIB = 2**30
+
+
+class Factors(NamedTuple):
+  """GiB of temporaries for each GiB of what is kept as the config is, of what would be kept without remat, of weights."""
+
+  kept: float
+  plain: float
+  weights: float
+
+
+# Fitted by results/dry_run/table.py, which tells how far off they are.
+PLAIN = Factors(0.0, 0.74, 0.40)
+REMAT = Factors(1.0, 0.13, 2.07)
+
+
+def temporaries(config: Any, batch_size: int) -> float:
+  """GiB of temporaries that a train step needs on a device that holds `batch_size` videos, about."""
+  return combine(sizes(config, batch_size), config.gen.remat)  # most of it is G's
+
+
+def combine(sizes: Factors, remat: bool) -> float:
+  """GiB of temporaries from what the factors multiply."""
+  return sum(factor * size for factor, size in zip(REMAT if remat else PLAIN, sizes, strict=True))
+
+
+def sizes(config: Any, batch_size: int) -> Factors:
+  """What the factors multiply, in GiB."""
+  plain = copy.deepcopy(config)
+  plain.gen.remat = plain.disc.remat = False
+  return Factors(kept(config, batch_size) / GIB, kept(plain, batch_size) / GIB, weights(config) / GIB)
+
+
+def kept(config: Any, batch_size: int) -> int:
+  """Bytes of activations that the G step keeps for its backward pass; D's steps keep less."""
+  spec, data = train_step.make_spec(config, unroll=False), config.data
+  state = train_step.state_shapes(config)
+  weights = (state.disc.params, state.gen.params)
+  inputs = {
+    'z': jax.ShapeDtypeStruct((batch_size, config.gen.z_dim), jnp.float32),
+    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    'context': jax.ShapeDtypeStruct((batch_size, data.context, data.resolution, data.resolution, 3), jnp.float32),
+    'chosen': jax.ShapeDtypeStruct((batch_size, config.disc.frames_k), jnp.int32),
+    'draws': jax.eval_shape(lambda: augment.draw(jax.random.key(0), batch_size, data.resolution, spec.augment)),
+  }
+
+  def backward(disc_weights, weights, inputs):
+    loss_fn = functools.partial(train_step.gen_loss, spec, disc_weights)
+    return jax.vjp(lambda weights: loss_fn(weights, inputs)[0], weights)[1]
+
+  # The pullback is a pytree of residuals; weights are among them, and recognised by their shapes.
+  leaves = jax.tree.leaves(jax.eval_shape(backward, *weights, inputs))
+  of_weights = {leaf.shape for leaf in jax.tree.leaves(weights)}
+  return sum(_bytes(leaf) for leaf in leaves if leaf.shape not in of_weights)
+
+
+def weights(config: Any) -> int:
+  """Bytes of both networks' parameters in float32."""
+  state = train_step.state_shapes(config)
+  return sum(_bytes(leaf) for leaf in jax.tree.leaves((state.gen.params, state.disc.params)))
+
+
+def _bytes(leaf: Any) -> int:
+  return math.prod(leaf.shape) * leaf.dtype.itemsize

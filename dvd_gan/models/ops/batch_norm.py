@@ -1,0 +1,113 @@
+"""Batch norm per frame, and its class-conditional form."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dvd_gan.models.ops import layers
+
+EPS = 1e-4  # BigGAN's
+
+
+class FrameBatchNorm(nn.Module):
+  """Normalises with one mean and variance for each (frame, channel), so that nothing leaks across time.
+
+  Statistics are taken over the batch and space of all replicas: under jit on a sharded batch the mean is global by
+  construction (ours; paper.md). There is no learned scale or offset and no running average: in training the batch's
+  own statistics are used and, where the collection is mutable, left in `standing`; otherwise `standing` is read
+  (standing statistics, sample.py).
+
+  Attributes:
+    over_time: pool the statistics over time too; only for the ablation.
+  """
+
+  over_time: bool = False
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, scale: jax.Array | None = None, offset: jax.Array | None = None, *, train: bool
+  ) -> jax.Array:
+    """Normalises, then scales and offsets each video, all in f32.
+
+    Args:
+      x: [B, T, H, W, C], any float dtype.
+      scale: [B, C]; None for 1.
+      offset: [B, C]; None for 0.
+      train: with the batch's own statistics.
+
+    Returns:
+      The same shape and dtype as x.
+    """
+    videos = (x.shape[0], x.shape[-1])
+    scale = jnp.ones(videos) if scale is None else scale.astype(jnp.float32)
+    offset = jnp.zeros(videos) if offset is None else offset.astype(jnp.float32)
+    if not train:
+      mean, var = (self.get_variable('standing', name) for name in ('mean', 'var'))
+      if mean is None:
+        raise ValueError('train=False needs standing statistics in the collection `standing` (see sample.py)')
+      return _normalised(x, mean, var, scale, offset)
+    axes = (0, 1, 2, 3) if self.over_time else (0, 2, 3)
+    values = x.astype(jnp.float32)
+    mean = values.mean(axes)  # [T, C], or [C] over time
+    var = jnp.maximum(jnp.square(values).mean(axes) - jnp.square(mean), 0.0)
+    latest = dict(reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    self.sow('standing', 'mean', mean, **latest)
+    self.sow('standing', 'var', var, **latest)
+    return _normalised_by_own(axes, x, mean, var, scale, offset)
+
+
+def _normalised(x, mean, var, scale, offset):
+  mean, var = mean[..., None, None, :], var[..., None, None, :]  # over [T, H, W, C], or [H, W, C] over time
+  scale, offset = (part[:, None, None, None] for part in (scale, offset))
+  return ((x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + EPS) * scale) + offset).astype(x.dtype)
+
+
+# Its gradient is written out: the sums over each frame in one pass over x and d_out, and d_x in a second. Autodiff takes
+# more passes and keeps normalised copies of x for them; on a CPU it takes twice the time (results/performance).
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalised_by_own(axes, x, mean, var, scale, offset):
+  """`_normalised` where mean and var are x's own over `axes`; their part of the gradient is in x's."""
+  return _normalised(x, mean, var, scale, offset)
+
+
+def _forward(axes, x, mean, var, scale, offset):
+  return _normalised(x, mean, var, scale, offset), (x, mean, var, scale)
+
+
+def _backward(axes, saved, d_out):
+  x, mean, var, scale = saved
+  count = float(math.prod(x.shape[axis] for axis in axes))  # a whole number might not fit into 32 bits
+  of_frames = axes[:-2]  # (B,) or (B, T) of [B, T, C]
+  values, d_out, over_space = x.astype(jnp.float32), d_out.astype(jnp.float32), (..., None, None, slice(None))
+  rstd = jax.lax.rsqrt(var + EPS)
+  d_offsets = d_out.sum((2, 3))  # [B, T, C]
+  d_scales = ((d_out * values).sum((2, 3)) - mean * d_offsets) * rstd
+  d_mean = (scale[:, None] * d_offsets).sum(of_frames) / count
+  d_std = jnp.where(var > 0, (scale[:, None] * d_scales).sum(of_frames) / count, 0.0)  # nothing below var's bound
+  d_x = d_out * (rstd * scale[:, None])[over_space] - (rstd * d_mean)[over_space]
+  d_x -= (values - mean[over_space]) * (jnp.square(rstd) * d_std)[over_space]
+  return d_x.astype(x.dtype), jnp.zeros_like(mean), jnp.zeros_like(var), d_scales.sum(1), d_offsets.sum(1)
+
+
+_normalised_by_own.defvjp(_forward, _backward)
+
+
+class ConditionalBatchNorm(nn.Module):
+  """FrameBatchNorm, then a gain centred on 1 and a bias, both linear in the whole [z; e(y)] (paper, section 3)."""
+
+  over_time: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, cond: jax.Array, *, train: bool) -> jax.Array:
+    """x [B, T, H, W, C], cond [B, D]; every frame of a video gets the gain and bias of that video."""
+
+    def affine(name):
+      return layers.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name=name)(cond)  # [B, C]
+
+    return FrameBatchNorm(self.over_time, name='norm')(x, 1 + affine('gain'), affine('bias'), train=train)

@@ -1,0 +1,1 @@
+"""What every mode runs on: the program's start and end, processes, files, errors, configs."""

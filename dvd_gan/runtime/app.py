@@ -1,0 +1,72 @@
+"""Runs a program with the flag --config: its flags, its environment, its exit code."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dvd_gan.runtime import files, multihost, run_config
+from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
+
+CONFIG = config_flags.DEFINE_config_file('config', 'configs/default.py', 'The config, a file with get_config().')
+
+
+def run(program: Callable[[list[str]], int | None]) -> None:
+  """Runs a program with the flag --config; a mistake of the user's is one line on stderr and exit code 2."""
+  # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  # orbax tells every save in forty lines, TFDS its whole configuration as a warning.
+  logging.set_verbosity(logging.ERROR)
+  # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.
+  if not jax.config.jax_compilation_cache_dir:
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dvd_gan', 'jax'))
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # programs of under a second are cached too
+  try:
+    app.run(functools.partial(_guarded, program), flags_parser=_parse_flags)
+  except KeyboardInterrupt:  # outside the loop, where there is nothing to save
+    multihost.leave(PREEMPTED)
+
+
+def config_name() -> str:
+  """The name of the file that --config names, without its suffix."""
+  return os.path.splitext(os.path.basename(config_flags.get_config_filename(flags.FLAGS['config'])))[0]
+
+
+def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> None:
+  try:
+    code = program(argv)
+  except UsageError as error:
+    _fail(error)
+  except (RunError, *files.errors()) as error:  # a disk that is full or gone
+    _fail(error, code=1)
+  except Exception as error:
+    multihost.leave(1, error)
+  if jax.distributed.is_initialized():
+    multihost.gather()  # the first may still be writing, and JAX's own wait at the end is short
+    jax.distributed.shutdown()  # the first must not leave before the others, which it serves
+  multihost.leave(code or 0)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Flags as app.run parses them, with config mistakes in one line in place of ml_collections' traceback."""
+  for old, new in run_config.RENAMED.items():
+    if any(argument.lstrip('-').partition('=')[0] == f'config.{old}' for argument in argv):
+      _fail(f'--config.{old} is now --config.{new}')
+  try:
+    rest = flags.FLAGS(argv)
+    CONFIG.value.keys()  # the file is loaded when its value is first read
+    return rest
+  except (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    _fail(' '.join(str(error).split()) or type(error).__name__)
+
+
+def _fail(message: object, code: int = 2) -> None:
+  print(f'error: {message}', file=sys.stderr)
+  multihost.leave(code)

@@ -1,0 +1,101 @@
+"""Files and folders, local or in a bucket, where epath alone is not enough."""
+
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+
+from etils import epath
+
+from dvd_gan.runtime.errors import UsageError
+
+# A window of frames is a fraction of a megabyte; TensorFlow's default fetches 64 MiB of a gs:// file for each read.
+os.environ.setdefault('GCS_READ_CACHE_BLOCK_SIZE_MB', '1')
+
+
+def is_remote(path: object) -> bool:
+  """Whether a path is a URL, gs://bucket/file say."""
+  return '://' in str(path)
+
+
+def errors() -> tuple[type[Exception], ...]:
+  """What a failing read or write raises: TensorFlow's errors, which buckets give, are no OSErrors."""
+  of_tf = getattr(sys.modules.get('tensorflow'), 'errors', None)  # another thread may be importing it
+  return (OSError, of_tf.OpError) if of_tf else (OSError,)
+
+
+def size_and_time(path: object) -> tuple[int, float]:
+  """Bytes of a file and when it was changed. (epath's own stat fails where the owner is not in the password file.)"""
+  if is_remote(path):
+    import tensorflow as tf
+
+    stat = tf.io.gfile.stat(str(path))
+    return stat.length, stat.mtime_nsec / 1e9
+  stat = os.stat(path)
+  return stat.st_size, stat.st_mtime
+
+
+def write(path: epath.Path, content: bytes) -> None:
+  """Writes a file whole or not at all, also where the process is killed; makes its folder."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.parent / f'{path.name}.{uuid.uuid4().hex[:8]}'
+  partial.write_bytes(content)
+  partial.replace(path)
+
+
+@contextlib.contextmanager
+def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
+  """Holds a lock file, which is gone with the process however it ends; nothing is locked in a bucket.
+
+  Args:
+    lock: the file; its folder is made.
+    doing: what for, 'preparing FOLDER' say.
+
+  Raises:
+    UsageError: if another process holds it.
+  """
+  if is_remote(lock):
+    yield
+    return
+  import fcntl
+
+  lock.parent.mkdir(parents=True, exist_ok=True)
+  with open(lock, 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UsageError(f'another process is {doing}') from None
+    except OSError:
+      pass  # a file system without locks
+    try:
+      yield
+    finally:
+      lock.unlink(missing_ok=True)
+
+
+def is_junk(path: str) -> bool:
+  """Whether a relative path is litter: ._* of macOS archives, .Trash and the like of file managers."""
+  return any(part.startswith('.') and part != '.' for part in path.split('/'))
+
+
+def walk(root: epath.Path) -> list[str]:
+  """Paths below a folder of its files without the litter, sorted; what is not UTF-8 in a name becomes '?'."""
+  if is_remote(root):
+    found = list(_walk_remote(str(root).rstrip('/'), ''))
+  else:
+    walked = os.walk(root, followlinks=True)
+    found = [os.path.relpath(os.path.join(at, name), root) for at, _, names in walked for name in names]
+  paths = (path.encode('utf-8', 'replace').decode() for path in found)
+  return sorted(path for path in paths if not is_junk(path))
+
+
+def _walk_remote(root: str, below: str):
+  """By listings alone: asking a bucket whether each name is a folder takes hours for half a million."""
+  import tensorflow as tf
+
+  for name in tf.io.gfile.listdir(f'{root}/{below}'):
+    if name.endswith('/'):
+      yield from _walk_remote(root, below + name)
+    else:
+      yield below + name

@@ -1,0 +1,93 @@
+"""config.json: what a run was started with, and whether it may go on."""
+
+import importlib.metadata
+import json
+import os
+from typing import Any
+
+import jax
+from etils import epath
+
+from configs import default
+from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
+
+FILE = 'config.json'
+# Fields that were renamed: an old config.json is read with the new names, an old flag is refused with its new name.
+RENAMED = {'data.given': 'data.context', 'gen.given_multipliers': 'gen.context_multipliers'}
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
+            'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
+
+
+def open_workdir(workdir: epath.Path) -> None:
+  """Makes the workdir; UsageError if it cannot be made or written."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe = workdir / f'.probe-{jax.process_index()}'
+    probe.write_text('')
+    probe.unlink()
+  except files.errors() as error:
+    raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
+
+
+def write(config: Any, workdir: epath.Path) -> None:
+  """Writes config.json from the first process: the config, the packages' versions, the CPUs that XLA may use.
+
+  On a CPU their number decides how XLA splits its sums: with another one the results differ in their last digits.
+  """
+  if jax.process_index() == 0:
+    content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions(), 'cpus': cpus()}
+    files.write(workdir / FILE, (json.dumps(content, indent=2) + '\n').encode())
+
+
+def read(path: epath.Path) -> dict[str, Any]:
+  """The config in a config.json, as nested dicts, with today's names of its fields.
+
+  Raises:
+    UsageError: if the file is damaged.
+  """
+  try:
+    config = json.loads(path.read_text())['config']
+  except (ValueError, KeyError) as error:
+    raise UsageError(f'{path} is damaged ({error}); it is written anew once it is gone') from None
+  for old, new in RENAMED.items():
+    (group, old), (_, new) = old.split('.'), new.split('.')
+    if old in config.get(group, {}):
+      config[group][new] = config[group].pop(old)
+  return config
+
+
+def check(config: Any, workdir: epath.Path) -> None:
+  """Raises UsageError naming the first field of the model that differs from what `workdir` was trained with."""
+  path = workdir / FILE
+  if not path.exists():
+    return
+  earlier = read(path)
+  now, before = (json.loads(one.to_json_best_effort()) for one in (config, default.get_config()))
+  model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
+  model += [('data', field) for field in ('resolution', 'frames', 'context', 'use_labels')]
+  model += [('data', 'num_classes')] * config.data.use_labels
+  for group, field in model:
+    new = now[group][field]
+    old = earlier.get(group, {}).get(field, before[group][field])  # a field younger than the run
+    if old != new:
+      raise UsageError(
+        f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
+        '--config.train.allow_config_change=True'
+      )
+
+
+def cpus() -> int:
+  """The CPUs that this process may run on."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+  """Installed versions of the packages that decide results."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found

@@ -1,0 +1,165 @@
+"""Checks of a config, before anything compiles."""
+
+import math
+import operator
+from typing import Any
+
+from configs import default
+from dvd_gan import augment, models
+from dvd_gan.models import conv_gru, discriminators
+from dvd_gan.runtime.errors import UsageError
+from dvd_gan.runtime.run_config import RENAMED
+
+AT_LEAST_ONE = (
+  'data.stride data.num_classes data.clips data.prefetch gen.ch gen.z_dim gen.embed_dim disc.ch train.steps '
+  'train.batch_size train.d_steps train.microbatches train.log_every train.checkpoint_every sample.num '
+  'sample.batch_size sample.futures sample.statistics_batches sample.statistics_batch_size eval.batch_size'
+).split()
+NOT_NEGATIVE = (
+  'data.threads train.truth_weight train.decay_start train.lecam train.sample_every train.keep_checkpoints '
+  'train.keep_every train.keep_best sample.seed sample.columns sample.frames eval.step eval.samples eval.seed seed'
+).split()
+ABOVE_ZERO = 'data.ram_gib data.file_seconds sample.fps'.split()
+CHOICES = {
+  'dtype': ('float32', 'bfloat16'),
+  'mesh.loops': ('auto', 'scan', 'unroll'),
+  'mesh.resampling': ('auto', 'apart', 'in_kernel'),
+  'data.short_clips': ('skip', 'repeat'),
+  'gen.activation': tuple(conv_gru.ACTIVATIONS),
+  'gen.upsampling': ('bilinear', 'nearest'),
+}
+
+
+def validate(config: Any) -> None:
+  """Raises UsageError with one line for the first thing in a config that cannot work."""
+  known = set(_names(default.get_config()))
+  for name in _names(config):
+    new = f'; it is now {RENAMED[name]}' if name in RENAMED else ''
+    _require(name in known, f'the config has no field {name}{new}')
+  data, res = config.data, config.data.resolution
+  _require(
+    res >= 8 and res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)'
+  )
+  _validate_networks(config)
+  _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')
+  _require(
+    0 <= data.context < data.frames,
+    f'data.context={data.context} is not within 0 and data.frames={data.frames}, less 1',
+  )
+  generated = data.frames - data.context
+  _require(
+    1 <= config.disc.frames_k <= generated,
+    f'disc.frames_k={config.disc.frames_k} is not within 1 and the {generated} frames generated',
+  )
+  _validate_prediction(config)
+  kinds = tuple(config.train.augment)
+  _require(set(kinds) <= set(augment.KINDS), f'train.augment={kinds}: there are {", ".join(augment.KINDS)}')
+  steps = tuple(config.train.profile_steps)
+  _require(
+    not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1]),
+    f'train.profile_steps={steps} is not the first and the last step of a range',
+  )
+  _require(1 <= config.mesh.shard <= 32, f'mesh.shard={config.mesh.shard} is not within 1 and 32')
+  value = {name: operator.attrgetter(name)(config) for name in [*known, *CHOICES, 'seed']}
+  for name, choices in CHOICES.items():
+    _require(value[name] in choices, f'{name}={value[name]} is not {", ".join(choices[:-1])} or {choices[-1]}')
+  for name in ABOVE_ZERO:
+    _require(value[name] > 0, f'{name}={value[name]} is not above 0')
+  for name in AT_LEAST_ONE + NOT_NEGATIVE:
+    least = 1 if name in AT_LEAST_ONE else 0
+    _require(value[name] >= least, f'{name}={value[name]} is less than {least}')
+  _validate_sample(config)
+
+
+def _validate_networks(config: Any) -> None:
+  """Widths, depths and what is chosen by name, for the resolution."""
+  gen, disc, res = config.gen, config.disc, config.data.resolution
+  units = res.bit_length() - 3
+  if gen.multipliers:
+    count = len(gen.multipliers)
+    _require(
+      count == units + 1,
+      f'gen.multipliers has {count} entries; {res} pixels need {units + 1}: the stem and {units} units',
+    )
+  for name, net, table in (('gen', gen, models.GEN_MULTIPLIERS), ('disc', disc, models.DISC_MULTIPLIERS)):
+    known = net.multipliers or res in table
+    _require(known, f'data.resolution={res} has no default widths: give {name}.multipliers')
+  blocks = len(disc.multipliers or models.DISC_MULTIPLIERS[res])
+  _require(
+    disc.pool in (1, 2, 4, 8) and res // disc.pool >= 4,
+    f'disc.pool={disc.pool} is not 1, 2, 4 or 8, or leaves too little',
+  )
+  _require(
+    set(disc.parts) in ({'spatial'}, {'temporal'}, set(discriminators.PARTS)),
+    f'disc.parts={tuple(disc.parts)} is not spatial, temporal or both',
+  )
+  smallest = res // disc.pool >> (blocks - 1)
+  _require(
+    blocks >= 3 and smallest >= 1,
+    f'disc.multipliers has {blocks} entries; {res} pixels allow 3 to {(res // disc.pool).bit_length()}',
+  )
+  places = [4 << i for i in range(units)]
+  _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units at {places} alone')
+  places = [res >> i for i in range(1, blocks)]
+  _require(
+    set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
+  )
+
+
+def _validate_prediction(config: Any) -> None:
+  """What context frames need, and what needs them."""
+  data, gen, res = config.data, config.gen, config.data.resolution
+  units = res.bit_length() - 3
+  _require(
+    not data.context or gen.context_multipliers or res in models.CONTEXT_MULTIPLIERS,
+    f'data.resolution={res} has no default widths: give gen.context_multipliers',
+  )
+  _require(
+    not (data.context and gen.context_multipliers) or len(gen.context_multipliers) == units,
+    f'gen.context_multipliers has {len(gen.context_multipliers)} entries; {res} pixels need {units}',
+  )
+  _require(
+    data.context or not config.train.truth_weight,
+    f'train.truth_weight={config.train.truth_weight} is for prediction, and data.context is 0',
+  )
+
+
+def _validate_sample(config: Any) -> None:
+  """What is asked of samples and of their evaluation."""
+  data, sample = config.data, config.sample
+  _require(math.isfinite(sample.start), f'sample.start={sample.start} is no time')
+  _require(
+    not (sample.video and data.context and data.use_labels) or len(sample.classes) == 1,
+    'sample.video: the model knows classes (data.use_labels), so name one: sample.classes=(ID,)',
+  )
+  for name in ('video', 'frames'):
+    _require(data.context or not sample[name], f'sample.{name} is for prediction, and data.context is 0')
+  labels = models.num_labels(config)
+  wrong = [label for label in sample.classes if not 0 <= label < labels]
+  _require(not wrong, f'sample.classes: {wrong} not within 0 and {labels - 1}, the labels that the model knows')
+  for name in ('sample', 'eval'):
+    truncation = tuple(config[name].truncation)
+    _require(
+      truncation and all(t >= 0 for t in truncation),
+      f'{name}.truncation={truncation} needs standard deviations, 0 or more',
+    )
+
+
+def validate_batch(config: Any, devices: int) -> None:
+  """Raises UsageError if a train step's batch, or its state, cannot be split over so many devices."""
+  size, shard = config.train.batch_size, config.mesh.shard
+  _require(devices % shard == 0, f'mesh.shard={shard} does not divide the {devices} devices')
+  _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices')
+  each, parts = size // devices, config.train.microbatches
+  _require(each % parts == 0, f'train.microbatches={parts} does not divide the {each} videos of a device')
+
+
+def _names(config: Any) -> list[str]:
+  """The fields of a config, 'group.field'."""
+  groups = config.to_dict()
+  return [f'{group}.{name}' for group, fields in groups.items() if isinstance(fields, dict) for name in fields]
+
+
+def _require(condition: bool, message: str) -> None:
+  if not condition:
+    raise UsageError(message)

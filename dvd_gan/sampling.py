@@ -1,0 +1,190 @@
+"""Draws videos from a generator: latents, truncation, standing statistics."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dvd_gan import models, sharding
+from dvd_gan.datasets import sources
+from dvd_gan.datasets.evaluation_windows import Clips
+from dvd_gan.models import spectral
+from dvd_gan.runtime import backend
+from dvd_gan.train_step import to_float
+
+Tree = Any
+MAX_GRID = 64  # videos in a grid, so that it stays a size that players take
+STATISTICS_SEED = 0x57A7  # of the latents behind the standing statistics: the same for every model
+
+
+class Sampler(NamedTuple):
+  """A generator ready to sample: compiled calls and a model's weights after spectral norm."""
+
+  config: Any
+  weights: Tree
+  generate: Any  # (weights, standing, z, label, context) -> uint8 [B, T - C, H, W, 3]
+  statistics: Any  # (weights, z, label, context) -> the batch's statistics
+  context: Clips | None  # of training clips, for the statistics of a prediction model; None for synthesis
+  place: Callable[[np.ndarray], Any] = lambda array: array  # puts a batch's inputs onto devices
+
+  def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
+    """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
+
+    Batches are fixed. Classes are drawn uniformly from all, never only from those asked for; prediction goes through
+    its training clips instead. The variance is that of all batches together (the mean of the variances plus the variance
+    of the means), f32.
+    """
+    config = self.config
+    size, batches = config.sample.statistics_batch_size, batches or config.sample.statistics_batches
+    total = None
+    for i in range(batches):
+      rng = np.random.default_rng((STATISTICS_SEED, i))
+      z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)
+      label = rng.integers(models.num_labels(config), size=size, dtype=np.int32)
+      frames = _no_frames(config, size)
+      if self.context is not None:
+        frames, label = self._clips(i * size, size)
+        label = sources.network_labels(config, label)
+      moments = _moments(self.statistics(self.weights, z, label, frames))
+      total = moments if total is None else jax.tree.map(jnp.add, total, moments)
+    return _from_moments(total, batches)
+
+  def conditions(self) -> Clips:
+    """What `sample.num` samples start from: classes in turn, or for a prediction model its training clips."""
+    if self.context is not None:
+      return self._clips(0, self.config.sample.num)
+    return Clips(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
+
+  def _clips(self, first: int, count: int) -> Clips:
+    """Training clips from number `first` on; after the last comes the first again."""
+    rows = np.arange(first, first + count) % len(self.context.label)
+    return Clips(*(part[rows] for part in self.context))
+
+  def warm_up(self) -> None:
+    """Compiles what `standing` and `videos` need."""
+    context, labels = self.conditions()
+    self.videos(self.standing(batches=1), labels[:1], truncation=1.0, seed=0, context=context[:1])
+
+  def deviation(self, standing: Tree) -> float:
+    """How far samples of one class lie apart: the standard deviation over z, in grey levels.
+
+    The mean over pixels and over four classes, of four samples each. Of a model for synthesis.
+    """
+    classes = np.linspace(0, models.num_labels(self.config) - 1, 4).astype(np.int32)
+    videos = self.videos(standing, np.repeat(classes, 4), truncation=1.0, seed=self.config.sample.seed)
+    return float(videos.reshape(4, 4, *videos.shape[1:]).std(axis=1, ddof=1).mean())
+
+  def videos(
+    self,
+    standing: Tree,
+    labels: np.ndarray,
+    *,
+    truncation: float,
+    seed: int,
+    context: np.ndarray | None = None,
+    part: int = 0,
+  ) -> np.ndarray:
+    """One video for each label; video i depends on (seed, i, part, labels[i], context[i]) alone.
+
+    Args:
+      standing: statistics at this truncation.
+      labels: int [N].
+      truncation: standard deviation of the latents: the paper's truncation is a smaller sigma.
+      seed: of the latents.
+      context: uint8 [N, C, H, W, 3], the frames before; None for synthesis.
+      part: of a video that is made in several, from 0; each has its own latents.
+
+    Returns:
+      uint8 [N, T - C, H, W, 3].
+    """
+    size = self.config.sample.batch_size
+    done = []
+    for first in range(0, len(labels), size):
+      rows = slice(first, first + size)
+      some = None if context is None else context[rows]
+      batch = self.batch(standing, first, labels[rows], some, truncation=truncation, seed=seed, part=part)
+      done.append(jax.device_get(batch)[: len(labels[rows])])
+    return np.concatenate(done)
+
+  def batch(
+    self,
+    standing: Tree,
+    first: int,
+    labels: np.ndarray,
+    context: np.ndarray | None,
+    *,
+    truncation: float,
+    seed: int,
+    part: int = 0,
+  ) -> jax.Array:
+    """Videos number `first` and on, of `videos`, on the devices: uint8 [sample.batch_size, T - C, H, W, 3].
+
+    The rest of the batch is padding.
+    """
+    count, size = len(labels), self.config.sample.batch_size
+    numbers = range(first, first + count)
+    z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(self.config.gen.z_dim) for i in numbers])
+    context = _no_frames(self.config, count) if context is None else context
+    labels = sources.network_labels(self.config, np.asarray(labels, np.int32))
+    inputs = (truncation * z).astype(np.float32), labels, context
+    return self.generate(self.weights, standing, *(self.place(filled(one, size)) for one in inputs))
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(gen: Any) -> tuple[Any, Any]:
+  def generate(weights, standing, z, label, context):
+    out = gen.apply({'params': weights, 'standing': standing}, z, label, to_float(context), train=False)
+    return jnp.round((out + 1) * 127.5).astype(jnp.uint8)
+
+  def statistics(weights, z, label, context):
+    _, collected = gen.apply({'params': weights}, z, label, to_float(context), train=True, mutable=['standing'])
+    return collected['standing']
+
+  options = backend.compiler_options(jax.default_backend())
+  return jax.jit(generate, compiler_options=options), jax.jit(statistics, compiler_options=options)
+
+
+def make_sampler(config: Any, params: Tree, u: Tree, context: Clips | None = None) -> Sampler:
+  """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`.
+
+  `context` is what the standing statistics of a prediction model go through; None for synthesis.
+  """
+  gen, _ = models.build(config, backend.resamples_in_kernel(config.mesh.resampling, jax.default_backend()))
+  params = sharding.gathered(params)
+  weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
+  return Sampler(config, weights, *_compiled(gen), context)
+
+
+def filled(array: np.ndarray, size: int) -> np.ndarray:
+  """A batch with zeros after its last row up to `size` rows: one shape, one compilation."""
+  return np.pad(array, ((0, size - len(array)), *[(0, 0)] * (array.ndim - 1)))
+
+
+def _no_frames(config: Any, count: int) -> np.ndarray:
+  return np.zeros((count, 0, config.data.resolution, config.data.resolution, 3), np.uint8)
+
+
+def labels_for(config: Any) -> np.ndarray:
+  """The class of each video asked for: `sample.classes` in turn (all where it is empty), `sample.num` in all."""
+  classes = np.array(config.sample.classes or range(models.num_labels(config)), np.int32)
+  return np.resize(classes, config.sample.num)
+
+
+def _moments(statistics: Tree) -> Tree:
+  """{'mean', 'var'} leaves to {'mean': E[x], 'var': E[x^2]}, which average over batches."""
+  return _over_norms(lambda norm: {'mean': norm['mean'], 'var': norm['var'] + norm['mean'] ** 2}, statistics)
+
+
+def _from_moments(total: Tree, count: int) -> Tree:
+  def finish(norm):
+    mean = norm['mean'] / count
+    return {'mean': mean, 'var': jnp.maximum(norm['var'] / count - mean**2, 0.0)}
+
+  return _over_norms(finish, total)
+
+
+def _over_norms(fn: Any, tree: Tree) -> Tree:
+  return jax.tree.map(fn, tree, is_leaf=lambda node: isinstance(node, dict) and 'mean' in node)

@@ -1,0 +1,42 @@
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvd_gan.metrics.networks import resize
+
+TENSORFLOWS = {
+  'tf1': dict(align_corners=False, half_pixel_centers=False),
+  'align_corners': dict(align_corners=True, half_pixel_centers=False),
+  'half_pixel': dict(align_corners=False, half_pixel_centers=True),
+}
+SIZES = [((64, 64), 224), ((17, 30), 112), ((128, 171), 64), ((1, 2), 5), ((240, 320), 1)]
+
+
+@pytest.mark.parametrize('method', resize.METHODS)
+@pytest.mark.parametrize(('shape', 'size'), SIZES)
+def test_it_is_tensorflows(method, shape, size):
+  video = np.random.default_rng(0).integers(0, 256, (2, 2, *shape, 3), np.uint8)
+  found = jax.jit(resize.resize, static_argnums=(1, 2))(video, size, method)
+  frames = video.reshape(-1, *shape, 3)
+  expected = tf.compat.v1.image.resize_bilinear(frames, (size, size), **TENSORFLOWS[method])
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, np.reshape(expected, (2, 2, size, size, 3)), atol=255e-4)
+
+
+@pytest.mark.parametrize('method', resize.METHODS)
+def test_the_same_size_changes_nothing_and_nothing_is_rounded(method):
+  video = np.random.default_rng(0).normal(size=(1, 3, 20, 20, 3)).astype(np.float32)
+  np.testing.assert_allclose(resize.resize(video, 20, method), video, atol=1e-6)
+
+
+def test_the_conventions_differ():
+  """By grey levels, on footage as small as 64 pixels: a protocol that names the wrong one is another protocol."""
+  video = np.random.default_rng(0).integers(0, 256, (1, 1, 64, 64, 3), np.uint8)
+  one, two, three = (np.asarray(resize.resize(video, 224, method)) for method in resize.METHODS)
+  assert min(np.abs(one - two).mean(), np.abs(one - three).mean(), np.abs(two - three).mean()) > 1
+
+
+def test_an_unknown_method():
+  with pytest.raises(ValueError, match='no resize method'):
+    resize.resize(np.zeros((1, 1, 4, 4, 3), np.float32), 8, 'bicubic')
