@@ -157,6 +157,7 @@ def test_a_second_start_compiles_nothing_though_lines_have_moved(tmp_path):
   code = f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
   code += 'import moved; from dvd_gan.runtime import app; app.run(moved.program)'
   env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
+  del env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS']  # of tests/conftest.py
   compiled = []
   for lines_above in ('', '# Pulled.\n' * 3):
     (tmp_path / 'moved.py').write_text(lines_above + source)

@@ -43,16 +43,6 @@ class Moments:
     """[D, D], divided by N - ddof."""
     return self._scatter / (self.count - ddof)
 
-  def arrays(self) -> dict[str, np.ndarray]:
-    """What `of` makes the same moments from, for a file."""
-    return {'count': np.array(self.count), 'mean': self.mean, 'scatter': self._scatter}
-
-  @classmethod
-  def of(cls, arrays: dict[str, np.ndarray]) -> 'Moments':
-    moments = cls()
-    moments._merge(int(arrays['count']), arrays['mean'], arrays['scatter'])
-    return moments
-
   def warning(self) -> str | None:
     """What to know about a distance from so few rows; None if there are enough."""
     if self.count <= len(self.mean):
