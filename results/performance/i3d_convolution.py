@@ -1,6 +1,6 @@
 """I3D as `evaluate` runs it beside what was there before, on random weights.
 
-python results/performance/i3d_convolution.py [ROUNDS]
+python results/performance/i3d_convolution.py [ROUNDS [FILE.json]]
 
 Prints seconds a clip of 16 frames, batch 4, of each of VARIANTS in turn, and the ratios of their medians to the first's.
 """
@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan.metrics.networks import i3d  # noqa: E402
 from dvd_gan.runtime import backend  # noqa: E402
+from results.scripts import measured  # noqa: E402
 
 BATCH = 4
 
@@ -34,7 +35,7 @@ VARIANTS = {
 }
 
 
-def main(rounds: int = 5) -> None:
+def main(rounds: str = '5', out: str = '') -> None:
   net = i3d.I3D()
   video = jax.random.uniform(jax.random.key(0), (BATCH, 16, 224, 224, 3), jnp.float32, -1, 1)
   params = jax.jit(net.init)(jax.random.key(1), video)
@@ -45,7 +46,7 @@ def main(rounds: int = 5) -> None:
     compiled[name] = logits.lower(params, video).compile()
     compiled[name](params, video).block_until_ready()
     seconds[name] = []
-  for _ in range(rounds):
+  for _ in range(int(rounds)):
     for name, fn in compiled.items():
       started = time.perf_counter()
       fn(params, video).block_until_ready()
@@ -55,7 +56,9 @@ def main(rounds: int = 5) -> None:
   medians = {name: statistics.median(found) for name, found in seconds.items()}
   for name, median in medians.items():
     print(f'{name}: {median / medians[next(iter(VARIANTS))]:.2f} times the first')
+  if out:
+    measured.save(pathlib.Path(out), [{'variant': name, 's_a_clip': found} for name, found in seconds.items()])
 
 
 if __name__ == '__main__':
-  main(*map(int, sys.argv[1:]))
+  main(*sys.argv[1:])
