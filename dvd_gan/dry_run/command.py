@@ -46,20 +46,21 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
   compile.leave_devices_alone()
   slice_ = tpu.parse(config.dry_run.topology)
   batch, shard = config.train.batch_size, config.mesh.shard
+  each = batch // slice_.devices
   validation.validate_batch(config, slice_.devices)
   mesh = sharding.abstract_mesh(slice_.devices, shard)
   arguments = compile.abstract_arguments(config, mesh, batch)
   step = functools.partial(train_step.train_step, compile.make_spec(config))
   chip = slice_.chip
   # One device's part of the batch; each device computes all that is done to the weights.
-  one_device = compile.abstract_arguments(config, mesh, batch // slice_.devices)
+  one_device = compile.abstract_arguments(config, mesh, each)
   tflop = flops.count(step, *one_device) / 1e12
   result = {
     'config': name,
     'topology': slice_.name,
     'devices': slice_.devices,
     'batch': batch,
-    'batch_per_device': batch // slice_.devices,
+    'batch_per_device': each,
     'dtype': config.dtype,
     'shard': shard,
     'remat': config.gen.remat,

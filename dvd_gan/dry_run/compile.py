@@ -16,7 +16,7 @@ from dvd_gan.runtime import backend
 from dvd_gan.runtime.errors import UsageError
 
 GIB = 2**30
-# Not on a TPU, perhaps beside a process that is: ask no metadata server, take no lock, tell no story.
+# This machine is no TPU VM, or another process uses its TPU: libtpu asks no metadata server, takes no lock, logs nothing.
 ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',

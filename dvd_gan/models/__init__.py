@@ -48,7 +48,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
 
   Args:
     config: the ConfigDict, already validated.
-    resample_in_kernel: as backend.resamples_in_kernel says; the same parameters and numbers.
+    resample_in_kernel: see backend.resamples_in_kernel; it changes neither parameters nor results.
   """
   resolution = config.data.resolution
   context = (tuple(config.gen.context_multipliers) or CONTEXT_MULTIPLIERS[resolution]) if config.data.context else ()

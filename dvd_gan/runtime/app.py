@@ -20,7 +20,7 @@ def run(program: Callable[[list[str]], int | None]) -> None:
   # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  # orbax tells every save in forty lines, TFDS its whole configuration as a warning.
+  # orbax logs forty lines for every save, and TFDS logs its configuration as a warning.
   logging.set_verbosity(logging.ERROR)
   # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.
   if not jax.config.jax_compilation_cache_dir:

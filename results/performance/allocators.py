@@ -7,26 +7,19 @@ ratio to glibc's. Sizes are those of `python -m dvd_gan.benchmark`.
 """
 
 import argparse
-import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from results.scripts import measured  # noqa: E402
 
 
 def run(library: str, size: str, repeats: int) -> dict[str, Any]:
-  """The result of `python -m dvd_gan.benchmark` with a library preloaded; an empty name is glibc's allocator."""
-  command = [sys.executable, '-m', 'dvd_gan.benchmark', f'--size={size}', f'--repeats={repeats}']
-  env = os.environ | {'LD_PRELOAD': library, 'PYTHONPATH': str(ROOT)}
-  output = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
-  return json.loads(output.splitlines()[-1]) | {'allocator': library or 'glibc'}
+  """The benchmark with a library preloaded; an empty name is glibc's allocator."""
+  return measured.benchmark(measured.ROOT, size, repeats, LD_PRELOAD=library) | {'allocator': library or 'glibc'}
 
 
 def main() -> None:

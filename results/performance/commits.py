@@ -7,11 +7,9 @@ taskset's to say.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 from typing import Any
 
@@ -21,11 +19,9 @@ from results.scripts import measured  # noqa: E402
 
 
 def run(folder: str, size: str, repeats: int) -> dict[str, Any]:
-  """What `python -m dvd_gan.benchmark` of a clone prints, with its commit."""
-  command = [sys.executable, '-m', 'dvd_gan.benchmark', f'--size={size}', f'--repeats={repeats}']
-  env = {**os.environ, 'JAX_ENABLE_COMPILATION_CACHE': '0', 'PYTHONPATH': folder}
-  output = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
-  return {**json.loads(output.splitlines()[-1]), 'commit': measured.commit(folder)}
+  """The benchmark of a clone, compiled without a cache, with its commit."""
+  found = measured.benchmark(folder, size, repeats, JAX_ENABLE_COMPILATION_CACHE='0')
+  return found | {'commit': measured.commit(folder)}
 
 
 def main() -> None:

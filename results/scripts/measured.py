@@ -27,6 +27,14 @@ def machine() -> str:
   return f'{names[0] if names else platform.machine()}, {widest}'
 
 
+def benchmark(folder: str | pathlib.Path, size: str, repeats: int, **environment: str) -> dict[str, Any]:
+  """The result of `python -m dvd_gan.benchmark` of a clone, in a process of its own with some variables set."""
+  command = [sys.executable, '-m', 'dvd_gan.benchmark', f'--size={size}', f'--repeats={repeats}']
+  env = os.environ | environment | {'PYTHONPATH': str(folder)}
+  output = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+  return json.loads(output.splitlines()[-1])
+
+
 def save(path: pathlib.Path, rows: Any) -> None:
   """Writes `rows` as JSON with the command, the commit, the machine and the number of its CPUs that were used."""
   script, *arguments = sys.argv
