@@ -66,18 +66,18 @@ def own_clip(config: Any) -> Clips:
   """
   data, start = config.data, config.sample.start
   path = epath.Path(config.sample.video).expanduser()
+  context = window.span(data.context, data.stride)
+  if start >= 0:
+    part = {'first': round(start * data.fps), 'count': window.span(data.context + _generated(config), data.stride)}
+  else:
+    part = {'first': -context}
+  rate = {'fps': data.fps, 'seconds': data.file_seconds}
   try:
-    frames = decoding.decode(str(path), short_side=data.resolution, fps=data.fps, seconds=data.file_seconds)
+    frames = decoding.decode(str(path), short_side=data.resolution, min_frames=context, **part, **rate)
   except (decoding.RejectedError, *files.errors()) as error:
     more = ' (data.file_seconds)' if isinstance(error, decoding.RejectedError) and not error.lasting else ''
     raise UsageError(f'sample.video={config.sample.video}: {error}{more}') from None
-  first = round(start * data.fps) if start >= 0 else max(len(frames) - window.span(data.context, data.stride), 0)
-  frames = frames[first :: data.stride][: data.context + _generated(config)]
-  if len(frames) < data.context:
-    raise UsageError(
-      f'sample.video={config.sample.video} is too short: from frame {first} on it has {len(frames)} at {data.fps:g} fps '
-      f'and stride {data.stride}; the model needs {data.context} context frames'
-    )
+  frames = frames[:: data.stride]
   return Clips(decoding.middle(frames, data.resolution)[None], sampling.labels_for(config)[:1])
 
 

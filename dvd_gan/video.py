@@ -1,5 +1,6 @@
 """Videos in files: MP4 by PyAV, GIF by Pillow, grids of both."""
 
+import fractions
 import io
 import math
 import warnings
@@ -53,7 +54,7 @@ def write(path: Any, video: np.ndarray, fps: float) -> list[str]:
   Args:
     path: an epath.Path without suffix; its folder exists.
     video: uint8 [T, H, W, 3].
-    fps: frames a second.
+    fps: frames a second; above 50 the GIF leaves some out.
 
   Returns:
     The names of the files written.
@@ -78,7 +79,8 @@ def mp4(video: np.ndarray, fps: float) -> bytes | None:
   video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode='edge')
   buffer = io.BytesIO()
   with av.open(buffer, 'w', format='mp4') as container:
-    stream = container.add_stream('libx264', rate=round(fps), options={'crf': '12', 'preset': 'medium'})
+    rate = fractions.Fraction(fps).limit_denominator(1001)
+    stream = container.add_stream('libx264', rate=rate, options={'crf': '12', 'preset': 'medium'})
     stream.height, stream.width, stream.pix_fmt = *video.shape[1:3], 'yuv420p'
     for frame in video:
       container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
@@ -87,12 +89,20 @@ def mp4(video: np.ndarray, fps: float) -> bytes | None:
 
 
 def gif(video: np.ndarray, fps: float) -> bytes:
-  """uint8 [T, H, W, 3] as an endless GIF with one palette of 256 colours for each frame."""
+  """uint8 [T, H, W, 3] as an endless GIF with one palette of 256 colours for each frame.
+
+  A GIF counts hundredths of a second, and browsers slow down frames of fewer than two: above 50 frames a second some are
+  left out, so that it lasts as long as the video.
+  """
   from PIL import Image
 
+  if fps > 50:
+    shown = np.arange(max(round(len(video) * 50 / fps), 1)) * fps / 50
+    video, fps = video[shown.astype(int)], 50.0
   frames = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in video]
+  duration = np.diff(np.rint(np.arange(len(frames) + 1) * 100 / fps)).astype(int) * 10
   buffer = io.BytesIO()
   frames[0].save(
-    buffer, 'GIF', save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, optimize=False
+    buffer, 'GIF', save_all=True, append_images=frames[1:], duration=duration.tolist(), loop=0, optimize=False
   )
   return buffer.getvalue()

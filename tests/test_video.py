@@ -34,6 +34,20 @@ def test_mp4_is_h264_yuv420p_of_all_frames_at_any_size(tmp_path):
   assert abs(np.stack(frames)[:, :9, :11].astype(int) - clip).max() < 8
 
 
+@pytest.mark.parametrize('fps', [0.3, 1.4, 12.5, 24000 / 1001, 60, 240])
+def test_files_last_as_long_as_their_frames(fps):
+  clip = np.repeat(np.arange(0, 240, 8, dtype=np.uint8), 8 * 8 * 3).reshape(30, 8, 8, 3)
+  with av.open(io.BytesIO(video.mp4(clip, fps))) as container:
+    stream = container.streams.video[0]
+    assert stream.frames == 30 and float(stream.duration * stream.time_base) == pytest.approx(30 / fps, rel=1e-3)
+  picture, shown = Image.open(io.BytesIO(video.gif(clip, fps))), []
+  for t in range(picture.n_frames):
+    picture.seek(t)
+    shown.append(picture.info['duration'])
+  assert min(shown) >= 20 and sum(shown) == pytest.approx(1000 * 30 / fps, abs=10)  # ms; browsers slow down below 20
+  assert picture.n_frames == (30 if fps <= 50 else {60: 25, 240: 6}[fps])
+
+
 def test_gif_moves_and_repeats():
   clip = _clips(1)[0] // 128 * 255  # eight colours survive the palette
   picture = Image.open(io.BytesIO(video.gif(clip, 10)))

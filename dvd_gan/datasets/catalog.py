@@ -1,6 +1,8 @@
 """From a config to its prepared data set on disk: in which folder it is, and which of its clips belong to the split."""
 
+import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from dvd_gan.datasets import index, record_files
-from dvd_gan.datasets.prepare import building, ucf101
+from dvd_gan.datasets.prepare import building, decoding, ucf101
 from dvd_gan.datasets.prepare.video_builder import VideoBuilder
 from dvd_gan.runtime.errors import UsageError
 
@@ -28,6 +30,7 @@ class Prepared(NamedTuple):
   video: str = 'video'  # the feature with the frames
   numbers: tuple[str, ...] = ('label',)  # features to index
   keep: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None  # of the numbers, which clips; None for all
+  decoder: int = 1  # version that decoded the clips
 
 
 def open_records(config: Any, *, build: bool = False) -> record_files.Records:
@@ -50,7 +53,7 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
   keep = None if prepared.keep is None else prepared.keep(clips.numbers)
   if keep is not None and not keep.any():
     raise UsageError(f'{prepared.folder} was prepared without the official lists that split {split} needs')
-  return record_files.Records(config, prepared.folder, clips, prepared.files, labels, keep)
+  return record_files.Records(config, prepared.folder, clips, prepared.files, labels, keep, prepared.decoder)
 
 
 def _home(config: Any) -> epath.Path:
@@ -74,13 +77,28 @@ def _built(config: Any, build: bool) -> Prepared:
     building.build(config, folder, kind, builder_config)
   elif build and issubclass(kind, VideoBuilder):
     building.finish(config, folder, kind, builder_config)
+  decoder = _decoder(folder) if issubclass(kind, VideoBuilder) else 1
   if data.name == 'ucf101':
     paths = _files(folder, 'train', data.name)
-    if part := ucf101.part_of(data.split):
-      feature, value = part
-      return Prepared(folder, paths, numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
-    return Prepared(folder, paths)
-  return Prepared(folder, _files(folder, data.split, data.name))
+    if not (part := ucf101.part_of(data.split)):
+      return Prepared(folder, paths, decoder=decoder)
+    feature, value = part
+    return Prepared(folder, paths, 'video', ('label', feature), lambda numbers: numbers[feature] == value, decoder)
+  return Prepared(folder, _files(folder, data.split, data.name), decoder=decoder)
+
+
+def _decoder(folder: epath.Path) -> int:
+  """The version of the decoder that the clips of a data set came through; a line where there is a better one."""
+  note = folder / building.DECODER_FILE
+  version = json.loads(note.read_text())['version'] if note.exists() else 1
+  if version < decoding.VERSION:
+    print(
+      f'{folder} was decoded by an earlier version, which lost frames of MKV, WebM, FLV and WMV, kept damaged ones and '
+      'did not correct pixel aspect, mirrored and interlaced pictures; to prepare it anew, remove that folder and run '
+      '--mode=prepare',
+      file=sys.stderr,
+    )
+  return version
 
 
 def _files(folder: epath.Path, split: str, name: str) -> list[epath.Path]:

@@ -34,6 +34,7 @@ class Windows:
 
   Attributes:
     clips: how many there are.
+    decoder: version of the decoder that they came through; 1 where none is on record.
   """
 
   def __init__(self, config: Any, split: str):
@@ -49,6 +50,7 @@ class Windows:
     self._config = config
     self._source = multihost.in_turn(lambda: sources.open_source(config))
     self.clips = len(self._source.lengths)
+    self.decoder = getattr(self._source, 'decoder', 1)
 
   def first(self, count: int, *, frames: int) -> Clips:
     """The first `frames` frames of windows 0 to count - 1."""

@@ -24,6 +24,7 @@ class Records:
 
   Attributes:
     folder: of the data set.
+    decoder: version of the decoder that the clips came through; 1 where none is on record.
   """
 
   in_memory = False
@@ -36,6 +37,7 @@ class Records:
     paths: list[epath.Path],
     labels: np.ndarray,
     keep: np.ndarray | None = None,
+    decoder: int = 1,
   ):
     """Decides which clips are used.
 
@@ -46,12 +48,13 @@ class Records:
       paths: the record files, indexed by `clips.shard`.
       labels: int [N], -1 where a clip has none.
       keep: bool [N], the clips that count; all if None.
+      decoder: see the attribute.
 
     Raises:
       UsageError: if no clip is long enough, or labels that are used do not fit `data.num_classes`.
     """
     data = config.data
-    self.folder = folder
+    self.folder, self.decoder = folder, decoder
     self._config, self._index = config, clips
     # Opening by epath takes twice as long as by pathlib.
     self._paths = [path if files.is_remote(path) else pathlib.Path(path) for path in paths]

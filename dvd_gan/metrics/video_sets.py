@@ -59,17 +59,19 @@ def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
       video, label = zip(*itertools.islice(one_by_one, min(size, count - start)), strict=True)
       yield np.stack(video), np.array(label)
 
-  key = _clips_key(config) | {'split': split, 'first_frames': frames, 'found': found.clips}
+  key = _clips_key(config, found) | {'split': split, 'first_frames': frames, 'found': found.clips}
   key['replacement'] = seed if protocol.replacement else None
   return VideoSet({'real': key}, count, batches), found.clips
 
 
-def _clips_key(config: Any) -> dict[str, Any]:
-  """All that decides which windows of which clips there are, but the split."""
+def _clips_key(config: Any, found: evaluation_windows.Windows) -> dict[str, Any]:
+  """All that decides what the windows of a config's clips are, but the split."""
   names = ('name', 'dir', 'source', 'resolution', 'frames', 'stride', 'fps', 'clips', 'jpeg_quality', 'short_clips')
   key = {name: config.data[name] for name in names} | {'seed': config.seed}
   if config.data.name == 'array_file':
     key['file'] = files.size_and_time(epath.Path(config.data.source).expanduser())
+  if found.decoder > 1:
+    key['decoder'] = found.decoder
   return key
 
 
@@ -83,8 +85,10 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   count = protocol.samples * protocol.loops
   labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
 
+  found = evaluation_windows.Windows(config, split) if context else None
+
   def continued(first):
-    clips = evaluation_windows.Windows(config, split).each(first // futures, frames=context)
+    clips = found.each(first // futures, frames=context)
     return itertools.islice((clip for clip in clips for _ in range(futures)), first % futures, None)
 
   def batches(first, size):
@@ -103,7 +107,7 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   key |= {'dtype': config.dtype, 'gen': config.gen.to_dict(), 'labels': models.num_labels(config)}
   key |= {name: config.data[name] for name in ('resolution', 'frames', 'context')}
   if context:
-    key |= {'clips': _clips_key(config), 'split': split, 'futures': futures}
+    key |= {'clips': _clips_key(config, found), 'split': split, 'futures': futures}
   return VideoSet({'samples': key}, count, batches)
 
 
@@ -127,10 +131,10 @@ def folder(config: Any, frames: int) -> VideoSet:
   def read(name):
     path = str(root / name)
     try:
-      video = decoding.decode(path, short_side=side, fps=None, min_frames=frames)
+      video = decoding.decode(path, short_side=side, fps=None, min_frames=frames, count=frames)
     except (decoding.RejectedError, *files.errors()) as error:
-      raise UsageError(f'{path}: {error}') from None
-    return decoding.middle(video[:frames], side)
+      raise UsageError(f'{files.printable(path)}: {error}') from None
+    return decoding.middle(video, side)
 
   def batches(first, size):
     for start in range(first, len(names), size):
@@ -138,4 +142,4 @@ def folder(config: Any, frames: int) -> VideoSet:
       yield np.stack([read(name) for name in some]), np.full(len(some), NO_LABEL, np.int32)
 
   listing = [(name, *files.size_and_time(root / name)) for name in names]
-  return VideoSet({'folder': listing, 'side': side, 'frames': frames}, len(names), batches)
+  return VideoSet({'folder': listing, 'side': side, 'frames': frames, 'decoder': decoding.VERSION}, len(names), batches)

@@ -80,14 +80,55 @@ def is_junk(path: str) -> bool:
 
 
 def walk(root: epath.Path) -> list[str]:
-  """Paths below a folder of its files without the litter, sorted; what is not UTF-8 in a name becomes '?'."""
+  """Paths below a folder of its files without the litter, sorted; for people, `printable` makes them text.
+
+  Links are followed. Each real file is listed once: where it lies, or under the first of the links to it.
+  """
   if is_remote(root):
     found = list(_walk_remote(str(root).rstrip('/'), ''))
   else:
-    walked = os.walk(root, followlinks=True)
-    found = [os.path.relpath(os.path.join(at, name), root) for at, _, names in walked for name in names]
-  paths = (path.encode('utf-8', 'replace').decode() for path in found)
-  return sorted(path for path in paths if not is_junk(path))
+    found, links, seen = [], [str(root)], set()
+    while links:
+      link = links.pop(0)
+      if os.path.isdir(link):
+        files, more = _tree(link, seen)
+        found += files
+        links += more
+      elif os.path.realpath(link) not in seen:  # a file, or a broken link
+        seen.add(os.path.realpath(link))
+        found.append(link)
+    found = [os.path.relpath(path, root) for path in found]
+  return sorted(path for path in found if not is_junk(path))
+
+
+def _tree(root: str, seen: set[str]) -> tuple[list[str], list[str]]:
+  """Files and links of a folder and the folders in it, but of those that are `seen`, by their real paths; adds to these."""
+  files, links, folders = [], [], [root]
+  while folders:
+    folder = folders.pop()
+    real = os.path.realpath(folder)
+    if real in seen:
+      continue
+    seen.add(real)
+    try:
+      entries = list(os.scandir(folder))
+    except OSError as error:  # lost+found, say
+      print(f'{printable(folder)} is left out: {error.strerror}', file=sys.stderr)
+      continue
+    for entry in entries:
+      if entry.is_symlink():
+        links.append(entry.path)
+      elif entry.is_dir():
+        folders.append(entry.path)
+      else:
+        files.append(entry.path)
+        seen.add(os.path.join(real, entry.name))
+  return files, sorted(links)
+
+
+def printable(path: object) -> str:
+  """A path as text: bytes of its name that are not UTF-8 become \\xNN."""
+  return str(path).encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
 
 
 def _walk_remote(root: str, below: str):

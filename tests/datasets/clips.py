@@ -1,5 +1,7 @@
 """Video files for tests, good ones and broken ones."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 from etils import epath
@@ -7,18 +9,66 @@ from etils import epath
 from dvd_gan.datasets import index, input_pipeline, record_files, window
 
 
-def encode(path, frames=30, width=48, height=32, fps=25, container_options=None):
-  """A clip whose green channel grows with time and whose red one grows from left to right."""
+def encode(
+  path,
+  frames=30,
+  width=48,
+  height=32,
+  fps=25,
+  *,
+  codec=None,
+  pixel_aspect=None,
+  times=None,
+  options=None,
+  sound=0.0,
+  step=None,
+  container_options=None,
+):
+  """A clip whose green channel grows with time, red from left to right and blue from top to bottom.
+
+  `times`: of the frames, in milliseconds, in place of a fixed rate.  `sound`: seconds of silence beside the pictures.
+  `step`: by which green grows each frame, by default as fast at every rate, by 8 at 25 frames a second.
+  """
+  codec = codec or ('gif' if path.suffix == '.gif' else 'libx264')
   with av.open(str(path), 'w', options=container_options or {}) as container:
-    stream = container.add_stream('libx264' if path.suffix != '.gif' else 'gif', rate=fps)
+    stream = container.add_stream(codec, rate=fps, options=options or {})
     stream.width, stream.height = width, height
-    stream.pix_fmt = 'yuv420p' if path.suffix != '.gif' else 'rgb8'
+    stream.bit_rate = 4_000_000
+    stream.pix_fmt = 'rgb8' if codec == 'gif' else 'yuv420p'
+    if pixel_aspect:
+      stream.codec_context.sample_aspect_ratio = pixel_aspect
+    if times:
+      stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+    if sound:
+      track = container.add_stream({'.wmv': 'wmav2', '.mpg': 'mp2'}.get(path.suffix, 'aac'), rate=44100, layout='mono')
+      track.bit_rate = 64_000
     for t in range(frames):
-      picture = np.zeros((height, width, 3), np.uint8)
-      picture[..., 0] = np.linspace(0, 250, width)
-      picture[..., 1] = min(round(8 * 25 * t / fps), 255)
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+      frame = av.VideoFrame.from_ndarray(picture(t, width, height, step or 200 / fps), format='rgb24')
+      if times:
+        frame.pts, frame.time_base = times[t], stream.time_base
+      container.mux(stream.encode(frame))
     container.mux(stream.encode())
+    if sound:
+      silence = np.zeros((1, round(44100 * sound)), np.float32 if track.format.is_planar else np.int16)
+      for begin in range(0, silence.shape[1], 1024):
+        part = av.AudioFrame.from_ndarray(silence[:, begin : begin + 1024], format=track.format.name, layout='mono')
+        part.sample_rate, part.pts = 44100, begin
+        container.mux(track.encode(part))
+      container.mux(track.encode())
+
+
+def picture(t, width=48, height=32, step=8):
+  """Frame `t` of `encode`'s clips."""
+  made = np.zeros((height, width, 3), np.uint8)
+  made[..., 0] = np.linspace(0, 250, width)
+  made[..., 1] = min(round(step * t), 255)
+  made[..., 2] = np.linspace(0, 250, height)[:, None]
+  return made
+
+
+def numbers(video, step=8):
+  """Which frame of `encode`'s clip each frame of uint8 [T, H, W, 3] is."""
+  return (video[..., 1].mean((1, 2)) / step).round().astype(int).tolist()
 
 
 def encode_audio(path):
@@ -31,15 +81,20 @@ def encode_audio(path):
     container.mux(stream.encode())
 
 
-def quarter_turn(content):
-  """The bytes of an mp4 of 48x32 pixels, with a display matrix that turns it clockwise."""
+def with_matrix(content, a, b, c, d, x=0, y=0):
+  """The bytes of an mp4 of 48x32 pixels whose display matrix moves a pixel from (u, v) to (a u + c v + x, b u + d v + y)."""
   content = bytearray(content)
-  # The track header's display matrix, identity in 16.16 and 2.30 fixed point, becomes a quarter turn.
+  # In the track header, in 16.16 and 2.30 fixed point.
   at = content.index(b'tkhd') + 4 + 40
   matrix = np.frombuffer(bytes(content[at : at + 36]), '>i4')
   assert matrix.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
-  content[at : at + 36] = np.array([0, 65536, 0, -65536, 0, 0, 32 << 16, 0, 1 << 30], '>i4').tobytes()
+  content[at : at + 36] = (np.array([a, b, 0, c, d, 0, x, y, 1 << 14]) << 16).astype('>i4').tobytes()
   return bytes(content)
+
+
+def quarter_turn(content):
+  """The bytes of an mp4 of 48x32 pixels, with a display matrix that turns it clockwise."""
+  return with_matrix(content, 0, 1, -1, 0, x=32)
 
 
 def variable_rate(source, target):
@@ -54,6 +109,15 @@ def variable_rate(source, target):
       packet.pts, packet.dts = (time + max(time - middle, 0) for time in (packet.pts, packet.dts))
       packet.stream = copy
       out.mux(packet)
+
+
+def mux(path, template, packets):
+  """Writes packets of a stream into a container."""
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream_from_template(template)
+    for packet in packets:
+      packet.stream = stream
+      container.mux(packet)
 
 
 def examples(folder, split):

@@ -52,7 +52,7 @@ def members(archive: Archive) -> Iterator[ingest.Clip]:
   count = 0
   try:
     for name, content, share, fault in read(archive.path):
-      name = name.removeprefix('./')
+      name = files.printable(name.removeprefix('./'))
       if files.is_junk(name) or not name.lower().endswith(SUFFIXES):
         continue
       count += 1

@@ -86,7 +86,7 @@ class _DecodeClips(beam.DoFn):
       if not reason:
         limit = self._form.seconds + ingest.GRACE
         frames = ingest.verdict(
-          self._pool.schedule(ingest.jpegs, args=(clip.content or clip.path, self._form), timeout=limit)
+          self._pool.schedule(ingest.jpegs, args=(clip.content or clip.path, self._form, clip.name), timeout=limit)
         )
         if isinstance(frames, ingest.Outcome):
           reason = frames.reason

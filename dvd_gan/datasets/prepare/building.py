@@ -11,11 +11,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from dvd_gan.datasets import window
-from dvd_gan.datasets.prepare import kinetics600, moving_shapes, ucf101, video_folder
+from dvd_gan.datasets.prepare import decoding, kinetics600, moving_shapes, ucf101, video_folder
 from dvd_gan.datasets.prepare.video_builder import VideoBuilder
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
+DECODER_FILE = 'decoder.json'  # beside a data set's records: the version of decoding.py that they came through
 SPARE_FRAMES = 8  # of a moving_shapes clip beyond the window: it may start anywhere among them
 
 
@@ -77,7 +78,7 @@ def build(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> N
       # TFDS says on stdout that it downloads, which it does not here.
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download_config)
-      _list_rejects(folder, cache)
+      _complete(folder, cache)
   except (*files.errors(), RuntimeError, ValueError) as error:  # TFDS's writer and Beam have no better ones
     raise UsageError(f'cannot prepare {data.name} in {folder}: {" ".join(str(error).split())}') from error
 
@@ -100,16 +101,17 @@ def cache_folder(builder: Any, data: Any, folder: epath.Path) -> epath.Path:
 
 def finish(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> None:
   """Completes a build that was killed after its records were written."""
-  _list_rejects(folder, cache_folder(make_builder(config, kind, builder_config), config.data, folder))
+  _complete(folder, cache_folder(make_builder(config, kind, builder_config), config.data, folder))
 
 
-def _list_rejects(folder: epath.Path, cache: epath.Path) -> None:
-  """Lists the rejects of a build that is done beside its data, by file, and deletes the cache."""
+def _complete(folder: epath.Path, cache: epath.Path) -> None:
+  """Completes a folder of records: its rejects, by file, and its decoder's version. Deletes the cache."""
   if not cache.exists():
     return
   lines = [line for file in cache.glob('rejects-*.jsonl') for line in file.read_text().splitlines()]
   lines.sort(key=lambda line: json.loads(line)['file'])
   files.write(folder / 'rejects.jsonl', ''.join(line + '\n' for line in lines).encode())
+  files.write(folder / DECODER_FILE, json.dumps({'version': decoding.VERSION}).encode())
   cache.rmtree()
 
 

@@ -1,21 +1,30 @@
-"""A video file of any kind -> frames at a fixed rate and size, or a reason why not. PyAV."""
+"""A video file of any kind -> the pictures that a player shows, at a fixed rate and size, or a reason why not. PyAV."""
 
+import collections
 import io
 import math
 import os
-import time as clock
+import sys
+import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from etils import epath
 
+from dvd_gan.datasets.prepare import frame_times, picture
 from dvd_gan.runtime import files
 
-DEFAULT_RATE = 25.0  # frames a second, where neither file nor caller says
-MAX_STILL = 30.0  # seconds that one frame may be shown: more is a broken clock
+# Counts up where the same file would give other frames: what was decoded before is decoded anew where that is possible.
+# 2: each frame once whatever the container's clock, square pixels, mirrored and interlaced files, no corrupt frames.
+VERSION = 2
+
+DEFAULT_RATE = 25.0  # frames a second, where the file does not say
 COMPLETE = 0.95  # share of the announced frames that must come out: less is a truncated file
-SLACK = 0.2  # seconds by which sound may outlast the images
+SLACK = 0.2  # seconds by which a file may be shorter than it says
+WORTH_A_JUMP = 5.0  # seconds: what is nearer is decoded on the way
+BEFORE_THE_END = 2.0  # seconds by which a stream may be shorter than its header says
+INDEXED = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')  # formats that say where their key frames are
 
 
 class RejectedError(Exception):
@@ -30,84 +39,14 @@ class RejectedError(Exception):
     self.lasting = lasting
 
 
-def decode(
-  source: str | os.PathLike | bytes,
-  *,
-  short_side: int,
-  fps: float | None,
-  min_frames: int = 1,
-  seconds: float = math.inf,
-  threads: int = 0,
-) -> np.ndarray:
-  """Decodes a video at a fixed rate, upright, its short side resized bilinearly.
-
-  Args:
-    source: path of a file, local or gs://, or its bytes.
-    short_side: pixels; the other side follows the aspect ratio.
-    fps: frames a second of the result: at each instant the last frame shown by then. None for the file's own rate.
-    min_frames: fewer than these, after resampling, is a rejection.
-    seconds: of wall clock; taking longer is a rejection. Looked at between frames.
-    threads: of the decoder; 0 for one per core.
+def decode(source: str | os.PathLike | bytes, **wanted: Any) -> np.ndarray:
+  """Decodes a video; the arguments and errors are those of `pictures`.
 
   Returns:
     uint8 [T, H, W, 3] RGB.
-
-  Raises:
-    RejectedError: if the file is not a video, is truncated or is too short.
   """
-  import av
-
-  deadline = clock.monotonic() + seconds
-  if isinstance(source, str) and files.is_remote(source):
-    source = epath.Path(source).read_bytes()
-  if not isinstance(source, bytes):
-    with open(source, 'rb') as file:  # what fails here is the disk, not the file
-      size = os.fstat(file.fileno()).st_size
-      file.seek(max(size - 2, 0))
-      last_bytes = file.read()
-  else:
-    size, last_bytes = len(source), source[-2:]
-  if not size:
-    raise RejectedError('empty file')
-  packets = decoded = hidden = 0
-  try:
-    with av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as container:
-      if not container.streams.video:
-        raise RejectedError('no video stream')
-      stream = container.streams.video[0]
-      stream.thread_type = 'AUTO'
-      stream.thread_count = threads
-      rate = float(stream.average_rate or stream.guessed_rate or fps or DEFAULT_RATE)
-      fps = fps or rate
-      clip = _Resampler(short_side, fps)
-      for packet, frame in _frames(container, stream):
-        packets += packet is not None
-        hidden += packet is not None and packet.is_discard
-        if clock.monotonic() > deadline:
-          raise RejectedError(f'takes longer than {seconds:g} s', lasting=False)
-        if frame is not None:
-          clip.add(frame, frame.time if frame.time is not None else decoded / rate)
-          decoded += 1
-      if not decoded:
-        raise RejectedError('no frames')
-      account = _Account(
-        packets=packets,
-        hidden=hidden,
-        decoded=decoded,
-        announced=stream.frames,
-        end=clip.finish(1 / rate),
-        duration=_duration(container, stream),
-        open_gif=container.format.name == 'gif' and last_bytes != b'\0;',
-      )
-  except (av.FFmpegError, OSError, ValueError) as error:
-    how = f'damaged after {decoded} frames' if decoded else 'cannot be decoded'
-    reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())
-    disk = isinstance(error, OSError) and 0 < (error.errno or 0) < 1000  # FFmpeg's own numbers are letters
-    raise RejectedError(f'{how}: {reason}', lasting=not disk) from None
-  account.check()
-  if clip.count < min_frames:
-    raise RejectedError(f'too short: {clip.count} frames at {fps:g} fps, {min_frames} needed')
-  return np.repeat(np.stack(clip.images), clip.repeats, axis=0)
+  images, repeats = zip(*pictures(source, **wanted), strict=True)
+  return np.repeat(np.stack(images), repeats, axis=0)
 
 
 def middle(video: np.ndarray, side: int) -> np.ndarray:
@@ -116,87 +55,232 @@ def middle(video: np.ndarray, side: int) -> np.ndarray:
   return video[:, top : top + side, left : left + side]
 
 
-class _Account(NamedTuple):
-  """What a file said it holds, and what came out."""
+def pictures(
+  source: str | os.PathLike | bytes,
+  *,
+  short_side: int,
+  fps: float | None,
+  min_frames: int = 1,
+  first: int = 0,
+  count: int | None = None,
+  seconds: float = math.inf,
+  threads: int = 0,
+  name: str = '',
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Decodes a video as a player shows it: upright, square pixels, deinterlaced; the short side resized bilinearly.
 
-  packets: int
-  hidden: int  # packets of frames that are not to be shown
-  decoded: int
-  announced: int  # frames; 0 where the file does not say
-  end: float  # of the last frame, seconds
-  duration: float  # seconds; 0 where the file does not say
-  open_gif: bool  # a GIF without its last bytes
+  Args:
+    source: path of a file, local or gs://, or its bytes.
+    short_side: pixels; the other side follows the aspect ratio.
+    fps: frames a second of the result: at each instant the last frame shown by then. None for each frame once, as
+      stored, whatever its time.
+    min_frames: fewer than these, after resampling, is a rejection.
+    first: how many frames of the result to leave out, or as a negative number how many there are before the end.
+    count: of frames that are wanted; None for all. A part is decoded alone, and whether the rest is whole is not asked.
+    seconds: of wall clock; taking longer is a rejection. Looked at between packets.
+    threads: of the decoder; 0 for one per core.
+    name: of the file, for people; by default the path.
 
-  def check(self) -> None:
-    """RejectedError where something is missing."""
+  Yields:
+    (image uint8 [H, W, 3] RGB, how many frames of the result it is).
+
+  Raises:
+    RejectedError: if the file is no video, is damaged or truncated or is too short.
+  """
+  import av
+
+  name = name or ('' if isinstance(source, bytes) else os.fspath(source))
+  reader, found, shape = None, 0, None
+  with _opened(source, name) as file:
+    try:
+      with av.open(file, metadata_errors='replace') as container:
+        reader = _Reader(container, seconds, threads, name)
+        aspect = float(reader.stream.sample_aspect_ratio or 1)
+        for frame, repeats in reader.frames(fps, first, count):
+          image = picture.upright(frame, short_side, aspect)
+          shape = shape or image.shape
+          if image.shape != shape:
+            raise RejectedError('its size changes on the way')
+          found += repeats
+          yield image, repeats
+        if first == 0 and count is None:
+          reader.check(file)
+    except (av.FFmpegError, OSError, ValueError) as error:
+      reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())
+      if isinstance(error, (av.FFmpegError, OSError)):
+        how = f'damaged after {reader.decoded} frames' if reader and reader.decoded else 'cannot be decoded'
+        reason = f'{how}: {reason}'
+      disk = isinstance(error, OSError) and 0 < (error.errno or 0) < 1000  # FFmpeg's own numbers are letters
+      raise RejectedError(reason, lasting=not disk) from None
+  if found < max(min_frames, 1):
+    rate, place = f' at {fps:g} fps' if fps else '', f' from frame {first} on' if first > 0 else ''
+    raise RejectedError(f'too short: {found} frames{rate}{place}, {min_frames} needed')
+
+
+def _opened(source: str | os.PathLike | bytes, name: str) -> BinaryIO:
+  """A file for FFmpeg to read from: by its name alone it would take a:b.mp4 for a protocol."""
+  if isinstance(source, bytes):
+    file = io.BytesIO(source)
+    file.name = name  # FFmpeg looks at its suffix
+    return file
+  if not files.is_remote(source):
+    return open(source, 'rb')
+  if not str(source).startswith('gs://'):
+    raise RejectedError('a URL; download it first')
+  return epath.Path(source).open('rb')
+
+
+class _Reader:
+  """The video stream of a container, and an account of what was read.
+
+  Attributes:
+    stream: the one that a player shows.
+    decoded: frames that have come out.
+  """
+
+  def __init__(self, container: Any, seconds: float, threads: int, name: str):
+    self.stream = _shown_stream(container, name)
+    # Not in slices: of H.264 the decoder would not mark corrupt frames.
+    self.stream.thread_type, self.stream.thread_count = 'FRAME', threads
+    self.decoded = 0
+    self._container = container
+    self._seconds, self._deadline = seconds, time.monotonic() + seconds
+    self._packets = self._hidden = 0
+    self._end, self._own_end = 0.0, 0.0  # of all streams, of this one: seconds
+    self._wanted_from = -math.inf  # seconds, as stored
+
+  def frames(self, fps: float | None, first: int, count: int | None) -> Iterator[tuple[Any, int]]:
+    """(frame, repeats) of a part of the result; arguments as those of `pictures`."""
+    begin = self._jump(first / fps) if fps else None
+    found = self._shown(fps, begin)
+    if first < 0:
+      tail = _tail(found, -first)
+      if begin is not None and sum(stop - start for _, start, stop in tail) < -first:
+        self._container.seek(0)  # the stream is shorter than its header says
+        tail = _tail(self._shown(fps, None), -first)
+      found, first = tail, max(tail[-1][2] + first, 0) if tail else 0
+    return frame_times.part(found, first, math.inf if count is None else count)
+
+  def check(self, file: BinaryIO) -> None:
+    """RejectedError where something of the file is missing."""
+    if not self.decoded:
+      raise RejectedError('no frames')
+    kind, announced, own = self._container.format.name, self.stream.frames, _own_duration(self.stream)
+    if kind == 'avi':  # it counts pauses as frames
+      announced, own = 0, _duration(self.stream)
     # An edit list hides frames that the file announces: its packets are there all the same.
-    if self.packets < COMPLETE * self.announced or self.decoded < COMPLETE * (self.packets - self.hidden):
-      raise RejectedError(f'truncated: {min(self.packets, self.decoded)} of {self.announced or self.packets} frames')
-    # Matroska announces a duration instead of frames, and of a GIF FFmpeg announces what it found.
-    if not self.announced and self.end < COMPLETE * self.duration - SLACK:
-      raise RejectedError(f'truncated: {self.end:.1f} of {self.duration:.1f} s')
-    if self.open_gif:
+    if self._packets < COMPLETE * announced or self.decoded < COMPLETE * (self._packets - self._hidden):
+      raise RejectedError(f'truncated: {min(self._packets, self.decoded)} of {announced or self._packets} frames')
+    if not announced:
+      # A duration for all streams may be that of the sound.
+      end, duration = (self._own_end, own) if own else (self._end, (self._container.duration or 0) / 1e6)
+      if end < COMPLETE * duration - SLACK:
+        raise RejectedError(f'truncated: {end:.1f} of {duration:.1f} s')
+    if kind == 'gif' and not _is_whole_gif(file):
       raise RejectedError('truncated: a GIF without its end')
 
+  def _shown(self, fps: float | None, begin: float | None) -> Iterator[tuple[Any, int, int]]:
+    frames = picture.deinterlaced(self._decode())
+    if not fps:
+      return ((frame, i, i + 1) for i, frame in enumerate(frames))
+    stream = self.stream
+    rate = float(stream.guessed_rate or stream.average_rate or DEFAULT_RATE)
+    return frame_times.shown(frames, frame_times.Clock(float(stream.time_base), rate, begin), fps)
 
-def _frames(container: Any, stream: Any) -> Iterator[tuple[Any, Any]]:
-  """(packet, None) for every packet of the file, and (None, frame) for every frame that comes out."""
-  for packet in container.demux(stream):
-    if packet.size:  # the last, empty one flushes the decoder
-      yield packet, None
-    for frame in packet.decode():
-      yield None, frame
+  def _decode(self) -> Iterator[Any]:
+    """The frames from where the container is, in the order in which they are shown."""
+    for packet in self._container.demux():
+      if time.monotonic() > self._deadline:
+        raise RejectedError(f'takes longer than {self._seconds:g} s', lasting=False)
+      own = packet.stream is self.stream  # the last packet has no stream_index
+      at = packet.dts if packet.pts is None else packet.pts
+      if packet.size and at is not None:
+        end = float((at + (packet.duration or 0)) * packet.time_base)
+        self._end = max(self._end, end)
+        self._own_end = max(self._own_end, end) if own else self._own_end
+      if not own:
+        continue
+      self._packets += packet.size > 0  # the last, empty one flushes the decoder
+      self._hidden += packet.size > 0 and packet.is_discard
+      for frame in packet.decode():
+        if frame.is_corrupt:
+          if (frame.time or 0.0) < self._wanted_from:
+            continue  # after a jump its references are missing
+          raise RejectedError(f'damaged: the decoder marks frame {self.decoded} as corrupt')
+        self.decoded += 1
+        yield frame
 
+  def _jump(self, seconds: float) -> float | None:
+    """Goes to the last key frame before a time after the first frame, or as a negative number before the end.
 
-def _duration(container: Any, stream: Any) -> float:
-  """Seconds that a file says the stream lasts; 0 if it does not say."""
-  if 'DURATION' in stream.metadata:  # Matroska, 00:00:10.010000000: the stream's own
-    hours, minutes, seconds = stream.metadata['DURATION'].split(':')
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-  return (container.duration or 0) / 1e6
-
-
-class _Resampler:
-  """Frames at their times -> images at a fixed rate, each kept once with how often it is shown."""
-
-  def __init__(self, short_side: int, fps: float):
-    self.images: list[np.ndarray] = []
-    self.repeats: list[int] = []
-    self.count = 0  # instants filled so far
-    self._short_side, self._fps = short_side, fps
-    self._shown: Any = None
-    self._begin = self._time = 0.0
-
-  def add(self, frame: Any, time: float) -> None:
-    """The next frame, shown from `time`, in seconds, on."""
-    if self._shown is None:
-      self._begin = time
-    else:
-      self._show_until(time - self._begin)
-    self._shown, self._time = frame, time
-
-  def finish(self, default: float) -> float:
-    """Shows the last frame for as long as it says, or `default` seconds; returns when it ends in the file's time."""
-    last = float(self._shown.duration * self._shown.time_base) if self._shown.duration else default
-    self._show_until(self._time - self._begin + last)
-    return self._time + last
-
-  def _show_until(self, seconds: float) -> None:
-    """Fills the instants before that time, where there are any left for it: only such frames are converted."""
-    count = int(np.ceil(seconds * self._fps - 1e-3)) - self.count
-    if count > MAX_STILL * self._fps:
-      raise RejectedError(f'a gap in time: one frame shown {count} times')
-    if count > 0:
-      self.images.append(_image(self._shown, self._short_side))
-      if self.images[-1].shape != self.images[0].shape:
-        raise RejectedError('its size changes on the way')
-      self.repeats.append(count)
-      self.count += count
+    Returns:
+      The time of the first frame as it is stored; None where the container was left at its start.
+    """
+    stream, container = self.stream, self._container
+    if seconds < 0:
+      seconds += _duration(stream) - BEFORE_THE_END
+    if container.format.name not in INDEXED or seconds < WORTH_A_JUMP:
+      return None
+    begin = next(self._decode()).time or 0.0
+    goal = round((begin + seconds) / float(stream.time_base))
+    container.seek(goal, stream=stream)
+    self._wanted_from = begin + seconds
+    landed = next(self._decode(), None)
+    found = landed is not None and landed.pts is not None and landed.pts <= goal
+    container.seek(goal if found else 0, stream=stream)
+    return begin if found else None
 
 
-def _image(frame: Any, short_side: int) -> np.ndarray:
-  scale = short_side / min(frame.width, frame.height)
-  width, height = max(short_side, round(frame.width * scale)), max(short_side, round(frame.height * scale))
-  image = frame.reformat(width, height, 'rgb24', interpolation='BILINEAR').to_ndarray()
-  # PyAV leaves the rotation to the player; it is in degrees, counter-clockwise.
-  return np.rot90(image, frame.rotation // 90 % 4)
+def _shown_stream(container: Any, name: str) -> Any:
+  """The video stream that a player shows; cover art and single pictures are none."""
+  from av.stream import Disposition
+
+  single = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+  streams = [stream for stream in container.streams.video if not stream.disposition & single]
+  if not streams:
+    raise RejectedError('no video stream' + (', only a picture' if container.streams.video else ''))
+
+  def rank(stream):
+    size = stream.codec_context.width * stream.codec_context.height
+    return stream.frames != 1, bool(stream.disposition & Disposition.default), size, -stream.index
+
+  best = max(streams, key=rank)
+  if len(streams) > 1:
+    which = f'{best.index}, {best.codec_context.width}x{best.codec_context.height}'
+    print(f'{name} has {len(streams)} video streams; read is stream {which}', file=sys.stderr)
+  return best
+
+
+def _duration(stream: Any) -> float:
+  """Seconds that a stream lasts by its header; 0 where that does not say."""
+  return float(stream.duration * stream.time_base) if stream.duration else _own_duration(stream)
+
+
+def _own_duration(stream: Any) -> float:
+  """Seconds that Matroska says the stream itself lasts, 00:00:10.010000000; 0 where it does not say."""
+  hours, minutes, seconds = stream.metadata.get('DURATION', '0:0:0').split(':')
+  return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+def _tail(found: Iterator[tuple[Any, int, int]], count: int) -> list[tuple[Any, int, int]]:
+  """What `found` yields for its last `count` instants."""
+  tail = collections.deque()
+  for one in found:
+    tail.append(one)
+    while tail[0][2] <= one[2] - count:
+      tail.popleft()
+  return list(tail)
+
+
+def _is_whole_gif(file: BinaryIO) -> bool:
+  """Whether the last image of a GIF is whole; FFmpeg decodes what is there. What follows the last image does not count."""
+  from PIL import Image
+
+  try:
+    file.seek(0)
+    with Image.open(file) as gif:
+      gif.seek(gif.n_frames - 1)
+      gif.load()
+  except Exception:  # Pillow has many
+    return False
+  return True

@@ -28,6 +28,7 @@ from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
 AHEAD = 4  # clips waiting for each worker
+MAX_RECORD = 2**31 - 2**24  # bytes: of a message of protobuf, less its other features
 GRACE = 10.0  # seconds after which a decoder that does not look at the clock is killed
 DUPLICATE = 'another file of the same clip comes before it'
 
@@ -88,18 +89,25 @@ class Outcome(NamedTuple):
   lasting: bool = True
 
 
-def jpegs(source: str | bytes, form: Form) -> list[bytes]:
+def jpegs(source: str | bytes, form: Form, name: str = '') -> list[bytes]:
   """The frames of a video file or of its bytes; RejectedError for whatever reason it cannot be used."""
+  frames: list[bytes] = []
+  size = 0
+  wanted = {field: getattr(form, field) for field in ('short_side', 'fps', 'min_frames', 'seconds')}
   try:
-    form_of_clip = {name: getattr(form, name) for name in ('short_side', 'fps', 'min_frames', 'seconds')}
-    clip = decoding.decode(source, threads=1, **form_of_clip)  # the other cores have files of their own
+    # One thread: the other cores have files of their own.
+    for image, repeats in decoding.pictures(source, threads=1, name=name, **wanted):
+      frames += jpeg.encode(image[None], form.quality) * repeats
+      size += len(frames[-1]) * repeats
+      if size > MAX_RECORD:
+        raise decoding.RejectedError(f'too long: {len(frames)} frames fill a record; cut it into pieces')
   except decoding.RejectedError:
     raise
   except files.errors() as error:
     raise decoding.RejectedError(f'cannot be read: {error}', lasting=False) from None
-  except Exception as error:  # a file must not end a run of days, whatever it does to the decoder
+  except Exception as error:  # a file must not end a run of days, whatever it does to a library
     raise decoding.RejectedError(f'cannot be decoded: {type(error).__name__} {error}', lasting=False) from None
-  return jpeg.encode(clip, form.quality)
+  return frames
 
 
 def make_pool(workers: int) -> pebble.ProcessPool:
@@ -204,7 +212,7 @@ class _Job:
     else:
       self._slots.acquire()
       limit = self._form.seconds + GRACE
-      future = pool.schedule(_store, args=(source, str(file), self._form), timeout=limit)
+      future = pool.schedule(_store, args=(source, str(file), self._form, clip.name), timeout=limit)
       future.add_done_callback(functools.partial(self._report, number, clip))
     self.settle()
 
@@ -253,10 +261,10 @@ def _listing(cache: epath.Path) -> set[str]:
   return {entry.name for folder in os.scandir(cache) for entry in os.scandir(folder.path) if entry.stat().st_size}
 
 
-def _store(source: str | bytes, file: str, form: Form) -> Outcome:
+def _store(source: str | bytes, file: str, form: Form, name: str) -> Outcome:
   """In a worker: decodes one clip into a cache file."""
   try:
-    frames = jpegs(source, form)
+    frames = jpegs(source, form, name)
   except decoding.RejectedError as error:
     return Outcome(str(error), error.lasting)
   buffer = io.BytesIO()

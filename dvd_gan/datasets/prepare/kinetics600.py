@@ -69,8 +69,9 @@ class Kinetics600(VideoBuilder):
     has_splits = any(note.split for note in notes.values()) or any(_split_of(path) for path in videos + tars)
     found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}
     for path in videos:
-      clip, split = _clip(path, notes, has_splits)
-      found[split].append(clip._replace(name=path, path=str(root / path)))
+      name = files.printable(path)
+      clip, split = _clip(name, notes, has_splits)
+      found[split].append(clip._replace(name=name, path=str(root / path)))
     for path in tars:
       # A tar of one class or one split says so; one of all splits is read once for each.
       place = re.sub(r'\.(tar|tar\.gz|tgz)$', '', path, flags=re.IGNORECASE)
@@ -143,7 +144,7 @@ def _annotations(root: epath.Path, paths: list[str]) -> dict[str, Note]:
     try:
       rows = list(_rows((root / path).read_bytes().decode('utf-8-sig'), path))
     except (ValueError, KeyError, TypeError, AttributeError):
-      print(f'{root / path} is ignored: no annotations of Kinetics', file=sys.stderr)
+      print(f'{files.printable(root / path)} is ignored: no annotations of Kinetics', file=sys.stderr)
       continue
     of_file = _split_of(path)
     for video, start, end, split, name in rows:

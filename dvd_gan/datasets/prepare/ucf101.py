@@ -51,7 +51,7 @@ class Ucf101Clips(VideoBuilder):
     lists = _lists(paths)
     found: list[archives.Source] = []
     for path in paths:
-      name = str(path.relative_to(root))
+      name = files.printable(path.relative_to(root))
       if path.suffix.lower() == '.avi':
         found.append(_clip(path.name, lists=lists)._replace(name=name, path=str(path)))
       elif path.suffix.lower() == '.zip' and not _holds_lists(path):

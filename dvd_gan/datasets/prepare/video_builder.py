@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets.prepare import archives, ingest
+from dvd_gan.datasets.prepare import archives, decoding, ingest
 from dvd_gan.runtime.errors import UsageError
 
 
@@ -48,8 +48,8 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
   def cache_name(self) -> str:
-    """Of the folder for this builder's decoded clips: another form, another folder."""
-    form = json.dumps(self.form(0.0))
+    """Of the folder for this builder's decoded clips: another form or decoder, another folder."""
+    form = json.dumps([self.form(0.0), decoding.VERSION])
     return (
       f'{self.name}-{self.builder_config.name}-{self.version}-{hashlib.sha256(form.encode()).hexdigest()[:8]}.cache'
     )

@@ -53,7 +53,7 @@ def make_config(config: Any) -> VideoFolderConfig:
   key = json.dumps([str(root), data.fps, data.jpeg_quality, min_frames, listing])
   return VideoFolderConfig(
     name=f'{root.name}_{data.resolution}px_{hashlib.sha256(key.encode()).hexdigest()[:12]}',
-    classes=classes,
+    classes=tuple(map(files.printable, classes)),
     files=tuple(labelled),
     size=data.resolution,
     fps=data.fps,
@@ -74,8 +74,8 @@ class VideoFolder(VideoBuilder):
     root = _root(self.source)
     return {
       'train': [
-        ingest.Clip(name, name, str(root / name), features={'label': label})
-        for name, label in self.builder_config.files
+        ingest.Clip(name := files.printable(path), name, str(root / path), features={'label': label})
+        for path, label in self.builder_config.files
       ]
     }
 

@@ -40,11 +40,26 @@ def test_clips_come_out_as_they_went_in(files, tmp_path):
   assert frames.shape == expected.shape and abs(frames.astype(int) - expected).mean() < 3
 
 
-def crash(source, file, form):
+def fail(*_):
+  raise RuntimeError('no reason at all')
+
+
+def test_whatever_a_file_does_rejects_that_file_alone(files, monkeypatch):
+  for module, function in ((jpeg, 'encode'), (decoding.picture, 'upright')):
+    with monkeypatch.context() as patch:
+      patch.setattr(module, function, fail)
+      with pytest.raises(decoding.RejectedError, match='cannot be decoded: RuntimeError no reason at all'):
+        ingest.jpegs(str(files / 'good.mp4'), FORM)
+  monkeypatch.setattr(ingest, 'MAX_RECORD', 2000)
+  with pytest.raises(decoding.RejectedError, match='too long: .* frames fill a record'):
+    ingest.jpegs(str(files / 'good.mp4'), FORM)
+
+
+def crash(source, file, form, name):
   os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def hang(source, file, form):
+def hang(source, file, form, name):
   while True:
     time.sleep(1)
 

@@ -1,0 +1,354 @@
+import itertools
+import random
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from etils import epath
+
+from dvd_gan import video as video_files
+from dvd_gan.datasets.prepare import decoding, frame_times, picture
+from dvd_gan.runtime import files
+from tests.datasets import clips
+from tests.datasets.clips import encode, numbers, quarter_turn
+
+SIZE = 16
+NTSC = Fraction(30000, 1001)
+
+
+def decode(path, fps=None, **wanted):
+  return decoding.decode(path, short_side=SIZE, fps=fps, **wanted)
+
+
+@pytest.fixture(scope='module')
+def clip(tmp_path_factory):
+  path = tmp_path_factory.mktemp('clip') / 'a.mp4'
+  encode(path)
+  return path
+
+
+@pytest.mark.parametrize(
+  ('suffix', 'codec', 'fps'),
+  [
+    ('.mp4', 'libx264', 25),
+    ('.mp4', 'libx265', Fraction(24000, 1001)),
+    ('.mkv', 'libx264', 24),
+    ('.mkv', 'libx264', 60),
+    ('.webm', 'libvpx-vp9', 30),
+    ('.flv', 'libx264', 30),
+    ('.wmv', 'wmv2', 24),
+    ('.avi', 'mpeg4', NTSC),
+    ('.avi', 'libx264', 25),
+    ('.mov', 'mpeg4', 50),
+    ('.ts', 'libx264', 30),
+    ('.mpg', 'mpeg2video', 25),
+    ('.h264', 'libx264', 25),
+  ],
+)
+def test_each_frame_comes_once_in_every_container(tmp_path, suffix, codec, fps):
+  path = tmp_path / f'a{suffix}'
+  encode(path, codec=codec, fps=fps, step=8, options={'x265-params': 'log-level=none'} if codec == 'libx265' else {})
+  stored = numbers(decode(path))
+  assert stored == list(range(30)), stored
+  assert numbers(decode(path, fps=float(fps))) == stored
+  assert numbers(decode(path, fps=fps / 2)) == stored[::2]
+
+
+def test_a_stream_gives_the_same_frames_in_every_container(tmp_path):
+  encode(tmp_path / 'a.webm', codec='libvpx-vp9', fps=NTSC)
+  found = {}
+  for suffix in ('.webm', '.mkv', '.mp4', '.avi'):
+    path = tmp_path / f'b{suffix}'
+    with av.open(str(tmp_path / 'a.webm')) as container:
+      stream = container.streams.video[0]
+      clips.mux(path, stream, [packet for packet in container.demux(stream) if packet.size])
+    for fps in (None, 25, 10, float(NTSC)):
+      found.setdefault(fps, []).append(decode(path, fps))
+  for first, *others in found.values():
+    for other in others:
+      np.testing.assert_array_equal(other, first)
+
+
+def test_a_gif_of_any_rate_comes_back(tmp_path):
+  made = np.stack([clips.picture(t) for t in range(30)])
+  for fps in (10, 25, 30, 50):
+    path = tmp_path / f'{fps}.gif'
+    path.write_bytes(video_files.gif(made, fps))
+    assert numbers(decode(path, fps=fps)) == numbers(decode(path)) == list(range(30))
+
+
+@pytest.mark.parametrize(
+  ('times', 'at_20_fps'),
+  [
+    ([0, 50, 100, 400, 450], [0, 1, 2, 2, 2, 2, 2, 2, 3, 4]),  # a pause
+    ([0, 41, 69, 110, 150, 180], [0, 1, 2, 4, 5]),  # a browser's recording
+    ([1000, 1050, 1100, 1150], [0, 1, 2, 3]),  # cut out of a longer one
+  ],
+)
+def test_uneven_times(tmp_path, times, at_20_fps):
+  encode(tmp_path / 'a.mkv', frames=len(times), times=times)
+  assert numbers(decode(tmp_path / 'a.mkv')) == list(range(len(times)))
+  assert numbers(decode(tmp_path / 'a.mkv', fps=20)) == at_20_fps
+
+
+def test_frames_without_times_or_with_disordered_ones_follow_each_other():
+  clock = frame_times.Clock(1 / 12800, 25)
+  assert [round(clock.time(t), 3) for t in (None, None, 0.04, 0.16, 0.08, 0.2)] == [0, 0.04, 0.08, 0.16, 0.2, 0.24]
+
+
+def test_joined_mpeg_files_are_read_to_their_end(tmp_path):
+  encode(tmp_path / 'a.mpg', codec='mpeg2video')
+  joined = (tmp_path / 'a.mpg').read_bytes() * 3
+  assert numbers(decode(joined)) == numbers(decode(joined, fps=25)) == [*range(30)] * 3
+
+
+@pytest.mark.parametrize(('transposed', 'right_left', 'upside_down'), itertools.product((False, True), repeat=3))
+def test_the_eight_orientations(clip, transposed, right_left, upside_down):
+  """A display matrix swaps the axes first and mirrors then."""
+  upright = decode(clip)
+  across, down = -1 if right_left else 1, -1 if upside_down else 1
+  matrix = (0, down, across, 0) if transposed else (across, 0, 0, down)
+  turned = decode(clips.with_matrix(clip.read_bytes(), *matrix))
+  expected = upright.transpose(0, 2, 1, 3) if transposed else upright
+  np.testing.assert_array_equal(turned, expected[:, ::down, ::across])
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.mpg'])
+def test_pixels_become_square_before_the_picture_is_turned(tmp_path, suffix):
+  # MPEG-2 keeps the picture's aspect ratio, of a list, in place of the pixels'.
+  encode(
+    tmp_path / f'a{suffix}', 5, 72, 64, codec='mpeg2video' if suffix == '.mpg' else 'libx264',
+    pixel_aspect=Fraction(32, 27),
+  )  # fmt: skip
+  found = decode(tmp_path / f'a{suffix}')
+  assert found.shape == (5, 16, 21, 3)
+  assert abs(found[2, 8, :, 0] - np.linspace(0, 250, 21)).max() < 16
+  if suffix == '.mp4':
+    content = (tmp_path / 'a.mp4').read_bytes()
+    assert decode(quarter_turn(content)).shape == (5, 21, 16, 3)
+
+
+def test_interlaced_frames_have_no_comb(tmp_path):
+  made = np.full((10, 72, 96, 3), 40, np.uint8)
+  for t, field in itertools.product(range(10), range(2)):
+    left = 4 * (2 * t + field)
+    made[t, field::2, left : left + 12] = 220
+  with av.open(str(tmp_path / 'a.mp4'), 'w') as container:
+    stream = container.add_stream('libx264', rate=25, options={'crf': '6', 'x264-params': 'tff=1'})
+    stream.width, stream.height, stream.pix_fmt = 96, 72, 'yuv420p'
+    for frame in made:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+    container.mux(stream.encode())
+  grey = decoding.decode(tmp_path / 'a.mp4', short_side=36, fps=25)[..., 0].astype(int)
+  assert len(grey) == 10
+  assert abs(grey[:, 1:-1] - (grey[:, :-2] + grey[:, 2:]) / 2).mean() < 1  # 6 with the comb
+  bright = (grey[5] > 130).nonzero()[1]
+  assert 40 / 2 - 2 < bright.min() and bright.max() < 56 / 2 + 2  # the bar of frame 5, no other's
+
+
+def _with_cover_first(path):
+  """A picture among a file's tags, before its track: FFmpeg lists it as the first video stream."""
+
+  def box(kind, content):
+    return struct.pack('>I', 8 + len(content)) + kind + content
+
+  cover = box(b'data', struct.pack('>II', 13, 0) + video_files.gif(np.zeros((1, 8, 8, 3), np.uint8), 1))
+  handler = box(b'hdlr', bytes(8) + b'mdirappl' + bytes(9))
+  tags = box(b'udta', box(b'meta', bytes(4) + handler + box(b'ilst', box(b'covr', cover))))
+  content = path.read_bytes()
+  at = content.index(b'moov') + 4  # the last box: nothing behind it moves
+  head = at + struct.unpack('>I', content[at : at + 4])[0]
+  moov = content[at:head] + tags + content[head:]
+  return content[: at - 8] + box(b'moov', moov)
+
+
+def test_cover_art_is_not_the_video(clip, tmp_path):
+  content = _with_cover_first(clip)
+  (tmp_path / 'cover.mp4').write_bytes(content)
+  with av.open(str(tmp_path / 'cover.mp4')) as container:
+    assert container.streams.video[0].disposition & Disposition.attached_pic
+  np.testing.assert_array_equal(decode(content), decode(clip))
+
+
+def test_of_two_videos_the_default_one_is_read_and_that_is_reported(tmp_path, capsys):
+  with av.open(str(tmp_path / 'two.mkv'), 'w') as container:
+    streams = []
+    for width, default in ((64, 0), (48, Disposition.default)):
+      stream = container.add_stream('libx264', rate=25)
+      stream.width, stream.height, stream.pix_fmt, stream.disposition = width, 32, 'yuv420p', default
+      streams.append(stream)
+    for t, stream in itertools.product(range(10), streams):
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(clips.picture(t, stream.width), format='rgb24')))
+    for stream in streams:
+      container.mux(stream.encode())
+  assert decode(tmp_path / 'two.mkv').shape == (10, 16, 24, 3)
+  assert 'two.mkv has 2 video streams; read is stream 1, 48x32' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('suffix', 'codec'), [('.mkv', 'libx264'), ('.flv', 'libx264'), ('.wmv', 'wmv2'), ('.mpg', 'mpeg2video')]
+)
+def test_sound_that_outlasts_the_pictures_is_no_truncation(tmp_path, suffix, codec):
+  path = tmp_path / f'a{suffix}'
+  encode(path, codec=codec, sound=2.5)
+  content = path.read_bytes().replace(b'DURATION', b'XXXXTION')  # as other muxers than FFmpeg's leave it
+  assert numbers(decode(content)) == list(range(30))
+  if suffix in ('.mkv', '.flv'):  # the others do not say how long they are
+    with pytest.raises(decoding.RejectedError):
+      decode(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(('suffix', 'frames'), [('.mkv', 100), ('.gif', 100), ('.avi', 100), ('.mov', 100)])
+def test_half_a_file_is_never_taken_for_a_whole_one(tmp_path, suffix, frames):
+  whole, half = tmp_path / f'whole{suffix}', tmp_path / f'half{suffix}'
+  encode(whole, frames=100)
+  assert len(decode(whole, fps=25)) == frames
+  for share in (0.3, 0.5, 0.8):
+    half.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    with pytest.raises(decoding.RejectedError):
+      decode(half, fps=25)
+    with pytest.raises(decoding.RejectedError):
+      decode(half.read_bytes(), fps=25, threads=1)
+
+
+def test_what_follows_the_last_image_of_a_gif_does_not_count():
+  gif = video_files.gif(np.stack([clips.picture(t) for t in range(10)]), 25)
+  for whole in (gif, gif + bytes(100), gif + b'\n', gif[:-1]):
+    assert len(decode(whole)) == 10
+  with pytest.raises(decoding.RejectedError, match='a GIF without its end'):
+    decode(gif[:-40])
+
+
+def test_frames_that_the_decoder_marks_corrupt_reject_the_file(tmp_path):
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 255, (144, 192, 3), np.uint8)
+  path = tmp_path / 'a.mp4'
+  path.write_bytes(video_files.mp4(np.stack([np.roll(noise, t, 1) for t in range(10)]), 25))
+  content, reasons = path.read_bytes(), []
+  for seed in range(8):
+    damaged = bytearray(content)
+    for at in random.Random(seed).sample(range(len(content) // 4, len(content) // 2), 3):
+      damaged[at] ^= 0xFF
+    for threads in (1, 2):
+      try:
+        decode(bytes(damaged), threads=threads)
+        reasons.append('')
+      except decoding.RejectedError as error:
+        reasons.append(str(error))
+  assert sum('as corrupt' in reason for reason in reasons) >= 12, reasons
+  assert reasons[::2] == reasons[1::2]
+
+
+def test_frames_hidden_by_an_edit_list_are_not_missing(clip):
+  """What `ffmpeg -ss -c copy` leaves: all packets since the key frame, and an edit list that starts later."""
+  content = bytearray(clip.read_bytes())
+  at = content.index(b'elst') + 4 + 8  # version, flags, one entry: duration, media time, rate
+  duration, start = (int.from_bytes(content[at + i : at + i + 4], 'big') for i in (0, 4))
+  timescale = int.from_bytes(content[content.index(b'mdhd') + 4 + 12 :][:4], 'big')
+  content[at : at + 4] = (duration // 2).to_bytes(4, 'big')
+  content[at + 4 : at + 8] = (start + timescale * 15 // 25).to_bytes(4, 'big')
+  assert numbers(decode(bytes(content), fps=25)) == list(range(15, 30))
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.avi', '.ts', '.h264'])
+def test_a_part_of_a_long_file_is_decoded_alone(tmp_path, monkeypatch, suffix):
+  path = tmp_path / f'a{suffix}'
+  encode(path, frames=500, options={'g': '25'})
+  whole, decoded = decode(path, fps=25), []
+  counted = picture.deinterlaced
+
+  def count(frames):
+    for frame in frames:
+      decoded.append(frame.pts)
+      yield frame
+
+  monkeypatch.setattr(picture, 'deinterlaced', lambda frames: counted(count(frames)))
+  for first, number in ((0, 16), (400, 16), (131, 5), (-16, None), (-140, 4)):
+    decoded.clear()
+    stop = None if number is None else len(whole) * (first < 0) + first + number
+    np.testing.assert_array_equal(decode(path, fps=25, first=first, count=number), whole[first:stop])
+    if suffix in ('.mp4', '.mkv', '.avi'):
+      assert len(decoded) <= (16 + 30 + 50 if first > -140 else 140 + 100), (first, len(decoded))
+  with pytest.raises(decoding.RejectedError, match='too short: 0 frames at 25 fps from frame 600 on, 3 needed'):
+    decode(path, fps=25, first=600, count=3, min_frames=3)
+  assert len(decode(path, count=16)) == 16
+
+
+def test_a_header_that_promises_too_much_does_not_move_the_end(tmp_path):
+  encode(tmp_path / 'a.mkv', frames=500, options={'g': '25'}, sound=60.0)
+  content = (tmp_path / 'a.mkv').read_bytes().replace(b'DURATION', b'XXXXTION')
+  np.testing.assert_array_equal(decode(content, fps=25, first=-8), decode(content, fps=25)[-8:])
+
+
+def test_names_are_names(clip, tmp_path, monkeypatch):
+  """With a colon, or of bytes that are no UTF-8; a URL is refused."""
+  monkeypatch.chdir(tmp_path)
+  for name in (b'12:30.mp4', b'caf\xe9.mp4'):
+    (tmp_path / name.decode('utf-8', 'surrogateescape')).write_bytes(clip.read_bytes())
+  found = files.walk(epath.Path(tmp_path))
+  assert [files.printable(name) for name in found] == ['12:30.mp4', 'caf\\xe9.mp4']
+  for name in found:
+    assert len(decode(name)) == 30
+  with pytest.raises(decoding.RejectedError, match='a URL; download it first'):
+    decode('https://example.org/a.mp4')
+
+
+def test_links_are_followed_and_each_file_is_found_once(tmp_path):
+  root = tmp_path / 'root'
+  for name in ('root/a', 'root/b/deep', 'elsewhere'):
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / 'clip.mp4').touch()
+  (root / 'a' / 'up').symlink_to('..')
+  (root / 'b' / 'deep' / 'up').symlink_to('../..')
+  (root / 'c').symlink_to(tmp_path / 'elsewhere')
+  (root / 'd').symlink_to('c')
+  (root / 'b' / 'same.mp4').symlink_to('deep/clip.mp4')
+  (root / 'b' / 'gone.mp4').symlink_to('nowhere')
+  assert files.walk(epath.Path(root)) == ['a/clip.mp4', 'b/deep/clip.mp4', 'b/gone.mp4', 'c/clip.mp4']
+
+
+def test_the_aspect_ratio_and_the_clock_are_kept(clip, tmp_path):
+  wide = decode(clip, fps=25)
+  encode(tmp_path / 'tall.mkv', width=32, height=64)
+  tall = decode(tmp_path / 'tall.mkv', fps=25)
+  assert wide.shape == (30, 16, 24, 3) and tall.shape == (30, 32, 16, 3) and wide.dtype == np.uint8
+  half = decode(clip, fps=12.5)
+  assert len(half) == 15
+  np.testing.assert_array_equal(half, wide[::2])
+  double = decode(clip, fps=50)
+  np.testing.assert_array_equal(double, wide.repeat(2, axis=0))
+  assert abs(wide[..., 1].mean((1, 2)) - 8 * np.arange(30)).max() < 10
+  assert abs(wide[10, 8, :, 0] - np.linspace(0, 250, 24)).max() < 16
+  # A quarter turn is clockwise: what was left, the dark side, is on top.
+  np.testing.assert_array_equal(decode(quarter_turn(clip.read_bytes()), fps=25), np.rot90(wide, -1, (1, 2)))
+
+
+def test_our_own_files_come_back(tmp_path):
+  clip = np.zeros((6, 32, 32, 3), np.uint8) + np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None]
+  (tmp_path / 'clip.mp4').write_bytes(video_files.mp4(clip, 25))
+  read = decoding.decode(tmp_path / 'clip.mp4', short_side=32, fps=25)
+  assert read.shape == clip.shape and abs(read.astype(int) - clip).max() < 6
+
+
+def test_a_gap_in_time_is_a_rejection_not_a_mountain_of_frames(tmp_path):
+  times = [40 * t + 4_000_000 * (t >= 15) for t in range(30)]
+  encode(tmp_path / 'gap.mkv', times=times)
+  with pytest.raises(decoding.RejectedError, match='a gap in time: one frame is shown for 4000 s'):
+    decode(tmp_path / 'gap.mkv', fps=25)
+
+
+def test_a_size_that_changes_in_mid_stream_is_a_rejection(tmp_path):
+  for name, width in (('one', 48), ('two', 64)):
+    encode(tmp_path / f'{name}.h264', width=width)
+  both = (tmp_path / 'one.h264').read_bytes() + (tmp_path / 'two.h264').read_bytes()
+  with pytest.raises(decoding.RejectedError, match='its size changes'):
+    decode(both, fps=25)
+
+
+def test_a_picture_too_wide_for_a_jpeg_is_a_rejection(tmp_path):
+  encode(tmp_path / 'strip.mkv', 3, 16400, 4, codec='ffv1')
+  with pytest.raises(decoding.RejectedError, match='65600x16 pixels at this size; a JPEG has at most 65500'):
+    decode(tmp_path / 'strip.mkv', fps=25)
