@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.gen = gen = ml_collections.ConfigDict()
   gen.ch = 128  # base width
   gen.multipliers = ()  # width of the stem, then of each unit, in units of ch; empty for the paper's at this resolution
-  gen.context_multipliers = ()  # prediction: width of each block over context frames in units of ch; empty for ours
+  gen.context_multipliers = ()  # prediction: width of each block over context frames in units of ch; empty for D's
   gen.z_dim = 120  # of the latent
   gen.embed_dim = 120  # of the class embedding e(y)
   gen.attention = (32,)  # resolutions whose unit gets separable self-attention before its second block; () for none

@@ -48,6 +48,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   checkpoints = Checkpoints(folder) if folder.exists() else None
   if checkpoints is None or checkpoints.newest() is None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
+  run_config.settle(config, workdir)
   if not config.train.allow_config_change:
     run_config.check(config, workdir)
   # Many hosts are one program, which has to run on all of them; alone one device will do.

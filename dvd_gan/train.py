@@ -51,6 +51,7 @@ def train(config: Any, workdir: epath.Path) -> int:
 def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> int:
   """`train`, with its data open and its signals handled."""
   mesh = sharding.make_mesh(config.mesh.shard)
+  run_config.settle(config, workdir)
   spec = train_step.make_spec(config, **backend.step_options(config.mesh))
   multihost.check_shared(workdir)
   checkpoints = Checkpoints(

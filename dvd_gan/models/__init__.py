@@ -19,15 +19,6 @@ GEN_MULTIPLIERS = {
   128: (8, 8, 8, 4, 4, 2),
   256: (8, 8, 8, 4, 4, 2, 1),
 }
-# Of the blocks over context frames (prediction), in units of gen.ch, finest first: half of the discriminators' (ours).
-CONTEXT_MULTIPLIERS = {
-  8: (2,),
-  16: (1, 2),
-  32: (1, 2, 4),
-  64: (1, 2, 4, 8),
-  128: (1, 1, 2, 4, 8),
-  256: (1, 1, 2, 4, 4, 8),
-}
 DISC_MULTIPLIERS = {
   8: (2, 4, 8),
   16: (2, 4, 8),
@@ -43,6 +34,13 @@ def num_labels(config: Any) -> int:
   return config.data.num_classes if config.data.use_labels else 1
 
 
+def context_multipliers(config: Any) -> tuple[int, ...]:
+  """Width of each block over context frames in units of gen.ch, finest first: D's, as the paper has it, where none are given."""
+  units = config.data.resolution.bit_length() - 3
+  disc = tuple(config.disc.multipliers) or DISC_MULTIPLIERS[config.data.resolution]
+  return tuple(config.gen.context_multipliers) or disc[:units]
+
+
 def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, DualDiscriminator]:
   """The generator and the two discriminators of a config (`configs/default.py`).
 
@@ -51,7 +49,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
     resample_in_kernel: see backend.resamples_in_kernel; it changes neither parameters nor results.
   """
   resolution = config.data.resolution
-  context = (tuple(config.gen.context_multipliers) or CONTEXT_MULTIPLIERS[resolution]) if config.data.context else ()
+  context = context_multipliers(config) if config.data.context else ()
   gen = Generator(
     frames=config.data.frames - config.data.context,
     ch=config.gen.ch,

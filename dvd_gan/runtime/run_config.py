@@ -9,12 +9,15 @@ import jax
 from etils import epath
 
 from configs import default
+from dvd_gan import models
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
 FILE = 'config.json'
 # Fields that were renamed: an old config.json is read with the new names, an old flag is refused with its new name.
 RENAMED = {'data.given': 'data.context', 'gen.given_multipliers': 'gen.context_multipliers'}
+# What an empty gen.context_multipliers was in a run from before it was written out: half of D's widths.
+HALF_WIDTHS = {8: (2,), 16: (1, 2), 32: (1, 2, 4), 64: (1, 2, 4, 8), 128: (1, 1, 2, 4, 8), 256: (1, 1, 2, 4, 4, 8)}
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
             'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
 
@@ -41,7 +44,7 @@ def write(config: Any, workdir: epath.Path) -> None:
 
 
 def read(path: epath.Path) -> dict[str, Any]:
-  """The config in a config.json, as nested dicts, with today's names of its fields.
+  """The config in a config.json, as nested dicts, with today's names of its fields and what was left open filled in.
 
   Raises:
     UsageError: if the file is damaged.
@@ -54,7 +57,18 @@ def read(path: epath.Path) -> dict[str, Any]:
     (group, old), (_, new) = old.split('.'), new.split('.')
     if old in config.get(group, {}):
       config[group][new] = config[group].pop(old)
+  data, gen = config.get('data', {}), config.get('gen', {})
+  if data.get('context') and not gen.get('context_multipliers'):
+    gen['context_multipliers'] = list(HALF_WIDTHS.get(data.get('resolution'), ()))
   return config
+
+
+def settle(config: Any, workdir: epath.Path) -> None:
+  """Fills in the widths that a config leaves open: those of the run in `workdir`, or by default."""
+  if config.data.context and not config.gen.context_multipliers:
+    path = workdir / FILE
+    earlier = read(path).get('gen', {}).get('context_multipliers') if path.exists() else None
+    config.gen.context_multipliers = tuple(earlier or models.context_multipliers(config))
 
 
 def check(config: Any, workdir: epath.Path) -> None:

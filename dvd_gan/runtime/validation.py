@@ -110,13 +110,10 @@ def _validate_prediction(config: Any) -> None:
   """What context frames need, and what needs them."""
   data, gen, res = config.data, config.gen, config.data.resolution
   units = res.bit_length() - 3
+  count = len(models.context_multipliers(config))
   _require(
-    not data.context or gen.context_multipliers or res in models.CONTEXT_MULTIPLIERS,
-    f'data.resolution={res} has no default widths: give gen.context_multipliers',
-  )
-  _require(
-    not (data.context and gen.context_multipliers) or len(gen.context_multipliers) == units,
-    f'gen.context_multipliers has {len(gen.context_multipliers)} entries; {res} pixels need {units}',
+    not data.context or count == units,
+    f'gen.context_multipliers has {count} entries, or disc.multipliers in its place; {res} pixels need {units}',
   )
   _require(
     data.context or not config.train.truth_weight,
