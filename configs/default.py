@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.context = 0  # C, context frames: prediction generates the data.frames - C after them; 0 for synthesis
   data.use_labels = True  # False: every video has label 0 (the paper's prediction)
   data.stride = 1  # source frames from one frame of the window to the next
+  data.crop = 'random'  # where a window's square lies along the longer side: random or centre
   data.flip = False  # flip windows left-right at random (the paper: UCF-101 only)
   data.clips = 6000  # moving_shapes: how many training clips to draw
   data.jpeg_quality = 95  # of the frames stored by video_folder and moving_shapes

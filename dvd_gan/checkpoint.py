@@ -67,7 +67,14 @@ class Checkpoints:
     """The steps saved, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state: Any, standing: Any = None, best_metric: float = math.nan) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    standing: Any = None,
+    best_metric: float = math.nan,
+    statistics: tuple[int, int] | None = None,
+  ) -> None:
     """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is.
 
     Args:
@@ -75,6 +82,7 @@ class Checkpoints:
       state: the TrainState.
       standing: statistics of its EMA weights, where there was time for them.
       best_metric: value of `train.best_metric` at this step, smaller is better; NaN for none.
+      statistics: how many batches of how many videos `standing` is of.
 
     Raises:
       RunError: if this save, or the one before it, cannot be written.
@@ -87,7 +95,8 @@ class Checkpoints:
     metrics = {'score': float(best_metric)} if math.isfinite(best_metric) else None
     args = ocp.args.Composite(**items, checksums=ocp.args.JsonSave(sums))
     try:
-      self._manager.save(step, args=args, metrics=metrics)
+      about = {'statistics': list(statistics)} if statistics else None
+      self._manager.save(step, args=args, metrics=metrics, custom_metadata=about)
     except Exception as error:  # of any kind: what tensorstore and orbax make of a full disk
       raise self._unwritten(error) from error
 
@@ -183,6 +192,14 @@ class Checkpoints:
       for name, net in (('gen', state.gen), ('disc', state.disc))
     }
     return type(state)(**(restored['state'] | nets)), restored.get('standing')
+
+  def statistics(self, step: int) -> tuple[int, int] | None:
+    """Of how many batches of how many videos a step's standing statistics are; None where it does not say."""
+    try:
+      about = self._manager.metadata(step).custom_metadata or {}
+    except Exception:  # damage: it will be found where it matters
+      about = {}
+    return tuple(about['statistics']) if 'statistics' in about else None
 
   def _check_fit(self, step: int, state: Any) -> None:
     """UsageError where a step's arrays have other names or shapes than `state`; unreadable metadata are left."""

@@ -110,16 +110,18 @@ def run_protocol(
   started = time.monotonic()
   loops = max(min(protocol.loops, made.count // protocol.samples), 1)
   count = min(protocol.samples, made.count)
-  real, clips = video_sets.real(config, protocol, count)
+  real, clips = video_sets.real(config, protocol, count, loops)
   wanted = (protocol.real or count) if protocol.compares else 0
   reference = min(wanted, real.count) if wanted >= 0 else real.count
-  second = min(count, real.count // 2 if protocol.compares else real.count)  # of too few clips for two sets, half
-  floor = (0, min(reference, real.count - second)), (real.count - second, real.count)
+  references = [(i * reference, (i + 1) * reference) for i in range(loops) if (i + 1) * reference <= real.count]
+  others = min(real.count, clips) if protocol.windows == 'again' else real.count  # of different clips
+  second = min(count, others // 2 if protocol.compares else others)  # of too few clips for two sets, half
+  floor = (0, min(reference, others - second)), (others - second, others)
   try:
-    known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [(0, reference), *floor])
+    known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [*floor, *references])
     parts = extractor.parts(protocol, made, f'{name}: {title}')
     fake = scores.gather(protocol, parts, [(i * count, (i + 1) * count) for i in range(loops)])
-    found = scores.numbers(protocol, known[0], known[1:], fake)
+    found = scores.numbers(protocol, known[2:], known[:2], fake)
   except ValueError as error:
     raise RunError(f'{name} of {title}: {error}') from None
   result = {'protocol': name, **found, **about, 'samples': count, 'loops': loops, 'seed': config.eval.seed}
@@ -202,8 +204,9 @@ def summary(result: dict[str, Any]) -> str:
   lines += [f'  fewer than the protocol asks for: {result["fewer"]}'] if result['fewer'] else []
   if found := result.get('frechet'):
     one, other = found['floor_clips']
+    spread = f' +- {found["std"]:.3f} in {result["loops"]} loops' if 'std' in found else ''
     lines.append(
-      f'  Frechet distance {found["distance"]:.3f}, real against real {found["floor"]:.3f} ({one} and {other})'
+      f'  Frechet distance {found["distance"]:.3f}{spread}, real against real {found["floor"]:.3f} ({one} and {other})'
     )
     lines += [f'  warning: {found["warning"]}'] if found['warning'] else []
   if found := result.get('inception_score'):

@@ -73,11 +73,17 @@ def own_clip(config: Any) -> Clips:
     part = {'first': -context}
   rate = {'fps': data.fps, 'seconds': data.file_seconds}
   try:
-    frames = decoding.decode(str(path), short_side=data.resolution, min_frames=context, **part, **rate)
+    frames = decoding.decode(str(path), short_side=data.resolution, **part, **rate)
   except (decoding.RejectedError, *files.errors()) as error:
     more = ' (data.file_seconds)' if isinstance(error, decoding.RejectedError) and not error.lasting else ''
     raise UsageError(f'sample.video={config.sample.video}: {error}{more}') from None
   frames = frames[:: data.stride]
+  if len(frames) < data.context:
+    where = f'from frame {part["first"]} on' if start >= 0 else 'as a whole'
+    raise UsageError(
+      f'sample.video={config.sample.video} is too short: {where} it has {len(frames)} at {data.fps:g} fps and stride '
+      f'{data.stride}; the model needs {data.context} context frames'
+    )
   return Clips(decoding.middle(frames, data.resolution)[None], sampling.labels_for(config)[:1])
 
 

@@ -12,7 +12,7 @@ from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import evaluation_windows
 from dvd_gan.runtime import checksums, multihost, run_config
 from dvd_gan.runtime.errors import UsageError
-from dvd_gan.sampling import MAX_GRID, Sampler, labels_for, make_sampler
+from dvd_gan.sampling import MAX_GRID, Sampler, labels_for, make_sampler, statistics_size
 
 Tree = Any
 
@@ -58,7 +58,10 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
     state, stored = checkpoints.restore(step, config, mesh)
   else:
     step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False)
+  size = checkpoints.statistics(step) or run_config.statistics_size(workdir)
   checkpoints.close()
+  if size not in (None, statistics_size(config)):
+    stored = None
   context = None
   if config.data.context and (stored is None or set(config.sample.truncation) != {1.0}):
     print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)

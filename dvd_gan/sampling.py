@@ -20,6 +20,11 @@ MAX_GRID = 64  # videos in a grid, so that it stays a size that players take
 STATISTICS_SEED = 0x57A7  # of the latents behind the standing statistics: the same for every model
 
 
+def statistics_size(config: Any) -> tuple[int, int]:
+  """Of how many batches of how many videos standing statistics are."""
+  return config.sample.statistics_batches, config.sample.statistics_batch_size
+
+
 class Sampler(NamedTuple):
   """A generator ready to sample: compiled calls and a model's weights after spectral norm."""
 
@@ -38,8 +43,8 @@ class Sampler(NamedTuple):
     of the means), f32.
     """
     config = self.config
-    size, batches = config.sample.statistics_batch_size, batches or config.sample.statistics_batches
-    total = None
+    configured, size = statistics_size(config)
+    batches, total = batches or configured, None
     for i in range(batches):
       rng = np.random.default_rng((STATISTICS_SEED, i))
       z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)

@@ -105,7 +105,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
       if stopping:
         checkpoints.save(step, state)
       elif due.save:
-        checkpoints.save(step, state, samples.standing, best_metric(config, metrics))
+        statistics = sampling.statistics_size(config)
+        checkpoints.save(step, state, samples.standing, best_metric(config, metrics), statistics)
       if due.sample:
         write_samples(samples, workdir, step, writer)
       progress.show(step, metrics, batches.waited, force=stopping or step == last_step)

@@ -232,7 +232,7 @@ def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):
   toy = protocols.PROTOCOLS['toy']
   for name, fields in {
     'whole': {'real': -1},
-    'drawn': {'replacement': True},
+    'drawn': {'windows': 'replacement'},
     'loops': {'number': 'inception_score', 'loops': 3, 'samples': 10, 'feature': 'probabilities'},
     'many': {'samples': 60},
   }.items():
@@ -274,6 +274,75 @@ def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):
   many = result(workdir, 'many-2')
   assert many['fewer'] == '35 real clips in their place, not 60'
   assert many['frechet']['floor_clips'] == [35, 35]
+
+
+def test_loops_and_the_classes_of_the_data(config, workdir, monkeypatch):
+  """MAGVIT's: N x loops, each against its own windows, other ones of the same clips where these run out; their classes."""
+  toy = dataclasses.replace(protocols.PROTOCOLS['toy'], number='frechet', samples=40)
+  again = {'loops': 2, 'windows': 'again', 'classes': 'windows', 'version': 2}
+  monkeypatch.setitem(protocols.PROTOCOLS, 'again', dataclasses.replace(toy, **again))
+  monkeypatch.setitem(protocols.PROTOCOLS, 'data', dataclasses.replace(toy, classes='data', crop='centre'))
+  config.eval.protocols, config.eval.samples = ('again', 'data'), 0
+  config.eval.follow, config.train.steps = True, 2
+  evaluate.evaluate(config, workdir)
+  windows = video_sets.evaluation_windows.Windows(config, 'train')
+  real = windows.first(80, frames=5)
+  np.testing.assert_array_equal(windows.labels(80), real.label)
+  assert len({clip.tobytes() for clip in real.video}) > CLIPS  # the last ten are new windows
+  opened = sample.open_checkpoint(config, workdir)
+
+  def made(labels):
+    return seen(opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0))['features']
+
+  real_features, fake = seen(real.video)['features'], made(real.label)
+  expected = [frechet_distance(real_features[i : i + 40], fake[i : i + 40]) for i in (0, 40)]
+  found = result(workdir, 'again-2')
+  assert found['frechet']['distances'] == pytest.approx(expected, rel=1e-2)
+  assert found['value'] == pytest.approx(np.mean(expected), rel=1e-2) and found['loops'] == 2
+  assert found['frechet']['std'] == pytest.approx(np.std(expected), rel=0.1)
+  assert found['frechet']['floor_clips'] == [35, 35] and found['definition']['version'] == 2
+  assert 'best-again-40-1.0-0-version_2' in checkpoint.marks(workdir)  # never compared with an earlier version's
+  drawn = windows.clip_labels[np.random.default_rng((0, 1)).integers(CLIPS, size=40)]
+  expected = frechet_distance(real_features[:40], made(drawn))
+  assert result(workdir, 'data-2')['value'] == pytest.approx(expected, rel=1e-2)  # 16 pixels: there is nothing to crop
+
+
+def test_clips_without_labels_are_real_clips_but_no_classes(config, workdir, tmp_path, monkeypatch):
+  with np.load(config.data.source) as arrays:
+    np.savez(tmp_path / 'unlabelled.npz', video=arrays['video'], label=np.full(CLIPS, -1))
+  toy = dataclasses.replace(protocols.PROTOCOLS['toy'], number='frechet')
+  monkeypatch.setitem(protocols.PROTOCOLS, 'uniform', toy)
+  monkeypatch.setitem(protocols.PROTOCOLS, 'data', dataclasses.replace(toy, classes='data'))
+  before, config.eval.protocols = config.data.source, ('uniform',)
+  evaluate.evaluate(config, workdir)
+  expected = result(workdir, 'uniform-2-of_30')['value']
+  config.data.source = str(tmp_path / 'unlabelled.npz')
+  assert config.data.source != before
+  evaluate.evaluate(config, workdir)
+  assert result(workdir, 'uniform-2-of_30')['value'] == expected
+  config.eval.protocols = ('data',)
+  with pytest.raises(UsageError, match='label'):
+    evaluate.evaluate(config, workdir)
+
+
+def test_standing_statistics_of_another_size_are_made_anew(config, workdir, tmp_path):
+  """Their size is stored with them; a run from before that has it in its config.json."""
+  opened = sample.open_checkpoint(config, workdir)
+  standing = opened.standing(1.0)
+  spec = train_step.make_spec(config, unroll=False)
+  state = jax.jit(functools.partial(train_step.init_state, spec))(models.init(config), jax.random.key(0))
+  state = jax.device_put(state, sharding.state(sharding.make_mesh(), state))
+  changed = jax.tree.map(lambda leaf: leaf + 1, standing)  # told from what would be made
+  for said in (None, (2, 4)):
+    folder = tmp_path / str(said)
+    checkpoints = checkpoint.Checkpoints(folder / 'checkpoints')
+    checkpoints.save(2, state, changed, statistics=said)
+    checkpoints.close()
+    run_config.write(config, epath.Path(folder))
+    assert 1.0 in sample.open_checkpoint(config, epath.Path(folder)).known
+    other = with_data(get_config(), workdir)
+    other.sample.statistics_batches = 3
+    assert not sample.open_checkpoint(other, epath.Path(folder)).known
 
 
 def frechet_distance(real, made):
@@ -325,7 +394,7 @@ def test_every_protocol_can_be_carried_out():
   sizes = {'i3d_400': 224, 'i3d_600': 224, 'shapes': 32}
   outputs = {
     'i3d_400': {'logits', 'average_pool'}, 'i3d_600': {'logits', 'average_pool', 'probabilities'},
-    'c3d_101': {'probabilities'}, 'shapes': {'features'},
+    'c3d_101': {'probabilities'}, 'c3d_101_255': {'probabilities'}, 'shapes': {'features'},
   }  # fmt: skip
   assert {'fvd_stylegan_v', 'fvd_google', 'fvd_magvit', 'fvd_bair_256x100', 'fvd_k600_16f', 'fid_k600', 'is_k600',
           'is_ucf101_tgan2', 'is_ucf101_magvit', 'toy'} <= set(protocols.PROTOCOLS)  # fmt: skip

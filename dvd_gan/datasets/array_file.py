@@ -46,7 +46,7 @@ class ArrayFile:
         f'{config.data.resolution}x{config.data.resolution}'
       )
     self._config = config
-    self.lengths = np.full(len(self.label), frames)
+    self.lengths, self.labels = np.full(len(self.label), frames), self.label.astype(np.int32)
 
   def describe(self) -> str:
     """One line for `--mode=prepare`."""

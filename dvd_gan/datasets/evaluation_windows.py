@@ -34,22 +34,31 @@ class Windows:
 
   Attributes:
     clips: how many there are.
+    clip_labels: of each clip, int32; -1 for none.
     decoder: version of the decoder that they came through; 1 where none is on record.
   """
 
-  def __init__(self, config: Any, split: str):
+  def __init__(self, config: Any, split: str, *, labelled: bool = True, crop: str = ''):
     """Opens the data set.
+
+    Args:
+      config: as training reads it.
+      split: to take in place of `data.split`.
+      labelled: False allows clips without labels, or with others than the model's, whatever `data.use_labels`.
+      crop: to take in place of `data.crop`.
 
     Raises:
       UsageError: see `sources.open_source`.
     """
     config = copy.deepcopy(config)
     config.data.split, config.data.flip = split, False
+    config.data.use_labels &= labelled
+    config.data.crop = crop or config.data.crop
     config.data.prefetch = config.train.d_steps = 1
     config.train.batch_size = WINDOWS
     self._config = config
     self._source = multihost.in_turn(lambda: sources.open_source(config))
-    self.clips = len(self._source.lengths)
+    self.clips, self.clip_labels = len(self._source.lengths), self._source.labels
     self.decoder = getattr(self._source, 'decoder', 1)
 
   def first(self, count: int, *, frames: int) -> Clips:
@@ -64,6 +73,12 @@ class Windows:
     for batch in input_pipeline.host_batches(self._config, self._source, steps, rows):
       yield from zip(batch['video'][0, skip:, :frames].copy(), batch['label'][0, skip:], strict=True)
       skip = 0
+
+  def labels(self, count: int) -> np.ndarray:
+    """Labels of windows 0 to count - 1, int32, without reading them."""
+    steps = range(-(-count // WINDOWS))
+    plans = [window.plan(self._config, step, np.arange(WINDOWS), self._source.lengths) for step in steps]
+    return self.clip_labels[np.concatenate([plan.clip for plan in plans])[:count]]
 
   def one(self, number: int, *, frames: int) -> tuple[np.ndarray, np.int32]:
     """Reads only window `number`; returns what `each` yields for it."""

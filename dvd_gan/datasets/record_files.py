@@ -74,7 +74,7 @@ class Records:
       raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
     if data.use_labels and labels.max() >= data.num_classes:
       raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
-    self.lengths = self._frames[self._clips]
+    self.lengths, self.labels = self._frames[self._clips], labels.astype(np.int32)
     self._warned: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
 
   def describe(self) -> str:

@@ -15,7 +15,7 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   Returns:
     A source of random access to the clips of one split: `lengths`, frames in each clip, int [N]; `read(plan)`, the windows
     of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n], from any thread; `in_memory`, whether
-    prefetching gains nothing; `describe()`, a line for `--mode=prepare`.
+    prefetching gains nothing; `labels`, of each clip, int32 [N], -1 for none; `describe()`, a line for `--mode=prepare`.
 
   Raises:
     UsageError: if the data are missing or do not fit the config; the message says what to do.

@@ -42,7 +42,8 @@ def plan(config: Any, step: int, rows: np.ndarray, lengths: np.ndarray) -> Plan:
   # Drawn for the whole step, then taken by row: cheaper than a generator for each sample.
   draws = np.random.default_rng((config.seed, 1, step)).random((train.d_steps * train.batch_size, 4))[places]
   room = np.maximum(lengths[clip] - span(data.frames, data.stride) + 1, 1)
-  return Plan(clip, (draws[:, 0] * room).astype(int), draws[:, 1:3], (draws[:, 3] < 0.5) & data.flip)
+  crop = draws[:, 1:3] if data.crop == 'random' else np.full((len(places), 2), 0.5)
+  return Plan(clip, (draws[:, 0] * room).astype(int), crop, (draws[:, 3] < 0.5) & data.flip)
 
 
 @functools.lru_cache(maxsize=4)

@@ -40,8 +40,10 @@ def compare(workdir: epath.Path, step: int, result: dict[str, Any]) -> None:
   """
   if jax.process_index():
     return
-  # Only numbers of one protocol, count, truncation and seed can be compared: each has a best of its own.
+  # Only numbers of one protocol in one version, of one count, truncation and seed can be compared: each has a best of its own.
   name = 'best-' + '-'.join(str(result[part]) for part in ('protocol', 'samples', 'truncation', 'seed'))
+  if (version := result['definition'].get('version', 1)) > 1:
+    name += f'-version_{version}'
   value, best = result['value'], checkpoint.marks(workdir).get(name)
   times = 0.0
   if best:

@@ -10,18 +10,23 @@ class Protocol:
   Attributes:
     source: where the protocol is from.
     number: 'frechet', 'inception_score', or 'toy' (both, and accuracies by class).
-    network: 'i3d_400', 'i3d_600', 'c3d_101' or 'shapes' (networks.py).
+    network: 'i3d_400', 'i3d_600', 'c3d_101', 'c3d_101_255' or 'shapes' (networks/__init__.py).
     feature: which of its outputs.
     resize: (size, method) one after another before the network (networks/resize.py); the network's own resizing is not here.
     frames: of a video; 0 for as many as the model's.
     samples: N.
     real: clips of the real side; 0 for N, -1 for every clip once.
     split: of the real clips; empty for the config's `data.split`.
+    windows: of the real clips: 'once', one of each clip, in random order, until there are none left; 'again', then others
+      of the same clips, epoch after epoch; 'replacement', of clips drawn with replacement. Each begins at a random frame.
+    crop: of each window, its square: 'random' or 'centre'.
+    classes: of the samples: 'uniform' over all classes; 'data', those of clips drawn with replacement; 'windows', those
+      of the real side's windows in turn.
     ddof: of covariances: 1 sample, 0 population.
     splits: parts of the samples, for the Inception Score.
-    loops: repetitions with fresh samples, for the Inception Score: the mean and deviation over them are told.
-    replacement: real clips are drawn with replacement.
+    loops: repetitions with fresh samples, and real windows: the result is the mean, with the deviation over them.
     futures: of each context clip, in prediction.
+    version: counts the times that this definition was mended; numbers of two versions are not compared.
   """
 
   source: str
@@ -33,11 +38,14 @@ class Protocol:
   samples: int = 2048
   real: int = 0
   split: str = ''
+  windows: str = 'once'
+  crop: str = 'random'
+  classes: str = 'uniform'
   ddof: int = 1
   splits: int = 1
   loops: int = 1
-  replacement: bool = False
   futures: int = 1
+  version: int = 1
 
   @property
   def compares(self) -> bool:
@@ -46,6 +54,7 @@ class Protocol:
 
 
 _C3D = {'number': 'inception_score', 'network': 'c3d_101', 'feature': 'probabilities', 'resize': ()}
+_MAGVIT = {'classes': 'windows', 'loops': 4, 'version': 2}
 _K600 = {'network': 'i3d_600', 'frames': 0, 'samples': 50_000}
 
 PROTOCOLS = {
@@ -53,10 +62,25 @@ PROTOCOLS = {
   'fvd_stylegan_v': Protocol(
     source='Skorokhodov et al. 2022, universome/stylegan-v: population covariance in float64',
     resize=((224, 'half_pixel'),),
+    crop='centre',
+    classes='data',
     ddof=0,
+    version=2,
   ),
   'fvd_magvit': Protocol(
-    source='Yu et al. 2023, google-research/magvit: through 64x64', resize=((64, 'half_pixel'), (224, 'tf1'))
+    source='Yu et al. 2023, google-research/magvit: through 64x64, not rounded there',
+    resize=((64, 'tf1'), (224, 'tf1')),
+    samples=10_000,
+    windows='again',
+    **_MAGVIT,
+  ),
+  'fvd_magvit_ucf101': Protocol(
+    source='Yu et al. 2023 on UCF-101: as many as its training clips',
+    resize=((64, 'tf1'), (224, 'tf1')),
+    samples=9_537,
+    split='train_1',
+    windows='again',
+    **_MAGVIT,
   ),
   'fvd_bair_256x100': Protocol(
     source='Clark et al. 2019 and its successors: 256 test clips, 100 futures of each',
@@ -76,7 +100,7 @@ PROTOCOLS = {
     split='train',
   ),
   'fvd_k600_16f_replacement': Protocol(
-    source='as fvd_k600_16f, clips drawn with replacement', samples=50_000, split='test', replacement=True
+    source='as fvd_k600_16f, clips drawn with replacement', samples=50_000, split='test', windows='replacement'
   ),
   'fid_k600': Protocol(
     source='Clark et al. 2019: average-pool features, all of the training set',
@@ -93,7 +117,9 @@ PROTOCOLS = {
     **_K600,
   ),
   'is_ucf101_tgan2': Protocol(source='Saito et al. 2020, pfnet-research/tgan2: 10 loops of 2,048', loops=10, **_C3D),
-  'is_ucf101_magvit': Protocol(source='Yu et al. 2023: 4 loops of 10,000', samples=10_000, loops=4, **_C3D),
+  'is_ucf101_magvit': Protocol(
+    source='Yu et al. 2023: 4 loops of 10,000; the network sees 255 x', samples=10_000, **_C3D | _MAGVIT | {'network': 'c3d_101_255'}
+  ),
   'toy': Protocol(
     source='ours, for moving_shapes',
     number='toy',

@@ -52,13 +52,13 @@ def _needed(protocol: Protocol, count: int) -> tuple[str, ...]:
 
 
 def numbers(
-  protocol: Protocol, reference: Gathered, halves: tuple[Gathered, Gathered], fake: list[Gathered]
+  protocol: Protocol, references: list[Gathered], halves: tuple[Gathered, Gathered], fake: list[Gathered]
 ) -> dict[str, Any]:
   """The numbers of a set.
 
   Args:
     protocol: decides which.
-    reference: real clips.
+    references: real clips for each loop of the set; one for all where the protocol has no loops.
     halves: two disjoint sets of real clips, whose distance is the floor; the second also gives what a real set scores.
     fake: the set, in its loops.
 
@@ -70,11 +70,18 @@ def numbers(
   """
   result: dict[str, Any] = {}
   if protocol.compares:
+    distances = [
+      frechet.distance(references[i % len(references)].moments, one.moments, ddof=protocol.ddof)
+      for i, one in enumerate(fake)
+    ]
     result['frechet'] = found = {
-      'distance': frechet.distance(reference.moments, fake[0].moments, ddof=protocol.ddof),
+      'distance': float(np.mean(distances)),
       'floor': frechet.distance(halves[0].moments, halves[1].moments, ddof=protocol.ddof),
       'floor_clips': [half.moments.count for half in halves],
     }
+    if len(distances) > 1:
+      found |= {'std': float(np.std(distances)), 'distances': distances}
+    reference = references[0]
     warnings = {one.moments.warning() for one in (reference, fake[0], *halves)} - {None}
     found['warning'] = '; '.join(sorted(warnings)) or None
     lists = [one.kept.get(protocol.feature) for one in (reference, fake[0])]

@@ -34,25 +34,30 @@ class VideoSet(NamedTuple):
   batches: Callable[[int, int], Iterator[tuple[Any, np.ndarray]]]
 
 
-def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
-  """The real side of a protocol: its reference clips, if it has any, and where there are as many more `samples` of them.
+def real(config: Any, protocol: Protocol, samples: int, loops: int) -> tuple[VideoSet, int]:
+  """The real side of a protocol: windows to compare with, if it compares, and where there are as many more `samples`.
 
-  Those stand for a set of samples: for the floor, and for what real clips score.
+  Those stand for a set of samples: for the floor, and for what real clips score. Clips need no labels.
 
   Returns:
-    (windows of clips, each once, or drawn with replacement; how many clips the split has).
+    (windows as `protocol.windows` says; how many clips the split has).
 
   Raises:
     UsageError: see `sources.open_source`.
   """
   split, frames, seed = protocol.split or config.data.split, protocol.frames or config.data.frames, config.eval.seed
-  found = evaluation_windows.Windows(config, split)
-  wanted = samples + (protocol.real or samples if protocol.compares else 0)
-  count = found.clips if protocol.real < 0 else wanted if protocol.replacement else min(wanted, found.clips)
+  found = evaluation_windows.Windows(config, split, labelled=False, crop=protocol.crop)
+  compared = loops * (protocol.real or samples) if protocol.compares else 0
+  if protocol.windows == 'again':
+    count = max(compared, min(compared + samples, found.clips))
+  elif protocol.windows == 'replacement':
+    count = compared + samples
+  else:
+    count = found.clips if protocol.real < 0 else min(compared + samples, found.clips)
 
   def batches(first, size):
     one_by_one = found.each(first, frames=frames)
-    if protocol.replacement:
+    if protocol.windows == 'replacement':
       numbers = np.random.default_rng((seed, 2)).integers(found.clips, size=count)[first:]
       one_by_one = (found.one(int(number), frames=frames) for number in numbers)
     for start in range(first, count, size):
@@ -60,7 +65,9 @@ def real(config: Any, protocol: Protocol, samples: int) -> tuple[VideoSet, int]:
       yield np.stack(video), np.array(label)
 
   key = _clips_key(config, found) | {'split': split, 'first_frames': frames, 'found': found.clips}
-  key['replacement'] = seed if protocol.replacement else None
+  key['replacement'] = seed if protocol.windows == 'replacement' else None
+  if protocol.crop != 'random':
+    key['crop'] = protocol.crop
   return VideoSet({'real': key}, count, batches), found.clips
 
 
@@ -76,16 +83,22 @@ def _clips_key(config: Any, found: evaluation_windows.Windows) -> dict[str, Any]
 
 
 def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Protocol) -> VideoSet:
-  """A model's samples: of classes drawn uniformly, or in prediction `futures` of each clip of the split in turn.
+  """A model's samples: of classes as `protocol.classes` says, or in prediction `futures` of each clip of the split in turn.
 
   A predicted video begins with its context frames.
   """
   seed, context, futures = config.eval.seed, config.data.context, protocol.futures
   split, frames = protocol.split or config.data.split, protocol.frames or config.data.frames
   count = protocol.samples * protocol.loops
-  labels = np.random.default_rng((seed, 1)).integers(models.num_labels(config), size=count, dtype=np.int32)
-
-  found = evaluation_windows.Windows(config, split) if context else None
+  of_data = bool(context or (config.data.use_labels and protocol.classes != 'uniform'))
+  found = evaluation_windows.Windows(config, split, crop=protocol.crop) if of_data else None
+  rng = np.random.default_rng((seed, 1))
+  if found and not context and protocol.classes == 'data':
+    labels = found.clip_labels[rng.integers(found.clips, size=count)]
+  elif found and not context:
+    labels = found.labels(count)
+  else:
+    labels = rng.integers(models.num_labels(config), size=count, dtype=np.int32)
 
   def continued(first):
     clips = found.each(first // futures, frames=context)
@@ -106,8 +119,10 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   key |= {'statistics': [config.sample.statistics_batches, config.sample.statistics_batch_size]}
   key |= {'dtype': config.dtype, 'gen': config.gen.to_dict(), 'labels': models.num_labels(config)}
   key |= {name: config.data[name] for name in ('resolution', 'frames', 'context')}
-  if context:
+  if found:
     key |= {'clips': _clips_key(config, found), 'split': split, 'futures': futures}
+    key |= {} if context else {'classes': protocol.classes}
+    key |= {'crop': protocol.crop} if protocol.crop != 'random' else {}
   return VideoSet({'samples': key}, count, batches)
 
 

@@ -82,28 +82,26 @@ def is_junk(path: str) -> bool:
 def walk(root: epath.Path) -> list[str]:
   """Paths below a folder of its files without the litter, sorted; for people, `printable` makes them text.
 
-  Links are followed. Each real file is listed once: where it lies, or under the first of the links to it.
+  Links are followed. Each real file is listed once: where it lies, or under the first of the links to it; under a link
+  also where it lies hidden, or has no suffix and the link has.
   """
   if is_remote(root):
-    found = list(_walk_remote(str(root).rstrip('/'), ''))
-  else:
-    found, links, seen = [], [str(root)], set()
-    while links:
-      link = links.pop(0)
-      if os.path.isdir(link):
-        files, more = _tree(link, seen)
-        found += files
-        links += more
-      elif os.path.realpath(link) not in seen:  # a file, or a broken link
-        seen.add(os.path.realpath(link))
-        found.append(link)
-    found = [os.path.relpath(path, root) for path in found]
-  return sorted(path for path in found if not is_junk(path))
+    return sorted(path for path in _walk_remote(str(root).rstrip('/'), '') if not is_junk(path))
+  found, links, seen = {}, [str(root)], set()
+  while links:
+    link = links.pop(0)
+    if os.path.isdir(link):
+      links += _tree(link, found, seen)
+    else:  # a file, or a broken link
+      before = found.setdefault(os.path.realpath(link), link)
+      if not os.path.splitext(before)[1]:
+        found[os.path.realpath(link)] = link
+  return sorted(os.path.relpath(path, root) for path in found.values())
 
 
-def _tree(root: str, seen: set[str]) -> tuple[list[str], list[str]]:
-  """Files and links of a folder and the folders in it, but of those that are `seen`, by their real paths; adds to these."""
-  files, links, folders = [], [], [root]
+def _tree(root: str, found: dict[str, str], seen: set[str]) -> list[str]:
+  """Adds the files of a folder, and of those in it that are not `seen`, by real path to `found`; returns the links."""
+  links, folders = [], [root]
   while folders:
     folder = folders.pop()
     real = os.path.realpath(folder)
@@ -116,14 +114,15 @@ def _tree(root: str, seen: set[str]) -> tuple[list[str], list[str]]:
       print(f'{printable(folder)} is left out: {error.strerror}', file=sys.stderr)
       continue
     for entry in entries:
+      if is_junk(entry.name):
+        continue
       if entry.is_symlink():
         links.append(entry.path)
       elif entry.is_dir():
         folders.append(entry.path)
-      else:
-        files.append(entry.path)
-        seen.add(os.path.join(real, entry.name))
-  return files, sorted(links)
+      elif entry.is_file():  # no pipe or socket
+        found[os.path.join(real, entry.name)] = entry.path
+  return sorted(links)
 
 
 def printable(path: object) -> str:

@@ -71,6 +71,14 @@ def settle(config: Any, workdir: epath.Path) -> None:
     config.gen.context_multipliers = tuple(earlier or models.context_multipliers(config))
 
 
+def statistics_size(workdir: epath.Path) -> tuple[int, int] | None:
+  """Of how many batches of how many videos a run's standing statistics are by its config; None where that is missing."""
+  path = workdir / FILE
+  found = read(path).get('sample', {}) if path.exists() else {}
+  size = found.get('statistics_batches'), found.get('statistics_batch_size')
+  return size if all(size) else None
+
+
 def check(config: Any, workdir: epath.Path) -> None:
   """Raises UsageError naming the first field of the model that differs from what `workdir` was trained with."""
   path = workdir / FILE

@@ -25,6 +25,7 @@ CHOICES = {
   'mesh.loops': ('auto', 'scan', 'unroll'),
   'mesh.resampling': ('auto', 'apart', 'in_kernel'),
   'data.short_clips': ('skip', 'repeat'),
+  'data.crop': ('random', 'centre'),
   'gen.activation': tuple(conv_gru.ACTIVATIONS),
   'gen.upsampling': ('bilinear', 'nearest'),
 }
@@ -108,7 +109,7 @@ def _validate_networks(config: Any) -> None:
 
 def _validate_prediction(config: Any) -> None:
   """What context frames need, and what needs them."""
-  data, gen, res = config.data, config.gen, config.data.resolution
+  data, res = config.data, config.data.resolution
   units = res.bit_length() - 3
   count = len(models.context_multipliers(config))
   _require(

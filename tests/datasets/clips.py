@@ -115,6 +115,9 @@ def mux(path, template, packets):
   """Writes packets of a stream into a container."""
   with av.open(str(path), 'w') as container:
     stream = container.add_stream_from_template(template)
+    if path.suffix == '.avi' and template.codec_context.name == 'h264':
+      annex_b = av.BitStreamFilterContext('h264_mp4toannexb', template)
+      packets = [filtered for packet in [*packets, None] for filtered in annex_b.filter(packet)]
     for packet in packets:
       packet.stream = stream
       container.mux(packet)

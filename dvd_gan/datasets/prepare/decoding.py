@@ -4,6 +4,7 @@ import collections
 import io
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -22,8 +23,10 @@ VERSION = 2
 DEFAULT_RATE = 25.0  # frames a second, where the file does not say
 COMPLETE = 0.95  # share of the announced frames that must come out: less is a truncated file
 SLACK = 0.2  # seconds by which a file may be shorter than it says
+FRAMES_BEFORE = 8  # decoded before a part, at least
 WORTH_A_JUMP = 5.0  # seconds: what is nearer is decoded on the way
 BEFORE_THE_END = 2.0  # seconds by which a stream may be shorter than its header says
+FROM_ZERO = ('matroska,webm', 'asf')  # formats whose durations count from 0, not from the first packet
 INDEXED = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')  # formats that say where their key frames are
 
 
@@ -110,7 +113,7 @@ def pictures(
       if isinstance(error, (av.FFmpegError, OSError)):
         how = f'damaged after {reader.decoded} frames' if reader and reader.decoded else 'cannot be decoded'
         reason = f'{how}: {reason}'
-      disk = isinstance(error, OSError) and 0 < (error.errno or 0) < 1000  # FFmpeg's own numbers are letters
+      disk = isinstance(error, OSError) and not isinstance(error, av.FFmpegError)
       raise RejectedError(reason, lasting=not disk) from None
   if found < max(min_frames, 1):
     rate, place = f' at {fps:g} fps' if fps else '', f' from frame {first} on' if first > 0 else ''
@@ -120,14 +123,20 @@ def pictures(
 def _opened(source: str | os.PathLike | bytes, name: str) -> BinaryIO:
   """A file for FFmpeg to read from: by its name alone it would take a:b.mp4 for a protocol."""
   if isinstance(source, bytes):
-    file = io.BytesIO(source)
+    file, size = io.BytesIO(source), len(source)
     file.name = name  # FFmpeg looks at its suffix
-    return file
-  if not files.is_remote(source):
-    return open(source, 'rb')
-  if not str(source).startswith('gs://'):
+  elif not files.is_remote(source):
+    about = os.stat(source)
+    if not stat.S_ISREG(about.st_mode):
+      raise RejectedError('not a regular file')  # a pipe would have us wait
+    file, size = open(source, 'rb'), about.st_size
+  elif not str(source).startswith('gs://'):
     raise RejectedError('a URL; download it first')
-  return epath.Path(source).open('rb')
+  else:
+    file, size = epath.Path(source).open('rb'), 1
+  if not size:
+    raise RejectedError('empty file')
+  return file
 
 
 class _Reader:
@@ -146,7 +155,8 @@ class _Reader:
     self._container = container
     self._seconds, self._deadline = seconds, time.monotonic() + seconds
     self._packets = self._hidden = 0
-    self._end, self._own_end = 0.0, 0.0  # of all streams, of this one: seconds
+    # Of the packets, in seconds: when the first begins and when the last ends, of all streams and of this one.
+    self._all, self._own = (math.inf, -math.inf), (math.inf, -math.inf)
     self._wanted_from = -math.inf  # seconds, as stored
 
   def frames(self, fps: float | None, first: int, count: int | None) -> Iterator[tuple[Any, int]]:
@@ -167,15 +177,17 @@ class _Reader:
       raise RejectedError('no frames')
     kind, announced, own = self._container.format.name, self.stream.frames, _own_duration(self.stream)
     if kind == 'avi':  # it counts pauses as frames
-      announced, own = 0, _duration(self.stream)
+      announced, own = 0, float(announced * self.stream.time_base)
     # An edit list hides frames that the file announces: its packets are there all the same.
     if self._packets < COMPLETE * announced or self.decoded < COMPLETE * (self._packets - self._hidden):
       raise RejectedError(f'truncated: {min(self._packets, self.decoded)} of {announced or self._packets} frames')
     if not announced:
       # A duration for all streams may be that of the sound.
-      end, duration = (self._own_end, own) if own else (self._end, (self._container.duration or 0) / 1e6)
-      if end < COMPLETE * duration - SLACK:
-        raise RejectedError(f'truncated: {end:.1f} of {duration:.1f} s')
+      (begin, end), duration = (self._own, own) if own else (self._all, (self._container.duration or 0) / 1e6)
+      if kind in FROM_ZERO:
+        duration -= begin
+      if begin < end < begin + COMPLETE * duration - SLACK:  # a raw stream has no times
+        raise RejectedError(f'truncated: {end - begin:.1f} of {duration:.1f} s')
     if kind == 'gif' and not _is_whole_gif(file):
       raise RejectedError('truncated: a GIF without its end')
 
@@ -183,25 +195,29 @@ class _Reader:
     frames = picture.deinterlaced(self._decode())
     if not fps:
       return ((frame, i, i + 1) for i, frame in enumerate(frames))
-    stream = self.stream
-    rate = float(stream.guessed_rate or stream.average_rate or DEFAULT_RATE)
-    return frame_times.shown(frames, frame_times.Clock(float(stream.time_base), rate, begin), fps)
+    clock = frame_times.Clock(float(self.stream.time_base), self._rate(), begin)
+    return frame_times.shown(frames, clock, fps)
+
+  def _rate(self) -> float:
+    return float(self.stream.guessed_rate or self.stream.average_rate or DEFAULT_RATE)
 
   def _decode(self) -> Iterator[Any]:
     """The frames from where the container is, in the order in which they are shown."""
-    for packet in self._container.demux():
+    for packet in self._demux():
       if time.monotonic() > self._deadline:
         raise RejectedError(f'takes longer than {self._seconds:g} s', lasting=False)
       own = packet.stream is self.stream  # the last packet has no stream_index
       at = packet.dts if packet.pts is None else packet.pts
       if packet.size and at is not None:
-        end = float((at + (packet.duration or 0)) * packet.time_base)
-        self._end = max(self._end, end)
-        self._own_end = max(self._own_end, end) if own else self._own_end
+        begin, end = float(at * packet.time_base), float((at + (packet.duration or 0)) * packet.time_base)
+        self._all = min(self._all[0], begin), max(self._all[1], end)
+        self._own = (min(self._own[0], begin), max(self._own[1], end)) if own else self._own
       if not own:
         continue
-      self._packets += packet.size > 0  # the last, empty one flushes the decoder
-      self._hidden += packet.size > 0 and packet.is_discard
+      if packet.size:  # the last, empty one flushes the decoder
+        self._packets += 1
+        unseen = self.stream.codec_context.name == 'vp8' and not bytes(packet)[0] >> 4 & 1
+        self._hidden += packet.is_discard or unseen
       for frame in packet.decode():
         if frame.is_corrupt:
           if (frame.time or 0.0) < self._wanted_from:
@@ -209,6 +225,17 @@ class _Reader:
           raise RejectedError(f'damaged: the decoder marks frame {self.decoded} as corrupt')
         self.decoded += 1
         yield frame
+
+  def _demux(self) -> Iterator[Any]:
+    """The packets of all streams; of one that begins after PyAV has counted the streams the first is lost."""
+    packets = self._container.demux()
+    while True:
+      try:
+        yield next(packets)
+      except StopIteration:
+        return
+      except IndexError:
+        packets = self._container.demux()
 
   def _jump(self, seconds: float) -> float | None:
     """Goes to the last key frame before a time after the first frame, or as a negative number before the end.
@@ -221,8 +248,12 @@ class _Reader:
       seconds += _duration(stream) - BEFORE_THE_END
     if container.format.name not in INDEXED or seconds < WORTH_A_JUMP:
       return None
-    begin = next(self._decode()).time or 0.0
-    goal = round((begin + seconds) / float(stream.time_base))
+    first = next(self._decode(), None)
+    if first is None:
+      return None
+    begin = first.time or 0.0
+    # Some frames earlier: AVI's times are in the order of decoding, and bwdif looks at the frames before.
+    goal = round((begin + seconds - FRAMES_BEFORE / self._rate()) / float(stream.time_base))
     container.seek(goal, stream=stream)
     self._wanted_from = begin + seconds
     landed = next(self._decode(), None)
@@ -258,8 +289,11 @@ def _duration(stream: Any) -> float:
 
 def _own_duration(stream: Any) -> float:
   """Seconds that Matroska says the stream itself lasts, 00:00:10.010000000; 0 where it does not say."""
-  hours, minutes, seconds = stream.metadata.get('DURATION', '0:0:0').split(':')
-  return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+  try:
+    hours, minutes, seconds = stream.metadata['DURATION'].split(':')
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+  except (KeyError, ValueError):  # or says it in a way of its own
+    return 0.0
 
 
 def _tail(found: Iterator[tuple[Any, int, int]], count: int) -> list[tuple[Any, int, int]]:

@@ -49,8 +49,11 @@ class Clock:
     return self._now
 
   def end(self, duration: float) -> float:
-    """When the frame before is no longer shown; `duration` is how long the container says it is, 0 for unknown."""
-    return self._now + (self._unrounded(duration) if duration else self._gap)
+    """When the frame before is no longer shown; `duration` is how long the container says it is, 0 for unknown.
+
+    At least a frame's length: AVI may count fields.
+    """
+    return self._now + (max(self._unrounded(duration), self._length) if duration else self._gap)
 
   def _unrounded(self, time: float) -> float:
     nearest = round(time / self._length) * self._length

@@ -13,11 +13,11 @@ def deinterlaced(frames: Iterable[Any]) -> Iterator[Any]:
 
   A frame that is marked interlaced would be resized field by field, with the comb of the two fields at any size.
   """
-  graph = None
+  graph = size = None
   for frame in frames:
     if graph is None and frame.interlaced_frame:
-      graph = _bwdif(frame)
-    if graph is None:
+      graph, size = _bwdif(frame), (frame.width, frame.height)
+    if graph is None or (frame.width, frame.height) != size:
       yield frame
     else:
       graph.push(frame)

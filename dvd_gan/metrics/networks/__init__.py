@@ -21,7 +21,7 @@ class Network(NamedTuple):
     name: as protocols call it.
     apply: (params, f32 [N, T, H, W, 3] in [-1, 1]) -> features by name, [N, ...].
     params: its weights.
-    sha256: of the files that they are from, by name.
+    sha256: of the files that they are from, by name; and what else decides the features.
   """
 
   name: str
@@ -34,7 +34,7 @@ def load(name: str, files: Any) -> Network:
   """Loads a network.
 
   Args:
-    name: 'i3d_400', 'i3d_600', 'c3d_101' or 'shapes'.
+    name: 'i3d_400', 'i3d_600', 'c3d_101' (TGANv2's scale of pixels), 'c3d_101_255' (MAGVIT's) or 'shapes'.
     files: the config's `eval`, whose i3d_400, i3d_600, c3d and c3d_mean are paths.
 
   Raises:
@@ -49,14 +49,17 @@ def load(name: str, files: Any) -> Network:
       )
     weights = i3d_weights.load(path, num_classes=classes)
     return Network(name, functools.partial(_i3d, i3d.I3D(classes)), weights.params, weights.sha256)
-  if name == 'c3d_101':
+  if name in ('c3d_101', 'c3d_101_255'):
     if not (files.c3d and files.c3d_mean):
       raise UsageError(
         'c3d_101 is in no package: give conv3d_deepnetA_ucf.npz and mean2.npz of pfnet-research/tgan2 as '
         '--config.eval.c3d=PATH --config.eval.c3d_mean=PATH'
       )
     weights = c3d.load(files.c3d, files.c3d_mean)
-    return Network(name, functools.partial(_c3d, c3d.C3D()), weights.params, weights.sha256)
+    if name == 'c3d_101':
+      return Network(name, functools.partial(_c3d, c3d.C3D()), weights.params, weights.sha256)
+    net = functools.partial(_c3d, c3d.C3D(full_scale=127.5))
+    return Network(name, net, weights.params, weights.sha256 | {'full_scale': '127.5'})
   if name == 'shapes':
     weights = shapes_classifier.load()
     return Network(name, _apply(shapes_classifier.ShapesClassifier()), weights.params, weights.sha256)
@@ -81,9 +84,9 @@ def _c3d(module: c3d.C3D, params: Any, video: jax.Array) -> Features:
 
 
 def prepared(video: jax.Array, chain: tuple[tuple[int, str], ...]) -> jax.Array:
-  """uint8 [N, T, H, W, 3] -> f32 in [-1, 1] of the last size in `chain`; between two resizes it is rounded to 8 bits."""
-  for i, (size, method) in enumerate(chain):
-    video = resize.resize(jnp.round(video) if i else video, size, method)
+  """uint8 [N, T, H, W, 3] -> f32 in [-1, 1], resized to each size in `chain`, never rounded."""
+  for size, method in chain:
+    video = resize.resize(video, size, method)
   return video.astype(jnp.float32) / 127.5 - 1
 
 

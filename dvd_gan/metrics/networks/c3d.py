@@ -35,11 +35,13 @@ class C3D(nn.Module):
     num_classes: 101.
     resolution: that of the network, 112; tests take less.
     hidden: width of the two layers before the last, 4096; tests take less.
+    full_scale: half of the range of grey levels that the network sees: 128 in TGANv2's evaluation, 127.5 in MAGVIT's.
   """
 
   num_classes: int = 101
   resolution: int = RESOLUTION
   hidden: int = 4096
+  full_scale: float = 128.0
 
   @nn.compact
   def __call__(self, video: jax.Array) -> dict[str, jax.Array]:
@@ -57,8 +59,8 @@ class C3D(nn.Module):
     if video.ndim != 5 or video.shape[1] != FRAMES or video.shape[-1] != 3:
       raise UsageError(f'C3D takes video [N, {FRAMES}, H, W, 3], got {list(video.shape)}')
     mean = self.param('mean', nn.initializers.zeros, (FRAMES, self.resolution, self.resolution, 3))
-    # BGR from here on. Full scale is 128, not 127.5, in the published evaluation.
-    x = resize(128 * video[..., ::-1], self.resolution, 'align_corners') + (128 - mean)
+    # BGR from here on.
+    x = resize(self.full_scale * video[..., ::-1], self.resolution, 'align_corners') + (self.full_scale - mean)
     for stage, convolutions in enumerate(STAGES):
       for name, channels in convolutions:
         x = nn.relu(self._convolution(x, name, channels))

@@ -1,4 +1,5 @@
 import itertools
+import os
 import random
 import struct
 from fractions import Fraction
@@ -57,12 +58,13 @@ def test_each_frame_comes_once_in_every_container(tmp_path, suffix, codec, fps):
   assert numbers(decode(path, fps=fps / 2)) == stored[::2]
 
 
-def test_a_stream_gives_the_same_frames_in_every_container(tmp_path):
-  encode(tmp_path / 'a.webm', codec='libvpx-vp9', fps=NTSC)
+@pytest.mark.parametrize(('codec', 'other'), [('libvpx-vp9', '.webm'), ('libx264', '.flv')])
+def test_a_stream_gives_the_same_frames_in_every_container(tmp_path, codec, other):
+  encode(tmp_path / 'a.mkv', codec=codec, fps=NTSC)
   found = {}
-  for suffix in ('.webm', '.mkv', '.mp4', '.avi'):
+  for suffix in (other, '.mkv', '.mp4', '.avi'):
     path = tmp_path / f'b{suffix}'
-    with av.open(str(tmp_path / 'a.webm')) as container:
+    with av.open(str(tmp_path / 'a.mkv')) as container:
       stream = container.streams.video[0]
       clips.mux(path, stream, [packet for packet in container.demux(stream) if packet.size])
     for fps in (None, 25, 10, float(NTSC)):
@@ -201,6 +203,35 @@ def test_sound_that_outlasts_the_pictures_is_no_truncation(tmp_path, suffix, cod
       decode(content[: len(content) // 2])
 
 
+def test_where_a_cut_file_ends_is_judged_from_its_first_frame(tmp_path):
+  """AVI whose sound is as long as its frames, and MKV that starts late; each cut at many places."""
+  encode(tmp_path / 'a.avi', frames=100, codec='mpeg4', sound=4.0)
+  encode(tmp_path / 'a.mkv', frames=100, times=[60_000 + 40 * t for t in range(100)])
+  for name in ('a.avi', 'a.mkv'):
+    content = (tmp_path / name).read_bytes()
+    assert len(decode(content)) == 100
+    rejected = 0
+    for share in np.linspace(0.1, 0.9, 20):
+      try:
+        assert len(decode(content[: int(len(content) * share)])) >= 90  # 5 % and 0.2 s may be missing
+      except decoding.RejectedError:
+        rejected += 1
+    assert rejected >= 15
+  tag = content.index(b'DURATION') + len('DURATION')
+  assert len(decode(content.replace(content[tag : tag + 11], content[tag : tag + 3] + b'one min '))) == 100
+
+
+def test_frames_of_vp8_that_are_never_shown_are_not_missing(tmp_path):
+  encode(
+    tmp_path / 'a.webm', frames=30, codec='libvpx',
+    options={'auto-alt-ref': '1', 'lag-in-frames': '16', 'deadline': 'good', 'arnr-maxframes': '5', 'g': '8'},
+  )  # fmt: skip
+  with av.open(str(tmp_path / 'a.webm')) as container:
+    packets = [packet for packet in container.demux(video=0) if packet.size]
+  assert len(packets) >= 30
+  assert numbers(decode(tmp_path / 'a.webm')) == list(range(30))
+
+
 @pytest.mark.parametrize(('suffix', 'frames'), [('.mkv', 100), ('.gif', 100), ('.avi', 100), ('.mov', 100)])
 def test_half_a_file_is_never_taken_for_a_whole_one(tmp_path, suffix, frames):
   whole, half = tmp_path / f'whole{suffix}', tmp_path / f'half{suffix}'
@@ -253,10 +284,16 @@ def test_frames_hidden_by_an_edit_list_are_not_missing(clip):
   assert numbers(decode(bytes(content), fps=25)) == list(range(15, 30))
 
 
-@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.avi', '.ts', '.h264'])
-def test_a_part_of_a_long_file_is_decoded_alone(tmp_path, monkeypatch, suffix):
+@pytest.mark.parametrize(
+  ('suffix', 'options'),
+  [
+    ('.mp4', {}), ('.mkv', {}), ('.avi', {'bf': '2'}), ('.ts', {}), ('.h264', {}),
+    ('.mov', {'x264-params': 'tff=1'}),  # interlaced
+  ],
+)  # fmt: skip
+def test_a_part_of_a_long_file_is_decoded_alone(tmp_path, monkeypatch, suffix, options):
   path = tmp_path / f'a{suffix}'
-  encode(path, frames=500, options={'g': '25'})
+  encode(path, frames=500, options={'g': '25'} | options)
   whole, decoded = decode(path, fps=25), []
   counted = picture.deinterlaced
 
@@ -266,11 +303,11 @@ def test_a_part_of_a_long_file_is_decoded_alone(tmp_path, monkeypatch, suffix):
       yield frame
 
   monkeypatch.setattr(picture, 'deinterlaced', lambda frames: counted(count(frames)))
-  for first, number in ((0, 16), (400, 16), (131, 5), (-16, None), (-140, 4)):
+  for first, number in ((0, 16), (400, 16), (131, 5), (-16, None), (-140, 4), (200, 1), (326, 2)):
     decoded.clear()
     stop = None if number is None else len(whole) * (first < 0) + first + number
     np.testing.assert_array_equal(decode(path, fps=25, first=first, count=number), whole[first:stop])
-    if suffix in ('.mp4', '.mkv', '.avi'):
+    if suffix in ('.mp4', '.mov', '.mkv', '.avi'):
       assert len(decoded) <= (16 + 30 + 50 if first > -140 else 140 + 100), (first, len(decoded))
   with pytest.raises(decoding.RejectedError, match='too short: 0 frames at 25 fps from frame 600 on, 3 needed'):
     decode(path, fps=25, first=600, count=3, min_frames=3)
@@ -294,6 +331,9 @@ def test_names_are_names(clip, tmp_path, monkeypatch):
     assert len(decode(name)) == 30
   with pytest.raises(decoding.RejectedError, match='a URL; download it first'):
     decode('https://example.org/a.mp4')
+  os.mkfifo('pipe.mp4')
+  with pytest.raises(decoding.RejectedError, match='not a regular file'):
+    decode('pipe.mp4')
 
 
 def test_links_are_followed_and_each_file_is_found_once(tmp_path):
@@ -307,7 +347,16 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path):
   (root / 'd').symlink_to('c')
   (root / 'b' / 'same.mp4').symlink_to('deep/clip.mp4')
   (root / 'b' / 'gone.mp4').symlink_to('nowhere')
+  os.mkfifo(root / 'a' / 'pipe.mp4')
   assert files.walk(epath.Path(root)) == ['a/clip.mp4', 'b/deep/clip.mp4', 'b/gone.mp4', 'c/clip.mp4']
+  # git-annex and DVC keep the files in a hidden folder, the Hugging Face hub under names without a suffix.
+  for stored, link in (('.git/annex/KEY.mp4', 'e/annex.mp4'), ('blobs/0af3', 'e/hub.mp4')):
+    for path in (stored, link):
+      (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / stored).touch()
+    (root / link).symlink_to(root / stored)
+  assert [path for path in files.walk(epath.Path(root)) if path[0] not in 'abcd'] == ['e/annex.mp4', 'e/hub.mp4']
+  assert not [path for path in files.walk(epath.Path(root)) if 'blobs' in path]
 
 
 def test_the_aspect_ratio_and_the_clock_are_kept(clip, tmp_path):

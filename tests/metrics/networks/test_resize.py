@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dvd_gan.metrics import networks, protocols
 from dvd_gan.metrics.networks import resize
 
 TENSORFLOWS = {
@@ -40,3 +41,16 @@ def test_the_conventions_differ():
 def test_an_unknown_method():
   with pytest.raises(ValueError, match='no resize method'):
     resize.resize(np.zeros((1, 1, 4, 4, 3), np.float32), 8, 'bicubic')
+
+
+def test_magvits_two_steps_are_tensorflows():
+  """As google-research/magvit's tools/compute_fvd.py: to 64x64 where the video is not, then to 224x224, in TF1's way."""
+  chain = protocols.PROTOCOLS['fvd_magvit'].resize
+  for side in (128, 64):
+    video = np.random.default_rng(0).integers(0, 256, (2, 2, side, side, 3), np.uint8)
+    frames = video.reshape(-1, side, side, 3).astype(np.float32)
+    if side != 64:
+      frames = tf.compat.v1.image.resize_bilinear(frames, (64, 64))
+    expected = 2 * tf.compat.v1.image.resize_bilinear(frames, (224, 224)).numpy() / 255 - 1
+    found = networks.prepared(video, chain)
+    np.testing.assert_allclose(np.reshape(found, expected.shape), expected, rtol=0, atol=1e-6)
