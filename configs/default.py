@@ -55,7 +55,10 @@ def get_config() -> ml_collections.ConfigDict:
   disc.ch = 128  # base width
   disc.multipliers = ()  # width of each block in units of ch; empty for the paper's at this resolution
   disc.frames_k = 8  # k, frames that D_S looks at in each video
-  disc.pool = 2  # phi, side of the average pooling before D_T; 1 for the identity
+  disc.phi = (
+    'pool'  # what D_T sees: pool, averages of disc.pool x disc.pool pixels; crop, a random square, as wide as those
+  )
+  disc.pool = 2  # the side that D_T sees is the video's divided by it; 1 for the identity
   disc.parts = ('spatial', 'temporal')  # ablation: one of them alone
   disc.attention = ()  # resolutions, at a block's output, with separable self-attention
   disc.remat = False  # as gen.remat

@@ -6,6 +6,7 @@ import jax
 from absl import flags
 from etils import epath
 
+from configs import fields
 from dvd_gan.runtime import app, multihost, validation
 from dvd_gan.runtime.errors import UsageError
 
@@ -57,6 +58,8 @@ def _workdir() -> epath.Path | None:
   path = _WORKDIR.value
   if not path:
     return None
+  if fault := fields.PATH.fault(path):
+    raise UsageError(f'--workdir={path} {fault}')
   return epath.Path(path if '://' in path else os.path.abspath(os.path.expanduser(path)))
 
 

@@ -58,6 +58,7 @@ class StepSpec(NamedTuple):
   unroll: bool
   overlap: bool = False  # asks a TPU's compiler to send gradients while it computes
   truth_weight: float = 0.0  # of the squared error against the truth, in G's loss; the paper has none
+  crop: int = 1  # D_T sees a random square of 1 / crop of the side
   augment: tuple[str, ...] = ()  # kinds of augment.KINDS
   lecam: float = 0.0  # weight of the LeCam regularisation in D's loss
   microbatches: int = 1
@@ -85,6 +86,7 @@ def make_spec(config: Any, *, unroll: bool, resample_in_kernel: bool = False) ->
     unroll=unroll,
     overlap=config.mesh.overlap,
     truth_weight=train.truth_weight,
+    crop=config.disc.pool if config.disc.phi == 'crop' else 1,
     augment=tuple(train.augment),
     lecam=train.lecam,
     microbatches=train.microbatches,
@@ -128,6 +130,21 @@ def choose_frames(key: jax.Array, count: int, length: int, k: int) -> jax.Array:
 def take_frames(video: jax.Array, chosen: jax.Array) -> jax.Array:
   """The chosen frames of each video: [B, T, H, W, C] and [B, k] -> [B, k, H, W, C]."""
   return jnp.take_along_axis(video, chosen[..., None, None, None], axis=1)
+
+
+def choose_corners(key: jax.Array, count: int, size: int, crop: int) -> jax.Array:
+  """First row and column of a square of `size // crop` pixels in each of `count` videos, uniform: int32 [count, 2]."""
+  return jax.random.randint(key, (count, 2), 0, size - size // crop + 1)
+
+
+def take_squares(video: jax.Array, corners: jax.Array, crop: int) -> jax.Array:
+  """The same square of all frames of a video: [B, T, H, W, C] and [B, 2] -> [B, T, H // crop, W // crop, C]."""
+  _, t, h, w, c = video.shape
+  if crop == 1:
+    return video
+  return jax.vmap(lambda clip, corner: jax.lax.dynamic_slice(clip, (0, *corner, 0), (t, h // crop, w // crop, c)))(
+    video, corners
+  )
 
 
 def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -189,7 +206,7 @@ def disc_loss(
     spec: static.
     score_means: `TrainState.score_means`.
     weights: of the discriminators, after spectral norm.
-    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H, W, 3] in [-1, 1], `label` int32 [2B]; even rows are real.
+    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H', W', 3] in [-1, 1], `label` int32 [2B]; even rows are real.
   """
   scores = spec.disc.apply({'params': weights}, inputs['frames'], inputs['video'], inputs['label'])
   real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
@@ -214,14 +231,15 @@ def gen_loss(
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
     inputs: `z` [B, z_dim], `label` int32 [B], `context` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees, `draws` of augment.draw for B clips, and, if `spec.truth_weight` is above 0, `truth`
+      frames that D_S sees, `corners` int32 [B, 2] of the squares that D_T sees, `draws` of augment.draw for B clips, and, if `spec.truth_weight` is above 0, `truth`
       [B, T, H, W, 3], what came after `context`.
   """
   context = inputs['context']
   fake = spec.gen.apply({'params': weights}, inputs['z'], inputs['label'], context, train=True)
   video = augment.apply(inputs['draws'], jnp.concatenate([context, fake], axis=1))
   frames = take_frames(video[:, spec.context :], inputs['chosen'])
-  loss = losses.hinge_gen(spec.disc.apply({'params': disc_weights}, frames, video, inputs['label']))
+  seen = take_squares(video, inputs['corners'], spec.crop)
+  loss = losses.hinge_gen(spec.disc.apply({'params': disc_weights}, frames, seen, inputs['label']))
   total, metrics = sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
   if spec.truth_weight:
     metrics['gen_squared_error'] = losses.squared_error(fake, inputs['truth'])
@@ -246,7 +264,9 @@ def d_step(
   video = interleave(real, jnp.concatenate([context, fake], axis=1))  # [2B, T, H, W, 3]
   video = augment.apply(augment.draw(augment_key, video.shape[0], video.shape[2], spec.augment), video)
   chosen = spec.context + choose_frames(frames_key, video.shape[0], fake.shape[1], spec.frames_k)
-  inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
+  corners = choose_corners(jax.random.fold_in(frames_key, 1), video.shape[0], video.shape[2], spec.crop)
+  seen = take_squares(video, corners, spec.crop)
+  inputs = {'frames': take_frames(video, chosen), 'video': seen, 'label': interleave(label, label)}
   weights, pullback, (u, sigmas) = _normalised(disc)
 
   gradient = functools.partial(jax.grad(functools.partial(disc_loss, spec, score_means), has_aux=True), weights)
@@ -284,6 +304,7 @@ def g_step(
     'context': real[:, : spec.context],
     'truth': real[:, spec.context :],  # unless the loss asks for it, XLA drops it
     'chosen': choose_frames(frames_key, label.shape[0], spec.gen.frames, spec.frames_k),
+    'corners': choose_corners(jax.random.fold_in(frames_key, 1), label.shape[0], real.shape[2], spec.crop),
     'draws': augment.draw(augment_key, label.shape[0], real.shape[2], spec.augment),
   }
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)

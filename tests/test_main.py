@@ -1,11 +1,14 @@
+import operator
 import os
 import subprocess
 import sys
 
 import pytest
 
-from configs import default
-from dvd_gan import models
+from configs import default, fields
+from dvd_gan import augment, models
+from dvd_gan.datasets import sources
+from dvd_gan.models import conv_gru, discriminators
 from dvd_gan.runtime import validation
 from dvd_gan.runtime.errors import UsageError
 from tests.conftest import ROOT, tiny_config
@@ -29,6 +32,10 @@ def program(*arguments):
       ['--config=configs/smoke.py', '--config.data.given=3', '--workdir=x'],
       '--config.data.given is now --config.data.context',
     ),
+    (['--config=configs/smoke.py', '--config.batch_size=4', '--workdir=x'], 'did you mean train.batch_size'),
+    (['--config=configs/smoke.py', '--config.sample.truncation=(0.5,nan)', '--workdir=x'], 'sample.truncation='),
+    (['--config=configs/smoke.py', '--workdir=https://host/x'], '--workdir=https://host/x is not a path'),
+    ([*PREDICTION, '--config.sample.video=http://host/x.mp4'], 'sample.video=http://host/x.mp4 is not a path'),
     (['--config=configs/smoke.py', '--mode=fly', '--workdir=x'], 'mode'),
     (['--config=configs/smoke.py', '--config.data.resolution=24', '--workdir=x'], 'data.resolution=24'),
     (['--config=configs/smoke.py', '--config.train.batch_size=12', '--workdir=x'], '8 devices'),
@@ -37,7 +44,10 @@ def program(*arguments):
     (['--config=configs/smoke.py', '--mode=sample', '--workdir={tmp}/none'], 'no checkpoint'),
     ([*PREDICTION, '--config.sample.video={tmp}/none.mp4'], 'none.mp4: [Errno 2]'),
     ([*PREDICTION, f'--config.sample.video={ROOT}/README.md'], 'README.md: cannot be decoded'),
-    (['--config=configs/smoke.py', '--config.data.name=webvid', '--mode=prepare'], 'data.name=webvid is unknown'),
+    (
+      ['--config=configs/smoke.py', '--config.data.name=webvid', '--mode=prepare'],
+      'data.name=webvid is not moving_shapes, video_folder, ucf101',
+    ),
     (['--config=configs/smoke.py', '--config.data.name=array_file', '--mode=prepare'], 'data.source=FILE.npz'),
     (['--config=configs/video_folder.py', '--workdir={tmp}'], 'data.source=FOLDER'),
   ],
@@ -53,7 +63,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
 @pytest.mark.parametrize(
   ('field', 'value', 'message'),
   [
-    ('data.resolution', 4, '4 \\* 2\\^n'),
+    ('data.resolution', 4, 'data.resolution=4 is not a whole number of 8 or more'),
     ('data.resolution', 48, '4 \\* 2\\^n'),
     ('data.frames', 3, 'needs 4'),
     ('disc.frames_k', 6, 'frames_k=6'),
@@ -90,7 +100,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('train.sample_every', -1, 'sample_every'),
     ('sample.classes', (0, 3), 'sample.classes'),
     ('sample.truncation', (-1.0,), 'truncation'),
-    ('sample.fps', 0.0, 'fps'),
+    ('sample.fps', 0.0, 'sample.fps=0.0 is not a number above 0'),
+    ('sample.fps', float('inf'), 'sample.fps=inf'),
+    ('data.fps', -25.0, 'data.fps=-25'),
+    ('data.fps', float('nan'), 'data.fps=nan'),
+    ('data.jpeg_quality', 200, 'data.jpeg_quality=200 is not a whole number of 1 to 100'),
+    ('gen.multipliers', (4, 2, 0), 'gen.multipliers=.* holds 0, which is not a whole number of 1 or more'),
+    ('gen.multipliers', (4.5, 2, 2), 'holds 4.5'),
+    ('disc.multipliers', ('a', 2, 2), "holds 'a'"),
+    ('sample.truncation', (0.5, None), 'holds None, which is not a number of 0 or more'),
+    ('sample.truncation', (float('inf'),), 'holds inf'),
+    ('sample.classes', ('a',), 'sample.classes'),
     ('eval.samples', -1, 'eval.samples=-1'),
     ('eval.batch_size', 0, 'eval.batch_size=0'),
     ('eval.truncation', (), 'eval.truncation'),
@@ -104,6 +124,20 @@ def test_a_config_that_cannot_work_is_told(field, value, message):
   with pytest.raises(UsageError, match=message) as error:
     validation.validate(config)
   assert '\n' not in str(error.value)
+
+
+def test_each_field_of_the_default_config_has_a_rule_that_it_keeps():
+  config = default.get_config()
+  assert sorted(validation.names(config)) == sorted(fields.RULES)
+  for name, rule in fields.RULES.items():
+    value = operator.attrgetter(name)(config)
+    assert rule.fault(value) is None, name
+    assert rule.fault((value,) if rule.several else None), name  # of another type
+    assert rule.several == isinstance(value, tuple), name
+  assert sources.TFDS_SOURCES + ('array_file',) == fields.RULES['data.name'].choices
+  assert augment.KINDS == fields.RULES['train.augment'].choices
+  assert set(conv_gru.ACTIVATIONS) == set(fields.RULES['gen.activation'].choices)
+  assert discriminators.PARTS == fields.RULES['disc.parts'].choices
 
 
 def test_the_smallest_resolution_has_default_widths():

@@ -196,7 +196,7 @@ def test_a_video_that_cannot_be_continued_is_told(own, tmp_path):
   with pytest.raises(UsageError, match='too short: from frame 0 on it has 1 .* needs 2 context frames'):
     prediction.own_clip(own)
   own.sample.video, own.sample.start = str(tmp_path / 'own.mp4'), 1.18
-  with pytest.raises(UsageError, match='too short: from frame 30 on it has 0'):
+  with pytest.raises(UsageError, match='too short: 0 frames at 25 fps from frame 30 on'):
     prediction.own_clip(own)
 
 

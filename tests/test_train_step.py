@@ -2,6 +2,7 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -311,6 +312,35 @@ def test_interleave_pairs_real_and_fake():
 
 def test_pixels_map_to_minus_one_and_one():
   assert train_step.to_float(jnp.array([0, 255], jnp.uint8)).tolist() == [-1, 1]
+
+
+def test_phi_can_be_a_random_crop_of_half_the_side(config):
+  """The paper's fourth phi: one square for all frames of a video, in another place for each video."""
+  key, video = jax.random.key(3), np.asarray(random_batch(config)['video'][0], np.float32)
+  size = video.shape[2]
+  corners = np.asarray(train_step.choose_corners(key, 4000, size, 2))
+  assert set(np.unique(corners)) == set(range(size // 2 + 1)) and np.bincount(corners[:, 0]).min() > 300
+  corners = corners[: len(video)]
+  assert len(set(map(tuple, corners))) > 1
+  expected = np.stack([
+    clip[:, top : top + size // 2, left : left + size // 2] for clip, (top, left) in zip(video, corners, strict=True)
+  ])  # fmt: skip
+  np.testing.assert_array_equal(train_step.take_squares(video, corners, 2), expected)
+
+  pooled = models.shapes(config)
+  config.disc.phi = 'crop'
+  assert jax.tree.map(jnp.shape, models.shapes(config)) == jax.tree.map(jnp.shape, pooled)
+  spec, seen = train_step.make_spec(config, unroll=False), []
+
+  def look(call, args, kwargs, context):
+    if context.module.name == 'temporal':
+      seen.append(args[0].shape)
+    return call(*args, **kwargs)
+
+  state = train_step.state_shapes(config)
+  with nn.intercept_methods(look):
+    jax.eval_shape(functools.partial(train_step.train_step, spec), state, random_batch(config), jax.random.key(0))
+  assert {shape[2:4] for shape in seen} == {(size // 2, size // 2)}
 
 
 if __name__ == '__main__':

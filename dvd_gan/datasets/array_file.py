@@ -1,4 +1,7 @@
-"""Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N]. No TensorFlow."""
+"""Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N]. No TensorFlow.
+
+As from every other source, the short side of larger clips is resized to `data.resolution`; the square is cut at reading.
+"""
 
 import zipfile
 import zlib
@@ -7,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets import window
+from dvd_gan.datasets import jpeg, window
 from dvd_gan.runtime.errors import UsageError
 
 
@@ -15,6 +18,7 @@ class ArrayFile:
   """The clips of `data.source`; a source as `sources.open_source` returns."""
 
   in_memory = True
+  decoder = 1  # 2 where clips are made smaller, which they once were not
 
   def __init__(self, config: Any):
     """Loads and checks the file.
@@ -45,6 +49,9 @@ class ArrayFile:
         f'{path}: clips are {frames} frames of {height}x{width}; the config needs {need} of at least '
         f'{config.data.resolution}x{config.data.resolution}'
       )
+    if min(height, width) > config.data.resolution:
+      small = [[jpeg.resize(frame, config.data.resolution) for frame in clip] for clip in self.video]
+      self.video, self.decoder = np.array(small, np.uint8), 2
     self._config = config
     self.lengths, self.labels = np.full(len(self.label), frames), self.label.astype(np.int32)
 

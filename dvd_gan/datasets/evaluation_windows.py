@@ -35,7 +35,7 @@ class Windows:
   Attributes:
     clips: how many there are.
     clip_labels: of each clip, int32; -1 for none.
-    decoder: version of the decoder that they came through; 1 where none is on record.
+    decoder: version of how their frames were made; 1 where none is on record.
   """
 
   def __init__(self, config: Any, split: str, *, labelled: bool = True, crop: str = ''):
@@ -59,7 +59,7 @@ class Windows:
     self._config = config
     self._source = multihost.in_turn(lambda: sources.open_source(config))
     self.clips, self.clip_labels = len(self._source.lengths), self._source.labels
-    self.decoder = getattr(self._source, 'decoder', 1)
+    self.decoder = self._source.decoder
 
   def first(self, count: int, *, frames: int) -> Clips:
     """The first `frames` frames of windows 0 to count - 1."""

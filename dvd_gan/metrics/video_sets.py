@@ -139,7 +139,7 @@ def folder(config: Any, frames: int) -> VideoSet:
     raise UsageError(f'eval.videos={config.eval.videos} is not a folder')
   names = sorted(path for path in files.walk(root) if path.lower().endswith(SUFFIXES))
   if not names:
-    raise UsageError(f'eval.videos={config.eval.videos} holds no videos ({", ".join(SUFFIXES)})')
+    raise UsageError(f'eval.videos={config.eval.videos} holds no videos ({", ".join(SUFFIXES[:6])}, ...)')
   names = [names[i] for i in np.random.default_rng((config.eval.seed, 3)).permutation(len(names))]
   side = config.data.resolution
 

@@ -69,7 +69,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
     ch=config.disc.ch,
     multipliers=tuple(config.disc.multipliers) or DISC_MULTIPLIERS[resolution],
     num_classes=num_labels(config),
-    pool=config.disc.pool,
+    pool=config.disc.pool if config.disc.phi == 'pool' else 1,  # the step crops
     parts=tuple(config.disc.parts),
     attention=tuple(config.disc.attention),
     remat=config.disc.remat,

@@ -1,5 +1,6 @@
 """Runs a program with the flag --config: its flags, its environment, its exit code."""
 
+import difflib
 import functools
 import os
 import sys
@@ -9,6 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import fields
 from dvd_gan.runtime import files, multihost, run_config
 from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
 
@@ -56,9 +58,15 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Flags as app.run parses them, with config mistakes in one line in place of ml_collections' traceback."""
-  for old, new in run_config.RENAMED.items():
-    if any(argument.lstrip('-').partition('=')[0] == f'config.{old}' for argument in argv):
-      _fail(f'--config.{old} is now --config.{new}')
+  given = [argument.lstrip('-').partition('=')[0] for argument in argv if argument.startswith('-')]
+  for name in [flag.removeprefix('config.') for flag in given if flag.startswith('config.')]:
+    if name in run_config.RENAMED:
+      _fail(f'--config.{name} is now --config.{run_config.RENAMED[name]}')
+    if name not in fields.RULES:
+      last = name.rpartition('.')[2]
+      near = [field for field in fields.RULES if field.rpartition('.')[2] == last]
+      near = near or difflib.get_close_matches(name, fields.RULES)
+      _fail(f'the config has no field {name}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
   try:
     rest = flags.FLAGS(argv)
     CONFIG.value.keys()  # the file is loaded when its value is first read

@@ -1,4 +1,5 @@
 import numpy as np
+import PIL.Image
 import pytest
 
 from dvd_gan.datasets import array_file, input_pipeline, window
@@ -27,9 +28,18 @@ def test_a_batch_holds_the_windows_planned(config, clips):
   plan = window.plan(config, 4, ROWS, np.full(10, 9))
   np.testing.assert_array_equal(got['label'].ravel(), label[plan.clip])
   for cut, clip, start, crop, flip in zip(got['video'].reshape(-1, 5, 16, 16, 3), *plan, strict=True):
-    top, left = int(crop[0] * 5), int(crop[1] * 3)
-    expected = video[clip, start : start + 9 : 2, top : top + 16, left : left + 16]
+    top = int(crop[0] * 3)  # 20x18 becomes 18x16, as a video file would
+    small = [PIL.Image.fromarray(frame).resize((16, 18), PIL.Image.Resampling.BILINEAR) for frame in video[clip]]
+    expected = np.stack(small)[start : start + 9 : 2, top : top + 16]
     np.testing.assert_array_equal(cut, expected[:, :, ::-1] if flip else expected)
+
+
+def test_the_square_may_be_cut_from_the_middle(config, clips):
+  config.data.crop = 'centre'
+  source = array_file.ArrayFile(config)
+  got, plan = batch(config, source), window.plan(config, 0, ROWS, np.full(10, 9))
+  expected = [source.video[clip, start : start + 5, 1:17] for clip, start in zip(plan.clip, plan.start, strict=True)]
+  np.testing.assert_array_equal(got['video'].reshape(-1, 5, 16, 16, 3), np.stack(expected))
 
 
 def test_resuming_gives_the_batches_of_an_uninterrupted_run(config, clips):

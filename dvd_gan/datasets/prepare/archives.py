@@ -13,7 +13,12 @@ from etils import epath
 from dvd_gan.datasets.prepare import ingest
 from dvd_gan.runtime import files
 
-SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.gif', '.m4v', '.flv', '.mpg', '.mpeg', '.3gp', '.wmv')
+# Of videos. Of what has none of these a file's name says too little: FFmpeg reads text as a film of letters.
+SUFFIXES = (
+  '.mp4', '.avi', '.mov', '.mkv', '.webm', '.gif', '.m4v', '.flv', '.mpg', '.mpeg', '.3gp', '.wmv', '.ts', '.mts', '.m2ts',
+  '.ogv', '.webp', '.apng', '.vob', '.asf', '.f4v', '.3g2', '.qt', '.mxf', '.dv', '.divx', '.xvid', '.m1v', '.m2v', '.mpe',
+  '.mpv', '.m2t', '.mod', '.tod', '.rm', '.rmvb', '.nut', '.y4m', '.ivf', '.h264', '.264', '.hevc', '.h265', '.265', '.obu',
+)  # fmt: skip
 TARS = ('.tar', '.tar.gz', '.tgz')
 
 

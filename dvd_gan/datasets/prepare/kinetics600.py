@@ -15,18 +15,12 @@ from etils import epath
 
 from dvd_gan.datasets.prepare import ingest
 from dvd_gan.datasets.prepare.archives import SUFFIXES, TARS, Archive, Source
-from dvd_gan.datasets.prepare.video_builder import VideoBuilder, VideoConfig, features
+from dvd_gan.datasets.prepare.video_builder import SPLITS, UNLABELLED, VideoBuilder, VideoConfig, features
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
 # The ids are the places in this list, sorted by ASCII: data/label_map_600.txt of google-deepmind/kinetics-i3d.
 CLASSES = tuple(pathlib.Path(__file__).with_name('kinetics600.txt').read_text().splitlines())
-SPLITS = {
-  **dict.fromkeys(('train', 'training'), 'train'),
-  **dict.fromkeys(('val', 'valid', 'validate', 'validation'), 'validation'),
-  **dict.fromkeys(('test', 'testing'), 'test'),
-}
-UNLABELLED = -1
 
 
 class Note(NamedTuple):
@@ -64,7 +58,7 @@ class Kinetics600(VideoBuilder):
     videos = [path for path in paths if path.lower().endswith(SUFFIXES)]
     tars = [path for path in paths if path.lower().endswith(TARS)]
     if not videos and not tars:
-      raise UsageError(f'{root} has neither videos ({", ".join(SUFFIXES)}) nor tars of them')
+      raise UsageError(f'{root} has neither videos ({", ".join(SUFFIXES[:6])}, ...) nor tars of them')
     # Where nothing tells a split, all is for training.
     has_splits = any(note.split for note in notes.values()) or any(_split_of(path) for path in videos + tars)
     found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}

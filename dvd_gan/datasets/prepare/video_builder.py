@@ -13,6 +13,14 @@ from etils import epath
 from dvd_gan.datasets.prepare import archives, decoding, ingest
 from dvd_gan.runtime.errors import UsageError
 
+# What folders of a split are called, and the split.
+SPLITS = {
+  **dict.fromkeys(('train', 'training'), 'train'),
+  **dict.fromkeys(('val', 'valid', 'validate', 'validation'), 'validation'),
+  **dict.fromkeys(('test', 'testing'), 'test'),
+}
+UNLABELLED = -1
+
 
 @dataclasses.dataclass(kw_only=True)
 class VideoConfig(tfds.core.BuilderConfig):

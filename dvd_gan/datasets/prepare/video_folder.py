@@ -13,7 +13,7 @@ from etils import epath
 from dvd_gan.datasets import window
 from dvd_gan.datasets.prepare import ingest
 from dvd_gan.datasets.prepare.archives import SUFFIXES
-from dvd_gan.datasets.prepare.video_builder import VideoBuilder, VideoConfig, features
+from dvd_gan.datasets.prepare.video_builder import SPLITS, UNLABELLED, VideoBuilder, VideoConfig, features
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
@@ -23,14 +23,17 @@ class VideoFolderConfig(VideoConfig):
   """The folder's classes and files, and how they are stored."""
 
   classes: tuple[str, ...] = ()
-  files: tuple[tuple[str, int], ...] = ()  # (path below the folder, label)
+  files: tuple[tuple[str, str, int], ...] = ()  # (path below the folder, split, label)
+  left_out: tuple[tuple[str, str], ...] = ()  # (path below the folder, why)
 
 
 def make_config(config: Any) -> VideoFolderConfig:
   """Lists `data.source`; its name holds a digest of the listing, so that a changed folder is prepared anew.
 
+  A folder of a class lies in `data.source` or, where there are splits, in the folder of a split.
+
   Raises:
-    UsageError: if the folder is missing, has no subfolders with videos, or more of them than labels.
+    UsageError: if the folder is missing, mixes splits with classes, has no videos, or more classes than labels.
   """
   data = config.data
   if not data.source:
@@ -38,28 +41,61 @@ def make_config(config: Any) -> VideoFolderConfig:
   root = _root(data.source)
   if not root.is_dir():
     raise UsageError(f'data.source={data.source} is not a folder')
-  found = collections.defaultdict(list)
-  for path in files.walk(root):
-    if path.lower().endswith(SUFFIXES) and '/' in path:
-      found[path.split('/')[0]].append(path)
+  paths = files.walk(root)
+  videos = [path for path in paths if path.lower().endswith(SUFFIXES)]
+  left_out = [(path, 'no video by its suffix') for path in paths if not path.lower().endswith(SUFFIXES)]
+  splits = _splits(root, videos)
+  found = []  # (path, split, class)
+  for path in videos:
+    split, *rest = path.split('/') if splits else ('train', *path.split('/'))
+    if len(rest) > 1:
+      found.append((path, splits.get(split, split), rest[0]))
+    elif data.use_labels:
+      left_out.append((path, 'in no folder of a class'))
+    else:
+      found.append((path, splits.get(split, 'train'), ''))
   if not found:
-    raise UsageError(f'{root} has no subfolder with videos ({", ".join(SUFFIXES)}); one subfolder is one class')
-  classes = tuple(sorted(found))
+    why = f'; {len(videos)} videos lie in none (data.use_labels=False takes them as they are)' if videos else ''
+    raise UsageError(
+      f'{root} has no subfolder with videos ({", ".join(SUFFIXES[:6])}, ...); one subfolder is one class{why}'
+    )
+  classes = tuple(sorted({name for _, _, name in found} - {''}))
   if data.use_labels and len(classes) > data.num_classes:
     raise UsageError(f'{root} has {len(classes)} classes: say --config.data.num_classes={len(classes)}')
-  labelled = [(path, label) for label, name in enumerate(classes) for path in found[name]]
+  labels = {'': UNLABELLED} | {name: label for label, name in enumerate(classes)}
+  labelled = sorted(((path, split, labels[name]) for path, split, name in found), key=lambda one: (one[2], one[0]))
   min_frames = window.span(data.frames, data.stride) if data.short_clips == 'skip' else 1
-  listing = [(path, label, *_stamp(root / path)) for path, label in labelled]
+  listing = [(path, label, *_stamp(root / path)) for path, _, label in labelled]
   key = json.dumps([str(root), data.fps, data.jpeg_quality, min_frames, listing])
   return VideoFolderConfig(
     name=f'{root.name}_{data.resolution}px_{hashlib.sha256(key.encode()).hexdigest()[:12]}',
     classes=tuple(map(files.printable, classes)),
     files=tuple(labelled),
+    left_out=tuple(left_out),
     size=data.resolution,
     fps=data.fps,
     min_frames=min_frames,
     quality=data.jpeg_quality,
   )
+
+
+def _splits(root: epath.Path, videos: list[str]) -> dict[str, str]:
+  """Folders that are called after a split, and the split; none where such a name is just a class among others.
+
+  Raises:
+    UsageError: if folders of splits, with folders in them, lie beside other folders.
+  """
+  tops = {path.split('/')[0] for path in videos if '/' in path}
+  named = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
+  if named.keys() == tops:
+    return named
+  nested = [top for top in sorted(named) if all(path.count('/') > 1 for path in videos if path.startswith(f'{top}/'))]
+  if nested:
+    others = ', '.join(map(files.printable, sorted(tops - set(nested))))
+    raise UsageError(
+      f'{root} has the split {nested[0]} beside {others}: folders of classes belong into those of splits'
+    )
+  return {}
 
 
 class VideoFolder(VideoBuilder):
@@ -72,12 +108,13 @@ class VideoFolder(VideoBuilder):
 
   def sources(self):
     root = _root(self.source)
-    return {
-      'train': [
-        ingest.Clip(name := files.printable(path), name, str(root / path), features={'label': label})
-        for path, label in self.builder_config.files
-      ]
-    }
+    found = collections.defaultdict(list)
+    for path, split, label in self.builder_config.files:
+      name = files.printable(path)
+      found[split].append(ingest.Clip(name, name, str(root / path), features={'label': label}))
+    for path, reason in self.builder_config.left_out:
+      next(iter(found.values())).append(ingest.Clip(files.printable(path), files.printable(path), reject=reason))
+    return dict(found)
 
 
 def _root(source: str) -> epath.Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dvd_gan.datasets import catalog
-from dvd_gan.datasets.prepare import building, decoding
+from dvd_gan.datasets.prepare import building, decoding, video_folder
 from dvd_gan.runtime.errors import UsageError
 from tests.datasets.clips import batch, encode, encode_audio, read
 
@@ -54,18 +54,46 @@ def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, cap
     'cats/truncated.mp4': 'damaged after',
     'dogs/short.mp4': 'too short: 3 frames',
     'dogs/sound.mp4': 'no video stream',
+    'cats/notes.txt': 'no video by its suffix',
+    'whole.mp4': 'in no folder of a class',
   }
   assert rejects.keys() == reasons.keys()
   for file, reason in reasons.items():
     assert reason in rejects[file], rejects[file]
-  assert '5 rejected' in capsys.readouterr().err
+  assert '7 rejected' in capsys.readouterr().err
   assert sorted(read(source, clip)[1] for clip in range(4)) == [0, 0, 1, 1]  # cats, dogs; an empty folder is no class
   assert source.lengths.tolist() == [30, 30, 30, 30]
-  assert '5 files rejected' in source.describe()
+  assert '7 files rejected' in source.describe()
   got = batch(folder_config, source)
   assert got['video'].shape == (2, 8, 5, SIZE, SIZE, 3)
   green = got['video'][..., 1].mean((3, 4)).astype(int)
   assert (np.diff(green, axis=2) > 3).all()  # time runs forward in every window
+
+
+def test_folders_of_splits_hold_the_same_classes(folder_config, folder, tmp_path):
+  root = tmp_path / 'source'
+  for place in ('train/dogs/a.mp4', 'train/cats/b.MP4', 'test/dogs/c.ts', 'Validation/birds/d.mp4', 'test/loose.mp4'):
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / 'cats' / 'a.mp4', root / place)
+  folder_config.data.source = str(root)
+  labels = {}
+  for split in ('train', 'test', 'validation'):
+    folder_config.data.split = split
+    source = catalog.open_records(folder_config)
+    labels[split] = sorted(source.labels.tolist())
+  assert labels == {'train': [1, 2], 'test': [2], 'validation': [0]}  # birds, cats, dogs
+  assert 'in no folder of a class' in (source.folder / 'rejects.jsonl').read_text()
+  folder_config.data.split, folder_config.data.use_labels = 'test', False
+  assert sorted(catalog.open_records(folder_config).labels.tolist()) == [-1, 2]  # those without a class serve too
+
+  shutil.copytree(root / 'train' / 'dogs', root / 'horses')
+  with pytest.raises(UsageError, match='has the split Validation beside horses'):
+    video_folder.make_config(folder_config)
+  plain = tmp_path / 'plain'
+  for name in ('test', 'walk'):  # classes, one of which happens to be called so
+    shutil.copytree(root / 'train' / 'dogs', plain / name)
+  folder_config.data.source = str(plain)
+  assert video_folder.make_config(folder_config).classes == ('test', 'walk')
 
 
 def test_a_folder_with_names_and_links_of_all_kinds(folder_config, folder, tmp_path):
@@ -125,5 +153,5 @@ def test_more_classes_than_the_model_has_is_told(folder_config):
   folder_config.data.num_classes = 1
   with pytest.raises(UsageError, match='num_classes=2'):
     catalog.open_records(folder_config)
-  folder_config.data.use_labels = False
-  assert '4 clips' in catalog.open_records(folder_config).describe()
+  folder_config.data.use_labels = False  # then the video beside the classes serves too
+  assert '5 clips' in catalog.open_records(folder_config).describe()
