@@ -1,18 +1,25 @@
 """`python -m dvd_gan.main --mode=MODE --config=configs/FILE.py --workdir=DIR [--config.field=value ...]`."""
 
 import os
+import sys
 
 import jax
 from absl import flags
 from etils import epath
 
 from configs import fields
-from dvd_gan.runtime import app, multihost, validation
+from dvd_gan.runtime import app, config_file, multihost, validation
 from dvd_gan.runtime.errors import UsageError
 
 flags.adopt_module_key_flags(app)  # --help lists --config too
-MODES = ('prepare', 'train', 'sample', 'evaluate', 'dry_run')
-_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+MODES = {
+  'train': 'trains; goes on from the newest checkpoint in the workdir',
+  'sample': 'writes videos of chosen classes, or continues clips',
+  'evaluate': 'FVD, FID, IS by a named protocol, with a report',
+  'prepare': 'builds the data set of a config',
+  'dry_run': 'compiles the train step for a TPU slice, on a CPU',
+}
+_MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'The folder of the run, local or gs://.')
 _COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of the first host, where JAX does not find the hosts.')
 _PROCESSES = flags.DEFINE_integer('processes', 0, 'With --coordinator: the number of processes.')
@@ -64,4 +71,7 @@ def _workdir() -> epath.Path | None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & set(sys.argv[1:]):
+    print(config_file.help_text(MODES))
+    sys.exit(0)
+  app.run(main, config_file.with_config)

@@ -140,8 +140,6 @@ def choose_corners(key: jax.Array, count: int, size: int, crop: int) -> jax.Arra
 def take_squares(video: jax.Array, corners: jax.Array, crop: int) -> jax.Array:
   """The same square of all frames of a video: [B, T, H, W, C] and [B, 2] -> [B, T, H // crop, W // crop, C]."""
   _, t, h, w, c = video.shape
-  if crop == 1:
-    return video
   return jax.vmap(lambda clip, corner: jax.lax.dynamic_slice(clip, (0, *corner, 0), (t, h // crop, w // crop, c)))(
     video, corners
   )
@@ -231,14 +229,14 @@ def gen_loss(
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
     inputs: `z` [B, z_dim], `label` int32 [B], `context` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees, `corners` int32 [B, 2] of the squares that D_T sees, `draws` of augment.draw for B clips, and, if `spec.truth_weight` is above 0, `truth`
+      frames that D_S sees, where `spec.crop` is above 1 `corners` int32 [B, 2] of the squares that D_T sees, `draws` of augment.draw for B clips, and, if `spec.truth_weight` is above 0, `truth`
       [B, T, H, W, 3], what came after `context`.
   """
   context = inputs['context']
   fake = spec.gen.apply({'params': weights}, inputs['z'], inputs['label'], context, train=True)
   video = augment.apply(inputs['draws'], jnp.concatenate([context, fake], axis=1))
   frames = take_frames(video[:, spec.context :], inputs['chosen'])
-  seen = take_squares(video, inputs['corners'], spec.crop)
+  seen = take_squares(video, inputs['corners'], spec.crop) if spec.crop > 1 else video
   loss = losses.hinge_gen(spec.disc.apply({'params': disc_weights}, frames, seen, inputs['label']))
   total, metrics = sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
   if spec.truth_weight:
@@ -264,9 +262,10 @@ def d_step(
   video = interleave(real, jnp.concatenate([context, fake], axis=1))  # [2B, T, H, W, 3]
   video = augment.apply(augment.draw(augment_key, video.shape[0], video.shape[2], spec.augment), video)
   chosen = spec.context + choose_frames(frames_key, video.shape[0], fake.shape[1], spec.frames_k)
-  corners = choose_corners(jax.random.fold_in(frames_key, 1), video.shape[0], video.shape[2], spec.crop)
-  seen = take_squares(video, corners, spec.crop)
-  inputs = {'frames': take_frames(video, chosen), 'video': seen, 'label': interleave(label, label)}
+  inputs = {'frames': take_frames(video, chosen), 'video': video, 'label': interleave(label, label)}
+  if spec.crop > 1:
+    corners = choose_corners(jax.random.fold_in(frames_key, 1), video.shape[0], video.shape[2], spec.crop)
+    inputs['video'] = take_squares(video, corners, spec.crop)
   weights, pullback, (u, sigmas) = _normalised(disc)
 
   gradient = functools.partial(jax.grad(functools.partial(disc_loss, spec, score_means), has_aux=True), weights)
@@ -304,9 +303,10 @@ def g_step(
     'context': real[:, : spec.context],
     'truth': real[:, spec.context :],  # unless the loss asks for it, XLA drops it
     'chosen': choose_frames(frames_key, label.shape[0], spec.gen.frames, spec.frames_k),
-    'corners': choose_corners(jax.random.fold_in(frames_key, 1), label.shape[0], real.shape[2], spec.crop),
     'draws': augment.draw(augment_key, label.shape[0], real.shape[2], spec.augment),
   }
+  if spec.crop > 1:
+    inputs['corners'] = choose_corners(jax.random.fold_in(frames_key, 1), label.shape[0], real.shape[2], spec.crop)
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
 
   loss_fn = functools.partial(gen_loss, spec, disc_weights)

@@ -57,6 +57,7 @@ def kept(config: Any, batch_size: int) -> int:
     'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     'context': jax.ShapeDtypeStruct((batch_size, data.context, data.resolution, data.resolution, 3), jnp.float32),
     'chosen': jax.ShapeDtypeStruct((batch_size, config.disc.frames_k), jnp.int32),
+    'corners': jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
     'draws': jax.eval_shape(lambda: augment.draw(jax.random.key(0), batch_size, data.resolution, spec.augment)),
   }
 

@@ -14,11 +14,18 @@ from configs import fields
 from dvd_gan.runtime import files, multihost, run_config
 from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
 
-CONFIG = config_flags.DEFINE_config_file('config', 'configs/default.py', 'The config, a file with get_config().')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The config, a file with get_config().')
 
 
-def run(program: Callable[[list[str]], int | None]) -> None:
-  """Runs a program with the flag --config; a mistake of the user's is one line on stderr and exit code 2."""
+def run(
+  program: Callable[[list[str]], int | None], with_config: Callable[[list[str]], list[str]] = lambda argv: argv
+) -> None:
+  """Runs a program with the flag --config; a mistake of the user's is one line on stderr and exit code 2.
+
+  Args:
+    program: called with the arguments that are no flags; returns the exit code, None for 0.
+    with_config: makes of the arguments those with a --config that can be loaded.
+  """
   # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -31,7 +38,7 @@ def run(program: Callable[[list[str]], int | None]) -> None:
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # programs of under a second are cached too
   try:
-    app.run(functools.partial(_guarded, program), flags_parser=_parse_flags)
+    app.run(functools.partial(_guarded, program), flags_parser=functools.partial(_parse_flags, with_config))
   except KeyboardInterrupt:  # outside the loop, where there is nothing to save
     multihost.leave(PREEMPTED)
 
@@ -56,7 +63,7 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
   multihost.leave(code or 0)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:
   """Flags as app.run parses them, with config mistakes in one line in place of ml_collections' traceback."""
   given = [argument.lstrip('-').partition('=')[0] for argument in argv if argument.startswith('-')]
   for name in [flag.removeprefix('config.') for flag in given if flag.startswith('config.')]:
@@ -68,11 +75,20 @@ def _parse_flags(argv: list[str]) -> list[str]:
       near = near or difflib.get_close_matches(name, fields.RULES)
       _fail(f'the config has no field {name}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
   try:
+    sys.argv = argv = with_config(argv)  # where ml_collections looks for fields
+  except UsageError as error:
+    _fail(error)
+  try:
     rest = flags.FLAGS(argv)
+    if CONFIG.value is None:
+      _fail('--config=configs/FILE.py is missing')
     CONFIG.value.keys()  # the file is loaded when its value is first read
     return rest
-  except (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-    _fail(' '.join(str(error).split()) or type(error).__name__)
+  except Exception as error:  # a config file may raise anything
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if not isinstance(error, (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError)):
+      lines.insert(0, f'{type(error).__name__} in the config:')
+    _fail(f'--config: {lines[-1]}' if 'Traceback' in lines[0] else ' '.join(' '.join(lines).split()))
 
 
 def _fail(message: object, code: int = 2) -> None:

@@ -1,0 +1,93 @@
+"""The config that a command means: a file of Python, by path or by name, or config.json of a run; and its help."""
+
+import inspect
+import os
+import re
+from typing import Any
+
+from etils import epath
+
+from configs import default
+from dvd_gan.runtime import run_config
+from dvd_gan.runtime.errors import UsageError
+
+FOLDER = os.path.dirname(default.__file__)
+OF_RUNS = ('train', 'sample', 'evaluate')  # modes that take the config of the run in their workdir
+
+
+def with_config(argv: list[str]) -> list[str]:
+  """Arguments whose --config ml_collections can load.
+
+  Without --config it is the config.json of the run in --workdir. A file is found by its path or, in `configs/`, by name.
+
+  Raises:
+    UsageError: if there is no such file, or none is named and there is no run.
+  """
+  given, mode, workdir = (_value(argv, name) for name in ('config', 'mode', 'workdir'))
+  rest = list(argv)
+  if given is None:
+    mode = mode or 'train'
+    saved = os.path.join(os.path.expanduser(workdir or ''), run_config.FILE)
+    if mode not in OF_RUNS or not workdir or not epath.Path(saved).exists():
+      run = f', or --workdir=DIR of a run ({saved} is not there)' if workdir and mode in OF_RUNS else ''
+      raise UsageError(f'--mode={mode} needs --config=configs/FILE.py{run}')
+    given = saved
+  else:
+    at = next(i for i, argument in enumerate(argv) if argument.lstrip('-').partition('=')[0] == 'config')
+    del rest[at : at + (1 if '=' in argv[at] else 2)]
+  if given.endswith('.json'):
+    get_config(given)
+    return [rest[0], f'--config={__file__}:{given}', *rest[1:]]  # before the flags of its fields
+  path, colon, argument = given.partition(':')
+  named = os.path.join(FOLDER, f'{path}.py')
+  if not os.path.isfile(path) and os.path.isfile(named):
+    path = named
+  if not os.path.isfile(path):
+    names = sorted(name.removesuffix('.py') for name in os.listdir(FOLDER) if name.endswith('.py'))
+    there = ', '.join(name for name in names if name not in ('__init__', 'fields'))
+    raise UsageError(f'--config={given}: there is no file {path}; by name there are {there}')
+  if colon and re.search(r'def get_config\(\)', open(path).read()):
+    raise UsageError(f'--config={given}: {path} takes no argument after a colon')
+  return [rest[0], f'--config={path}{colon}{argument}', *rest[1:]]
+
+
+def get_config(path: str) -> Any:
+  """The config in a run's config.json, over today's defaults; what they no longer have is left out."""
+  file = epath.Path(path).expanduser()
+  if not file.exists():
+    raise UsageError(f'--config={path}: there is no such file')
+  config = default.get_config()
+  for name, value in run_config.read(file).items():
+    group = value if isinstance(value, dict) else {'': value}
+    for field, one in group.items():
+      place, key = (config.get(name), field) if field else (config, name)
+      if place is not None and key in place:
+        place[key] = tuple(one) if isinstance(one, list) else one
+  return config
+
+
+def help_text(modes: dict[str, str]) -> str:
+  """What --help prints: the modes, and each field of default.py with its default and its comment."""
+  lines = [
+    'python -m dvd_gan.main --mode=MODE --config=configs/FILE.py --workdir=DIR [--config.FIELD=VALUE ...]', '',
+    'Without --config: the config of the run in --workdir.', '', 'Modes:',
+  ]  # fmt: skip
+  lines += [f'  {mode:10} {what}' for mode, what in modes.items()]
+  lines += ['', 'Fields, with their defaults:']
+  for line in inspect.getsource(default.get_config).splitlines():
+    if field := re.fullmatch(r'  ([a-z_]+)\.([a-z_0-9]+) = (.+?)(?:  # (.*))?', line):
+      group, name, value, comment = field.groups()
+      if 'ConfigDict' in value:
+        continue
+      group = {'evaluation': 'eval.', 'config': ''}.get(group, f'{group}.')
+      lines.append(f'  --config.{group}{name}={value}' + (f'\n      {comment}' if comment else ''))
+  return '\n'.join(lines)
+
+
+def _value(argv: list[str], name: str) -> str | None:
+  """The value of a flag: --name=value, -name=value or --name value; None if it is not given."""
+  for i, argument in enumerate(argv):
+    flag, equals, value = argument.partition('=')
+    if argument.startswith('-') and flag.lstrip('-') == name:
+      return value if equals else argv[i + 1] if i + 1 < len(argv) else ''
+  return None
