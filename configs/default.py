@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.dir = ''  # where prepared data sets live; empty for TFDS's own place, ~/tensorflow_datasets
   data.source = ''  # video_folder, ucf101, kinetics600: the folder of videos to prepare from; array_file: the .npz
   data.split = 'train'  # split to train on; ucf101 has all, train_1 to train_3 and test_1 to test_3
-  data.num_classes = 30  # size of the label vocabulary; for video_folder at least the number of subfolders
+  data.num_classes = 0  # size of the label vocabulary; 0 for as many as the data set has classes
   data.resolution = 64  # height and width of the model's video, 4 * 2^n
   data.frames = 12  # T, the length of the model's video
   data.context = 0  # C, context frames: prediction generates the data.frames - C after them; 0 for synthesis
@@ -93,7 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.sample = sample = ml_collections.ConfigDict()
   sample.step = 0  # checkpoint to sample from; 0 for the newest
   sample.num = 16  # videos
-  sample.classes = ()  # class ids to cycle through; empty for all in turn
+  sample.classes = ()  # names or numbers of classes to cycle through; empty for all in turn
   sample.truncation = (1.0,)  # standard deviations of z; one grid for each
   sample.seed = 0  # of z
   sample.batch_size = 16  # videos computed at once; the result does not depend on it

@@ -18,6 +18,7 @@ class Rule:
     choices: all values there are.
     several: the field is a tuple of such values.
     path: a file or folder, local or gs://.
+    named: text is a value, too: a name.
   """
 
   kind: type
@@ -27,6 +28,7 @@ class Rule:
   choices: tuple[str, ...] = ()
   several: bool = False
   path: bool = False
+  named: bool = False
 
   def fault(self, value: Any) -> str | None:
     """What is wrong with a value, in words that follow it; None if nothing is."""
@@ -38,6 +40,8 @@ class Rule:
     return None if wrong is self else f'holds {wrong!r}, which is not {self._wanted()}'
 
   def _suits(self, value: Any) -> bool:
+    if self.named and isinstance(value, str):
+      return bool(value.strip())
     if isinstance(value, bool) or self.kind is bool:
       return isinstance(value, bool) and self.kind is bool
     if self.kind is str:
@@ -58,7 +62,7 @@ class Rule:
       words += f' of {self.least:g} to {self.most:g}'
     elif self.least > -math.inf:
       words += f' of {self.least:g} or more'
-    return words
+    return f'a name or {words}' if self.named else words
 
 
 FLAG = Rule(bool)
@@ -78,6 +82,9 @@ def one_of(*choices: str) -> Rule:
   return Rule(str, choices=choices)
 
 
+# Classes of the data sets that always have as many.
+KNOWN_CLASSES = {'moving_shapes': 30, 'ucf101': 101, 'kinetics600': 600}
+
 RULES = {
   'seed': COUNT_OR_0,
   'dtype': one_of('float32', 'bfloat16'),
@@ -85,7 +92,7 @@ RULES = {
   'data.dir': PATH,
   'data.source': PATH,
   'data.split': TEXT,
-  'data.num_classes': COUNT,
+  'data.num_classes': COUNT_OR_0,
   'data.resolution': Rule(int, least=8),
   'data.frames': COUNT,
   'data.context': COUNT_OR_0,
@@ -147,7 +154,7 @@ RULES = {
   'train.allow_config_change': FLAG,
   'sample.step': COUNT_OR_0,
   'sample.num': COUNT,
-  'sample.classes': Rule(int, least=0, several=True),
+  'sample.classes': Rule(int, least=0, several=True, named=True),
   'sample.truncation': Rule(float, least=0, several=True),
   'sample.seed': COUNT_OR_0,
   'sample.batch_size': COUNT,

@@ -12,7 +12,7 @@ from dvd_gan.datasets import evaluation_windows, window
 from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.datasets.prepare import decoding
 from dvd_gan.metrics import similarity
-from dvd_gan.runtime import files
+from dvd_gan.runtime import files, run_config
 from dvd_gan.runtime.errors import UsageError
 
 DRAWN = 14  # futures of a clip that are drawn: H.264 has a largest width
@@ -24,6 +24,7 @@ def predict(config: Any, workdir: epath.Path) -> None:
   Raises:
     UsageError: see `own_clip`, `sample.open_checkpoint`, `held_out`.
   """
+  run_config.settle(config, workdir)
   clips = own_clip(config) if config.sample.video else None
   opened = sample.open_checkpoint(config, workdir)
   if clips is None:  # after the checkpoint is known to be there: a data set may be hours of work

@@ -1,5 +1,6 @@
 """`--mode=sample`: videos of chosen classes at chosen truncations, from the EMA weights of a checkpoint."""
 
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ class Opened(NamedTuple):
   sampler: Sampler
   known: dict[float, Tree]  # standing statistics by truncation: those stored with it, at 1, and what `standing` adds
   digest: str  # of the EMA weights: another training has another
+  classes: tuple[str, ...] = ()  # names, by label
 
   def standing(self, truncation: float) -> Tree:
     """Standing statistics at a truncation, made when they are first asked for."""
@@ -69,7 +71,8 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, context)
   # A run stopped by a signal stored none.
   known = {} if stored is None else {1.0: stored}
-  return Opened(step, sampler, known, checksums.digest(state.ema_params))
+  names = run_config.class_names(config, workdir)
+  return Opened(step, sampler, known, checksums.digest(state.ema_params), names)
 
 
 def sample(config: Any, workdir: epath.Path) -> None:
@@ -84,10 +87,13 @@ def sample(config: Any, workdir: epath.Path) -> None:
     standing = opened.standing(truncation)
     videos = opened.sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
     name = f'step_{opened.step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    write(config, workdir, name, video.grid(videos[:MAX_GRID], config.sample.columns))
+    captions = [', '.join(filter(None, (opened.classes[label], f'{truncation:g}'))) for label in labels[:MAX_GRID]]
+    write(config, workdir, name, video.grid(videos[:MAX_GRID], config.sample.columns, captions=captions))
     if config.sample.each:
       for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
-        write(config, workdir, f'{name}_{i:05d}_class_{label:03d}', one)
+        named = opened.classes[label]
+        kind = f'class_{label:03d}' if named.isdigit() else re.sub(r'\W+', '_', named)
+        write(config, workdir, f'{name}_{i:05d}_{kind}', video.grid(one[None]))
 
 
 def write(config: Any, workdir: epath.Path, name: str, one: np.ndarray) -> None:

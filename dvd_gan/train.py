@@ -37,7 +37,9 @@ def train(config: Any, workdir: epath.Path) -> int:
     NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
     RunError: when a checkpoint cannot be written.
   """
+  run_config.settle(config, workdir)
   source = multihost.in_turn(lambda: sources.open_source(config))
+  run_config.number_classes(config, run_config.padded(config, source.classes))
   stop = StopSignal()
   try:
     run_config.open_workdir(workdir)
@@ -51,7 +53,6 @@ def train(config: Any, workdir: epath.Path) -> int:
 def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> int:
   """`train`, with its data open and its signals handled."""
   mesh = sharding.make_mesh(config.mesh.shard)
-  run_config.settle(config, workdir)
   spec = train_step.make_spec(config, **backend.step_options(config.mesh))
   multihost.check_shared(workdir)
   checkpoints = Checkpoints(
@@ -60,7 +61,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   if checkpoints.newest() is not None and not config.train.allow_config_change:
     run_config.check(config, workdir)
   state = initial_state(config, spec, mesh, checkpoints)
-  run_config.write(config, workdir)  # now that the checkpoint is known to fit
+  names = run_config.padded(config, source.classes)
+  run_config.write(config, workdir, source.classes)  # now that the checkpoint is known to fit
   first_step, last_step = int(state.step), config.train.steps
   checkpoint.drop_marks(workdir, after=first_step)
   writer = Writer(workdir, first_step)
@@ -108,7 +110,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         statistics = sampling.statistics_size(config)
         checkpoints.save(step, state, samples.standing, best_metric(config, metrics), statistics)
       if due.sample:
-        write_samples(samples, workdir, step, writer)
+        write_samples(samples, names, workdir, step, writer)
       progress.show(step, metrics, batches.waited, force=stopping or step == last_step)
       if stopping:
         break
@@ -222,7 +224,7 @@ class Samples:
     self.metrics = {} if context else {'sample_deviation': self.sampler.deviation(self.standing)}
 
 
-def write_samples(samples: Samples, workdir: epath.Path, step: int, writer: Writer) -> None:
+def write_samples(samples: Samples, names: tuple[str, ...], workdir: epath.Path, step: int, writer: Writer) -> None:
   """A grid of samples to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard, at fixed z and classes or training clips."""
   config = samples.sampler.config
   context, labels = samples.sampler.conditions()
@@ -233,7 +235,8 @@ def write_samples(samples: Samples, workdir: epath.Path, step: int, writer: Writ
   borders = video.borders(config.data.context, length, length) if config.data.context else None
 
   def write() -> None:
-    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns, borders)
+    captions = [] if config.data.context else [names[label] for label in labels[: sampling.MAX_GRID]]
+    grid = video.grid(videos[: sampling.MAX_GRID], config.sample.columns, borders, captions)
     folder = workdir / 'samples'
     folder.mkdir(parents=True, exist_ok=True)
     files = video.write(folder / f'step_{step:08d}', grid, config.sample.fps)

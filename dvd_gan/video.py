@@ -4,25 +4,31 @@ import fractions
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
 BORDER = 3  # pixels
+LINE = 16  # pixels: height of a caption
+PAPER = 235  # grey level of what holds no video
 # Colours of a predicted frame's border.
 GIVEN = (0, 200, 0)
 GENERATED = (0, 0, 0)
 ROLLED = (255, 140, 0)  # generated from generated frames, beyond what the model was trained for
 
 
-def grid(videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None) -> np.ndarray:
+def grid(
+  videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None, captions: Sequence[str] = ()
+) -> np.ndarray:
   """Tiles videos, small ones enlarged by a whole factor.
 
   Args:
     videos: uint8 [N, T, H, W, 3].
     columns: 0 makes the grid about square.
     borders: colours of a border around each frame, uint8, broadcast to [N, T, 3]; None for no border.
+    captions: a line above each video; none if empty. What does not fit is cut off.
 
   Returns:
     uint8 [T, rows * H', columns * W', 3].
@@ -34,12 +40,25 @@ def grid(videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None
     inside = np.zeros(videos.shape[2:4], bool)
     inside[BORDER:-BORDER, BORDER:-BORDER] = True
     videos[:, :, ~inside] = np.broadcast_to(borders, (*videos.shape[:2], 3))[:, :, None]
+  if captions:
+    lines = np.stack([_line(text, videos.shape[3]) for text in captions])  # [N, h, W', 3]
+    above = np.broadcast_to(lines[:, None], (len(lines), videos.shape[1], *lines.shape[1:]))
+    videos = np.concatenate([above, videos], axis=2)
   n, t, h, w, c = videos.shape
   columns = min(columns or math.ceil(math.sqrt(n)), n)
   rows = math.ceil(n / columns)
-  blank = np.zeros((rows * columns - n, t, h, w, c), videos.dtype)
+  blank = np.full((rows * columns - n, t, h, w, c), PAPER, videos.dtype)
   tiles = np.concatenate([videos, blank]).reshape(rows, columns, t, h, w, c)
   return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
+
+
+def _line(text: str, width: int) -> np.ndarray:
+  """A line of dark text on light ground, uint8 [LINE, width, 3]."""
+  from PIL import Image, ImageDraw, ImageFont
+
+  image = Image.new('RGB', (width, LINE), (PAPER,) * 3)
+  ImageDraw.Draw(image).text((2, 1), text, fill=(40, 40, 40), font=ImageFont.load_default(size=11))
+  return np.asarray(image)
 
 
 def borders(context: int, trained: int, length: int) -> np.ndarray:

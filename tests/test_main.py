@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('disc.multipliers', ('a', 2, 2), "holds 'a'"),
     ('sample.truncation', (0.5, None), 'holds None, which is not a number of 0 or more'),
     ('sample.truncation', (float('inf'),), 'holds inf'),
-    ('sample.classes', ('a',), 'sample.classes'),
+    ('sample.classes', (1.5,), 'holds 1.5, which is not a name or a whole number of 0 or more'),
     ('eval.samples', -1, 'eval.samples=-1'),
     ('eval.batch_size', 0, 'eval.batch_size=0'),
     ('eval.truncation', (), 'eval.truncation'),

@@ -21,7 +21,19 @@ def test_grid_places_videos_row_by_row_and_enlarges_small_ones():
   small = grid[:, ::scale, ::scale]
   np.testing.assert_array_equal(small[:, :10, 12:24], clips[1])
   np.testing.assert_array_equal(small[:, 10:, 12:24], clips[4])
-  assert not small[:, 10:, 24:].any()
+  assert (small[:, 10:, 24:] == video.PAPER).all()  # no black tile where there is no video
+
+
+def test_captions_stand_above_their_videos():
+  clips = _clips(3)
+  grid = video.grid(clips, columns=2, captions=['bikes, 0.5', 'a class whose name is far too long', ''])
+  plain = video.grid(clips, columns=2)
+  high, wide = 100 + video.LINE, 120
+  assert grid.shape == (4, 2 * high, 2 * wide, 3)
+  np.testing.assert_array_equal(grid[:, video.LINE : high, :wide], plain[:, :100, :wide])
+  for row, column, written in ((0, 0, True), (0, 1, True), (1, 0, False)):
+    line = grid[:, row * high : row * high + video.LINE, column * wide : (column + 1) * wide]
+    assert (line.min() < 100) == written and line.max() == video.PAPER and (line == line[:1]).all()
 
 
 def test_mp4_is_h264_yuv420p_of_all_frames_at_any_size(tmp_path):

@@ -1,4 +1,4 @@
-"""Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N]. No TensorFlow.
+"""Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N], perhaps `classes`, their names. No TensorFlow.
 
 As from every other source, the short side of larger clips is resized to `data.resolution`; the square is cut at reading.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets import jpeg, window
+from dvd_gan.datasets import jpeg, sources, window
 from dvd_gan.runtime.errors import UsageError
 
 
@@ -32,6 +32,7 @@ class ArrayFile:
     try:
       with epath.Path(path).expanduser().open('rb') as file, np.load(file) as arrays:
         self.video, self.label = arrays['video'], arrays['label']
+        names = arrays['classes'].tolist() if 'classes' in arrays else []
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
       raise UsageError(f'{path}: no .npz file with arrays `video` and `label` ({error})') from None
     if self.video.dtype != np.uint8 or self.video.ndim != 5 or self.video.shape[-1] != 3:
@@ -40,6 +41,9 @@ class ArrayFile:
       raise UsageError(f'{path}: label is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
     if not len(self.label):
       raise UsageError(f'{path}: no clips')
+    found = [str(label) for label in range(int(self.label.max()) + 1)]
+    self.classes = tuple(map(str, names)) if len(names) >= len(found) else tuple(found)
+    sources.count_classes(config, self.classes)
     if config.data.use_labels and not 0 <= self.label.min() <= self.label.max() < config.data.num_classes:
       raise UsageError(f'{path}: labels must lie in [0, data.num_classes={config.data.num_classes})')
     _, frames, height, width, _ = self.video.shape

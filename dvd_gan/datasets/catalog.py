@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import index, record_files
-from dvd_gan.datasets.prepare import building, decoding, ucf101
+from dvd_gan.datasets import index, record_files, shapes, sources
+from dvd_gan.datasets.prepare import building, decoding, kinetics600, ucf101
 from dvd_gan.datasets.prepare.video_builder import VideoBuilder
 from dvd_gan.runtime.errors import UsageError
 
@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
   numbers: tuple[str, ...] = ('label',)  # features to index
   keep: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None  # of the numbers, which clips; None for all
   decoder: int = 1  # version that decoded the clips
+  classes: tuple[str, ...] = ()  # names, by label
 
 
 def open_records(config: Any, *, build: bool = False) -> record_files.Records:
@@ -45,6 +46,7 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
   """
   prepared = _bair(config, build) if config.data.name == 'bair' else _built(config, build)
   split = config.data.split
+  sources.count_classes(config, prepared.classes)
   try:
     clips = index.load(prepared.folder, prepared.files, split, video=prepared.video, numbers=prepared.numbers)
   except ValueError as error:
@@ -53,7 +55,9 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
   keep = None if prepared.keep is None else prepared.keep(clips.numbers)
   if keep is not None and not keep.any():
     raise UsageError(f'{prepared.folder} was prepared without the official lists that split {split} needs')
-  return record_files.Records(config, prepared.folder, clips, prepared.files, labels, keep, prepared.decoder)
+  return record_files.Records(
+    config, prepared.folder, clips, prepared.files, labels, keep, prepared.decoder, prepared.classes
+  )
 
 
 def _home(config: Any) -> epath.Path:
@@ -79,12 +83,14 @@ def _built(config: Any, build: bool) -> Prepared:
     building.finish(config, folder, kind, builder_config)
   decoder = _decoder(folder) if issubclass(kind, VideoBuilder) else 1
   if data.name == 'ucf101':
-    paths = _files(folder, 'train', data.name)
+    found = Prepared(folder, _files(folder, 'train', data.name), decoder=decoder, classes=ucf101.CLASSES)
     if not (part := ucf101.part_of(data.split)):
-      return Prepared(folder, paths, decoder=decoder)
+      return found
     feature, value = part
-    return Prepared(folder, paths, 'video', ('label', feature), lambda numbers: numbers[feature] == value, decoder)
-  return Prepared(folder, _files(folder, data.split, data.name), decoder=decoder)
+    return found._replace(numbers=('label', feature), keep=lambda numbers: numbers[feature] == value)
+  known = {'kinetics600': kinetics600.CLASSES, 'moving_shapes': shapes.CLASSES}
+  classes = known.get(data.name) or builder_config.classes
+  return Prepared(folder, _files(folder, data.split, data.name), decoder=decoder, classes=classes)
 
 
 def _decoder(folder: epath.Path) -> int:
@@ -134,7 +140,8 @@ def _ucf101_of_tfds(config: Any) -> Prepared | None:
     if part and name not in (f'ucf101_{number}', f'ucf101_{number}_256'):
       raise UsageError(f'{folder} is {name or "another config"}: split {data.split} needs ucf101_{number}')
     splits = [ucf101.PARTS[part[1]]] if part else ['train', 'test']
-    return Prepared(folder, [file for split in splits for file in _files(folder, split, 'ucf101')])
+    files = [file for split in splits for file in _files(folder, split, 'ucf101')]
+    return Prepared(folder, files, classes=ucf101.CLASSES)
   return None
 
 

@@ -25,6 +25,7 @@ class Records:
   Attributes:
     folder: of the data set.
     decoder: version of the decoder that the clips came through; 1 where none is on record.
+    classes: their names, by label; () where there are none.
   """
 
   in_memory = False
@@ -38,6 +39,7 @@ class Records:
     labels: np.ndarray,
     keep: np.ndarray | None = None,
     decoder: int = 1,
+    classes: tuple[str, ...] = (),
   ):
     """Decides which clips are used.
 
@@ -48,13 +50,13 @@ class Records:
       paths: the record files, indexed by `clips.shard`.
       labels: int [N], -1 where a clip has none.
       keep: bool [N], the clips that count; all if None.
-      decoder: see the attribute.
+      decoder, classes: see the attributes.
 
     Raises:
       UsageError: if no clip is long enough, or labels that are used do not fit `data.num_classes`.
     """
     data = config.data
-    self.folder, self.decoder = folder, decoder
+    self.folder, self.decoder, self.classes = folder, decoder, classes
     self._config, self._index = config, clips
     # Opening by epath takes twice as long as by pathlib.
     self._paths = [path if files.is_remote(path) else pathlib.Path(path) for path in paths]

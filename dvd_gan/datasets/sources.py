@@ -1,5 +1,7 @@
 """Opens a config's data set."""
 
+import functools
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   Returns:
     A source of random access to the clips of one split: `lengths`, frames in each clip, int [N]; `read(plan)`, the windows
     of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n], from any thread; `in_memory`, whether
-    prefetching gains nothing; `labels`, of each clip, int32 [N], -1 for none; `describe()`, a line for `--mode=prepare`.
+    prefetching gains nothing; `labels`, of each clip, int32 [N], -1 for none; `classes`, the names of its classes in their order, () where it has none;
+    `describe()`, a line for `--mode=prepare`.
 
   Raises:
     UsageError: if the data are missing or do not fit the config; the message says what to do.
@@ -30,6 +33,29 @@ def open_source(config: Any, *, build: bool = False) -> Any:
 
     return catalog.open_records(config, build=build)
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
+
+
+def count_classes(config: Any, classes: tuple[str, ...]) -> None:
+  """Sets `data.num_classes` where it is left open (0) to the number of a data set's classes; warns where it is larger.
+
+  Raises:
+    UsageError: if it is smaller.
+  """
+  data, count = config.data, len(classes)
+  if not (data.use_labels and count):
+    return
+  data.num_classes = data.num_classes or count
+  if data.num_classes < count:
+    raise UsageError(
+      f'the data have {count} classes, data.num_classes={data.num_classes}: leave it out, or --config.data.num_classes={count}'
+    )
+  if data.num_classes > count:
+    _warn(f'data.num_classes={data.num_classes}, but the data have only {count} classes')
+
+
+@functools.cache  # once: evaluation opens a data set several times
+def _warn(message: str) -> None:
+  print(f'warning: {message}', file=sys.stderr)
 
 
 def network_labels(config: Any, label: np.ndarray) -> np.ndarray:

@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from configs import fields
 from dvd_gan.models import initialisation
 from dvd_gan.models.discriminators import DualDiscriminator
 from dvd_gan.models.generator import Generator
+from dvd_gan.runtime.errors import UsageError
 
 # Widths in units of gen.ch (stem, then each unit) and disc.ch (each block), by resolution (paper.md). The paper's table
 # starts at 64; below it ours continue the same shape.
@@ -30,8 +32,16 @@ DISC_MULTIPLIERS = {
 
 
 def num_labels(config: Any) -> int:
-  """Size of the networks' label vocabulary: one label for all without `data.use_labels`."""
-  return config.data.num_classes if config.data.use_labels else 1
+  """Size of the networks' label vocabulary: one label for all without `data.use_labels`.
+
+  Raises:
+    UsageError: if `data.num_classes` is left open and no data set has been opened to count its classes.
+  """
+  data = config.data
+  count = (data.num_classes or fields.KNOWN_CLASSES.get(data.name, 0)) if data.use_labels else 1
+  if not count:
+    raise UsageError(f'classes of {data.name} are counted in the data; without them give --config.data.num_classes=N')
+  return count
 
 
 def context_multipliers(config: Any) -> tuple[int, ...]:

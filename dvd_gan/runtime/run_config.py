@@ -1,5 +1,6 @@
 """config.json: what a run was started with, and whether it may go on."""
 
+import difflib
 import importlib.metadata
 import json
 import os
@@ -10,6 +11,7 @@ from etils import epath
 
 from configs import default
 from dvd_gan import models
+from dvd_gan.datasets import shapes
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
@@ -33,13 +35,14 @@ def open_workdir(workdir: epath.Path) -> None:
     raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
 
 
-def write(config: Any, workdir: epath.Path) -> None:
-  """Writes config.json from the first process: the config, the packages' versions, the CPUs that XLA may use.
+def write(config: Any, workdir: epath.Path, classes: tuple[str, ...] = ()) -> None:
+  """Writes config.json from the first process: config, names of classes, packages' versions, CPUs that XLA may use.
 
   On a CPU their number decides how XLA splits its sums: with another one the results differ in their last digits.
   """
   if jax.process_index() == 0:
-    content = {'config': json.loads(config.to_json_best_effort()), 'versions': versions(), 'cpus': cpus()}
+    content = {'config': json.loads(config.to_json_best_effort()), 'classes': list(classes)}
+    content |= {'versions': versions(), 'cpus': cpus()}
     files.write(workdir / FILE, (json.dumps(content, indent=2) + '\n').encode())
 
 
@@ -64,11 +67,44 @@ def read(path: epath.Path) -> dict[str, Any]:
 
 
 def settle(config: Any, workdir: epath.Path) -> None:
-  """Fills in the widths that a config leaves open: those of the run in `workdir`, or by default."""
+  """Fills in what a config leaves open, widths and classes, as the run in `workdir` has it, or by default."""
+  path = workdir / FILE
+  earlier = read(path) if path.exists() else {}
   if config.data.context and not config.gen.context_multipliers:
-    path = workdir / FILE
-    earlier = read(path).get('gen', {}).get('context_multipliers') if path.exists() else None
-    config.gen.context_multipliers = tuple(earlier or models.context_multipliers(config))
+    widths = earlier.get('gen', {}).get('context_multipliers')
+    config.gen.context_multipliers = tuple(widths or models.context_multipliers(config))
+  if not config.data.num_classes:
+    config.data.num_classes = earlier.get('data', {}).get('num_classes', 0)
+  if earlier:
+    number_classes(config, class_names(config, workdir))
+
+
+def class_names(config: Any, workdir: epath.Path) -> tuple[str, ...]:
+  """Names of a run's classes by label; of one from before they were saved their numbers, but of moving_shapes."""
+  path = workdir / FILE
+  saved = json.loads(path.read_text()).get('classes') if path.exists() else None
+  return padded(config, tuple(saved or (shapes.CLASSES if config.data.name == 'moving_shapes' else ())))
+
+
+def padded(config: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+  """A name for each label that the networks know: those of the data set's classes, then numbers; '' for the only one."""
+  if not config.data.use_labels:
+    return ('',)
+  return (*names, *(str(label) for label in range(len(names), models.num_labels(config))))
+
+
+def number_classes(config: Any, names: tuple[str, ...]) -> None:
+  """Makes numbers of the names in `sample.classes`, which may be joined by commas.
+
+  Raises:
+    UsageError: for a name or a number that there is not, with the names that are most like it.
+  """
+  wanted = [part.strip() for one in config.sample.classes for part in str(one).split(',') if part.strip()]
+  for one in wanted:
+    if one not in names and not (one.isdigit() and int(one) < max(len(names), 1)):
+      near = difflib.get_close_matches(one, names) or names[:10]
+      raise UsageError(f'sample.classes: there is no class {one} among {len(names)}; there is {", ".join(near)}')
+  config.sample.classes = tuple(names.index(one) if one in names else int(one) for one in wanted)
 
 
 def statistics_size(workdir: epath.Path) -> tuple[int, int] | None:

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+from etils import epath
+
+from configs import default, smoke
+from dvd_gan import main
+from dvd_gan.runtime import config_file, run_config
+from dvd_gan.runtime.errors import UsageError
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def run(tmp_path):
+  """The workdir of a run of the tiny config, with names of classes."""
+  config = tiny_config()
+  config.data.num_classes, config.gen.multipliers = 3, (4, 2, 2)
+  run_config.write(config, epath.Path(tmp_path), ('bikes', 'bunny', 'carphone'))
+  return tmp_path
+
+
+def test_without_config_it_is_that_of_the_run(run):
+  for mode in ('train', 'sample', 'evaluate'):
+    found = config_file.with_config(['x', f'--mode={mode}', f'--workdir={run}', '--config.seed=3'])
+    assert found[1] == f'--config={config_file.__file__}:{run}/config.json' and found[-1] == '--config.seed=3'
+  assert config_file.with_config(['x', f'--config={run}/config.json', '--mode=sample'])[1] == found[1]
+  config, saved = config_file.get_config(f'{run}/config.json'), json.loads((run / 'config.json').read_text())['config']
+  assert json.loads(config.to_json_best_effort()) == saved
+  assert config.gen.multipliers == (4, 2, 2) and isinstance(config.gen.multipliers, tuple)
+
+
+def test_a_run_from_before_lacks_new_fields_and_has_others(run):
+  content = json.loads((run / 'config.json').read_text())
+  del content['config']['data']['crop'], content['classes']
+  content['config']['data'] |= {'given': content['config']['data'].pop('context'), 'no_longer': 1}
+  (run / 'config.json').write_text(json.dumps(content))
+  config = config_file.get_config(f'{run}/config.json')
+  assert config.data.crop == 'random' and config.data.context == 0 and 'no_longer' not in config.data
+  config.data.name = 'array_file'
+  assert run_config.class_names(config, epath.Path(run)) == ('0', '1', '2')
+  config.data.name, config.data.num_classes = 'moving_shapes', 30
+  assert run_config.class_names(config, epath.Path(run))[1] == 'circle left-right'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (
+      ['--workdir=nowhere'],
+      '--mode=train needs --config=configs/FILE.py, or --workdir=DIR of a run (nowhere/config.json',
+    ),
+    (['--mode=sample', '--workdir=nowhere'], '--mode=sample needs --config'),
+    (['--mode=prepare'], '--mode=prepare needs --config=configs/FILE.py'),
+    (['--config=nothing'], 'there is no file nothing; by name there are bair_fp_64x16'),
+    (['--config', 'configs/nothing.py'], 'there is no file configs/nothing.py'),
+    (['--config=smoke:large'], 'smoke.py takes no argument after a colon'),
+    (['--config=nowhere/config.json'], '--config=nowhere/config.json: there is no such file'),
+  ],
+)
+def test_a_config_that_is_not_there_is_told(arguments, message):
+  with pytest.raises(UsageError) as error:
+    config_file.with_config(['x', *arguments])
+  assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_config_is_found_by_path_or_by_name():
+  for given in (['--config=smoke'], ['--config', 'smoke'], [f'--config={smoke.__file__}']):
+    assert config_file.with_config(['x', '--mode=train', *given, '--config.seed=1']) == [
+      'x', f'--config={smoke.__file__}', '--mode=train', '--config.seed=1'
+    ]  # fmt: skip
+
+
+def test_help_has_each_mode_and_each_field_with_its_comment():
+  text = config_file.help_text(main.MODES)
+  for mode in main.MODES:
+    assert f'\n  {mode}' in text
+  names = [name for group, value in default.get_config().to_dict().items() for name in (
+    [f'{group}.{field}' for field in value] if isinstance(value, dict) else [group]
+  )]  # fmt: skip
+  assert [name for name in names if f'\n  --config.{name}=' not in text] == []
+  assert '--config.seed=0\n      of the parameters, the noise and the order of the data\n' in text
+
+
+def test_classes_are_named_or_numbered(run):
+  config, workdir = tiny_config(), epath.Path(run)
+  config.data.num_classes = 0
+  for wanted, found in ((('carphone', 0), (2, 0)), (('bikes,bunny',), (0, 1)), (('1', 'bikes'), (1, 0)), ((), ())):
+    config.sample.classes = wanted
+    run_config.settle(config, workdir)
+    assert config.sample.classes == found and config.data.num_classes == 3  # the run's own
+  for wanted, message in (
+    ('bike', 'no class bike among 3; there is bikes'),
+    ('7', 'no class 7 among 3; there is bikes, bunny'),
+  ):
+    config.sample.classes = (wanted,)
+    with pytest.raises(UsageError, match=message):
+      run_config.settle(config, workdir)
