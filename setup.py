@@ -1,5 +1,8 @@
 """Installs dvd_gan. The lower bounds are the versions that the tests ran with."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
 
 # TensorFlow only feeds data here: its CPU build, where one exists (not for macOS, nor for 64-bit Arm).
@@ -7,7 +10,7 @@ ARM = "platform_machine == 'arm64' or platform_machine == 'aarch64'"
 
 setup(
   name='dvd-gan',
-  version='0.1.0',
+  version=re.search(r"__version__ = '(.+)'", pathlib.Path('dvd_gan/__init__.py').read_text())[1],
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
   python_requires='>=3.11,<3.14',
   packages=[*find_packages(include=['dvd_gan*']), 'configs'],

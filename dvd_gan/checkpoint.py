@@ -101,12 +101,12 @@ class Checkpoints:
       raise self._unwritten(error) from error
 
   def restore_newest(
-    self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool
+    self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool, whole: bool = True
   ) -> tuple[int, train_step.TrainState, Any]:
     """Reads the newest step that is not damaged, telling of those that are.
 
     Args:
-      config, mesh: see `restore`.
+      config, mesh, whole: see `restore`.
       set_aside: rename damaged steps to damaged-STEP, so that the run can save them anew.
 
     Returns:
@@ -120,7 +120,7 @@ class Checkpoints:
     steps = json.loads(multihost.gather(json.dumps(steps))[0])  # a host's view of a shared disk may lag behind
     for i, step in enumerate(steps):
       try:
-        state, standing = self.restore(step, config, mesh)
+        state, standing = self.restore(step, config, mesh, whole=whole)
       except DamagedError as error:
         print(f'warning: {error}; taking the one before', file=sys.stderr, flush=True)
         continue
@@ -141,13 +141,16 @@ class Checkpoints:
       time.sleep(1)  # until this host's view of a shared disk has caught up
     self._manager.reload()
 
-  def restore(self, step: int, config: Any, mesh: jax.sharding.Mesh) -> tuple[train_step.TrainState, Any]:
+  def restore(
+    self, step: int, config: Any, mesh: jax.sharding.Mesh, *, whole: bool = True
+  ) -> tuple[train_step.TrainState, Any]:
     """Reads a step.
 
     Args:
       step: one that was saved.
       config: whose gen, disc, train.b1 and train.lecam decide the form of the state.
       mesh: where it goes, by `sharding.state`; the mesh that it was saved from may have been another.
+      whole: False reads only what samples are drawn from, `ema_params` and `gen.spectral`; the rest is None.
 
     Returns:
       (TrainState, standing statistics); None for the latter where they were not saved.
@@ -160,10 +163,14 @@ class Checkpoints:
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {self.steps()}')
     state = train_step.state_shapes(config)
     state = sharding.placed(state, sharding.state(mesh, state))
-    self._check_fit(step, _named(state))
+    parts = _named(state) if whole else {'ema_params': state.ema_params, 'gen': {'spectral': state.gen.spectral}}
+    self._check_fit(step, parts, whole)
     standing = models.standing_shapes(config)
     standing = sharding.placed(standing, jax.tree.map(lambda _: sharding.replicated(mesh), standing))
-    items = {'state': ocp.args.StandardRestore(_named(state))}
+    handlers, items = dict(HANDLERS), {'state': ocp.args.StandardRestore(parts)}
+    if not whole:
+      handlers['state'], how = ocp.PyTreeCheckpointHandler, ocp.checkpoint_utils.construct_restore_args(parts)
+      items['state'] = ocp.args.PyTreeRestore(item=parts, restore_args=how, partial_restore=True)
     if (self.folder / str(step) / 'standing').exists():
       items['standing'] = ocp.args.StandardRestore(standing)
     if (self.folder / str(step) / 'checksums').exists():
@@ -173,7 +180,7 @@ class Checkpoints:
       try:
         # Not by the manager, which waits for the other hosts in a device program: one whose part is damaged never comes.
         restored = {
-          name: HANDLERS[name]().restore(self.folder / str(step) / name, args=args) for name, args in items.items()
+          name: handlers[name]().restore(self.folder / str(step) / name, args=args) for name, args in items.items()
         }
         cause = None
         break
@@ -187,6 +194,9 @@ class Checkpoints:
       wrong = [path for path in found if found[path] != wanted.get(path)]
       if wrong:
         raise DamagedError(f'checkpoint {step} in {self.folder} is damaged: {len(wrong)} arrays, {wrong[0]} among them')
+    if not whole:
+      spectral, ema = restored['state']['gen']['spectral'], restored['state']['ema_params']
+      return type(state)(step, type(state.gen)(None, spectral, None), None, ema, None), restored.get('standing')
     nets = {
       name: type(net)(**value) if isinstance(value := restored['state'][name], dict) else value
       for name, net in (('gen', state.gen), ('disc', state.disc))
@@ -201,8 +211,8 @@ class Checkpoints:
       about = {}
     return tuple(about['statistics']) if 'statistics' in about else None
 
-  def _check_fit(self, step: int, state: Any) -> None:
-    """UsageError where a step's arrays have other names or shapes than `state`; unreadable metadata are left."""
+  def _check_fit(self, step: int, state: Any, whole: bool) -> None:
+    """UsageError where a step's arrays, or these of them, have other names or shapes than `state`; unreadable metadata are left."""
     try:
       metadata = self._manager.item_metadata(step)['state']
       saved = {
@@ -211,7 +221,8 @@ class Checkpoints:
     except Exception:
       return
     wanted = {checksums.name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
-    different = [path for path in sorted(saved.keys() | wanted.keys()) if saved.get(path) != wanted.get(path)]
+    paths = saved.keys() | wanted.keys() if whole else wanted.keys()
+    different = [path for path in sorted(paths) if saved.get(path) != wanted.get(path)]
     if different:
       first = different[0]
       raise UsageError(

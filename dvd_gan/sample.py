@@ -57,9 +57,9 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   mesh = mesh or sharding.make_mesh(devices=jax.devices() if multihost.several() else jax.devices()[:1])
   step = config.sample.step
   if step:
-    state, stored = checkpoints.restore(step, config, mesh)
+    state, stored = checkpoints.restore(step, config, mesh, whole=False)
   else:
-    step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False)
+    step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False, whole=False)
   size = checkpoints.statistics(step) or run_config.statistics_size(workdir)
   checkpoints.close()
   if size not in (None, statistics_size(config)):

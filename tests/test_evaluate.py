@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
+import dvd_gan
 from dvd_gan import checkpoint, evaluate, models, sample, sharding, train_step, video
 from dvd_gan.datasets import shapes
 from dvd_gan.metrics import features, frechet, networks, protocols, report, scores, video_sets
@@ -413,3 +414,40 @@ def test_the_toy_protocols_classes_are_those_of_the_data():
   })  # fmt: skip
   assert scores.accuracy(found) == pytest.approx({'shape': 1, 'motion': 0.8, 'both': 0.8})
   assert len(shapes.SHAPES) == 6 and len(shapes.MOTIONS) == 5
+
+
+def test_a_model_loaded_in_python_draws_what_the_program_draws(workdir, tmp_path):
+  model = dvd_gan.load(str(workdir))
+  assert model.classes == ('0', '1', '2') and model.step == 2
+  config = with_data(get_config(), workdir)
+  opened = sample.open_checkpoint(config, workdir)
+  labels = np.array([2, 0, 2], np.int32)
+  expected = opened.sampler.videos(opened.standing(0.5), labels, truncation=0.5, seed=7)
+  made = model.sample(classes=['2', 0], num=3, seed=7, truncation=0.5)
+  assert made.dtype == np.uint8 and made.shape == (3, 5, 16, 16, 3)
+  np.testing.assert_array_equal(made, expected)
+  assert len(model.sample()) == 3  # one of each class
+  state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(2, config, sharding.make_mesh(), whole=False)
+  assert state.disc is None and state.gen.params is None and state.gen.opt_state is None
+  for call, message in (
+    (lambda: model.sample(['nothing']), 'no class nothing'),
+    (lambda: model.predict(np.zeros((1, 2, 16, 16, 3), np.uint8)), 'takes no context'),
+    (lambda: dvd_gan.load(str(workdir), step=7), 'no checkpoint of step 7'),
+    (lambda: dvd_gan.load(str(tmp_path / 'none')), 'none/config.json: there is no such file'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      call()
+
+
+def test_a_prediction_model_loaded_in_python_continues_videos(tmp_path):
+  config = get_prediction_config()
+  workdir = make(config, tmp_path)
+  clips = video_sets.evaluation_windows.Windows(config, 'train').first(3, frames=2).video
+  opened = sample.open_checkpoint(config, workdir)
+  expected = opened.sampler.videos(opened.standing(1.0), np.zeros(3, np.int32), truncation=1.0, seed=1, context=clips)
+  model = dvd_gan.load(workdir)
+  np.testing.assert_array_equal(model.predict(clips, seed=1), expected)
+  with pytest.raises(UsageError, match=r'takes uint8 \[N, 2, 16, 16, 3\], not uint8 \[1, 2, 8, 8, 3\]'):
+    model.predict(np.zeros((1, 2, 8, 8, 3), np.uint8))
+  with pytest.raises(UsageError, match='this model continues videos'):
+    model.sample()

@@ -1,0 +1,94 @@
+"""A trained generator for other Python programs: `dvd_gan.load`."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dvd_gan import sample, sampling
+from dvd_gan.runtime import config_file, run_config
+from dvd_gan.runtime.errors import UsageError
+
+
+class Model:
+  """Draws videos from the EMA weights of a run; the numbers are those of `--mode=sample`.
+
+  Attributes:
+    config: of the run.
+    classes: their names, by label; ('',) for a model without classes.
+    step: of the checkpoint.
+  """
+
+  def __init__(self, config: Any, opened: sample.Opened):
+    self.config, self.classes, self.step = config, opened.classes, opened.step
+    self._opened = opened
+
+  def sample(
+    self, classes: Sequence[str | int] = (), num: int | None = None, *, seed: int = 0, truncation: float = 1.0
+  ) -> np.ndarray:
+    """Draws videos.
+
+    Args:
+      classes: names or numbers, taken in turn; empty for all.
+      num: of videos; by default one of each class.
+      seed: video i depends on it, on i and on its class alone.
+      truncation: standard deviation of the latents.
+
+    Returns:
+      uint8 [num, T, H, W, 3].
+
+    Raises:
+      UsageError: for a class that there is not; for a prediction model.
+    """
+    if self.config.data.context:
+      raise UsageError('this model continues videos: predict(context)')
+    labels = self._labels(classes, num)
+    standing = self._opened.standing(truncation)
+    return self._opened.sampler.videos(standing, labels, truncation=truncation, seed=seed)
+
+  def predict(self, context: np.ndarray, classes: Sequence[str | int] = (), *, seed: int = 0) -> np.ndarray:
+    """Continues videos, at truncation 1.
+
+    Args:
+      context: uint8 [N, C, H, W, 3], the frames before.
+      classes: of the videos, in turn, where the model has classes.
+      seed: future i depends on it, on i, on its class and context alone.
+
+    Returns:
+      uint8 [N, T - C, H, W, 3], the frames after.
+
+    Raises:
+      UsageError: if `context` has another form; for a model that does not continue videos.
+    """
+    data, context = self.config.data, np.asarray(context)
+    wanted = (data.context, data.resolution, data.resolution, 3)
+    if not data.context or context.dtype != np.uint8 or context.shape[1:] != wanted:
+      takes = f'uint8 [N, {", ".join(map(str, wanted))}]' if data.context else 'no context: sample()'
+      raise UsageError(f'this model takes {takes}, not {context.dtype} {list(context.shape)}')
+    labels = self._labels(classes, len(context))
+    return self._opened.sampler.videos(self._opened.standing(1.0), labels, truncation=1.0, seed=seed, context=context)
+
+  def _labels(self, classes: Sequence[str | int], num: int | None) -> np.ndarray:
+    config = self.config.copy_and_resolve_references()
+    config.sample.classes = tuple(classes)
+    run_config.number_classes(config, self.classes)
+    config.sample.num = num or len(config.sample.classes) or len(self.classes)
+    return sampling.labels_for(config)
+
+
+def load(path: str | os.PathLike, step: int | None = None) -> Model:
+  """Opens the model of a run; neither optimizers nor discriminators are read, TensorFlow is not imported.
+
+  Args:
+    path: the run's workdir, local or gs://.
+    step: of the checkpoint; the newest if None.
+
+  Raises:
+    UsageError: if there is no run, or no such checkpoint.
+  """
+  workdir = epath.Path(path).expanduser()
+  config = config_file.get_config(str(workdir / run_config.FILE))
+  config.sample.step, config.sample.truncation, config.sample.classes = step or 0, (1.0,), ()
+  return Model(config, sample.open_checkpoint(config, workdir))
