@@ -33,6 +33,7 @@ setup(
     'simplejpeg>=1.9',  # JPEG frames, by libjpeg-turbo
     'pebble>=5.2',  # decoding in processes that may hang or crash
     'dm-pix>=0.4.5',  # PSNR and SSIM
+    'safetensors>=0.8',  # exported weights
     'tqdm>=4.67',
     'matplotlib>=3.10',
     'tensorboard>=2.21',  # clu needs it and does not say so

@@ -16,6 +16,7 @@ MODES = {
   'train': 'trains; goes on from the newest checkpoint in the workdir',
   'sample': 'writes videos of chosen classes, or continues clips',
   'evaluate': 'FVD, FID, IS by a named protocol, with a report',
+  'export': 'writes weights, classes and a card to a folder for others',
   'prepare': 'builds the data set of a config',
   'dry_run': 'compiles the train step for a TPU slice, on a CPU',
 }
@@ -54,6 +55,11 @@ def main(argv: list[str]) -> int:
     from dvd_gan import evaluate
 
     evaluate.evaluate(config, workdir)
+    return 0
+  if mode == 'export':
+    from dvd_gan import export
+
+    export.export(config, workdir)
     return 0
   from dvd_gan import train
 

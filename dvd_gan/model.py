@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dvd_gan import sample, sampling
+from dvd_gan import export, sample, sampling
 from dvd_gan.runtime import config_file, run_config
 from dvd_gan.runtime.errors import UsageError
 
@@ -82,8 +82,8 @@ def load(path: str | os.PathLike, step: int | None = None) -> Model:
   """Opens the model of a run; neither optimizers nor discriminators are read, TensorFlow is not imported.
 
   Args:
-    path: the run's workdir, local or gs://.
-    step: of the checkpoint; the newest if None.
+    path: a run's workdir or a folder that `--mode=export` wrote, local or gs://.
+    step: of the checkpoint, in a workdir; the newest if None.
 
   Raises:
     UsageError: if there is no run, or no such checkpoint.
@@ -91,4 +91,6 @@ def load(path: str | os.PathLike, step: int | None = None) -> Model:
   workdir = epath.Path(path).expanduser()
   config = config_file.get_config(str(workdir / run_config.FILE))
   config.sample.step, config.sample.truncation, config.sample.classes = step or 0, (1.0,), ()
+  if (workdir / export.WEIGHTS).exists():
+    return Model(config, export.load(config, workdir))
   return Model(config, sample.open_checkpoint(config, workdir))

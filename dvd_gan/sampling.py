@@ -139,7 +139,9 @@ class Sampler(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(gen: Any) -> tuple[Any, Any]:
+def compiled(gen: Any) -> tuple[Any, Any]:
+  """The functions `generate` and `statistics` of a Sampler of this generator."""
+
   def generate(weights, standing, z, label, context):
     out = gen.apply({'params': weights, 'standing': standing}, z, label, to_float(context), train=False)
     return jnp.round((out + 1) * 127.5).astype(jnp.uint8)
@@ -160,7 +162,7 @@ def make_sampler(config: Any, params: Tree, u: Tree, context: Clips | None = Non
   gen, _ = models.build(config, backend.resamples_in_kernel(config.mesh.resampling, jax.default_backend()))
   params = sharding.gathered(params)
   weights, _, _ = jax.jit(spectral.normalise)(params, spectral.converge(params, u))
-  return Sampler(config, weights, *_compiled(gen), context)
+  return Sampler(config, weights, *compiled(gen), context)
 
 
 def filled(array: np.ndarray, size: int) -> np.ndarray:

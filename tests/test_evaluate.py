@@ -10,11 +10,11 @@ import tensorflow as tf
 from etils import epath
 
 import dvd_gan
-from dvd_gan import checkpoint, evaluate, models, sample, sharding, train_step, video
+from dvd_gan import checkpoint, evaluate, export, models, sample, sharding, train_step, video
 from dvd_gan.datasets import shapes
 from dvd_gan.metrics import features, frechet, networks, protocols, report, scores, video_sets
 from dvd_gan.metrics.protocols import Protocol
-from dvd_gan.runtime import run_config
+from dvd_gan.runtime import config_file, run_config
 from dvd_gan.runtime.errors import RunError, UsageError
 from tests.tiny import get_config
 from tests.tiny_prediction import get_config as get_prediction_config
@@ -427,6 +427,24 @@ def test_a_model_loaded_in_python_draws_what_the_program_draws(workdir, tmp_path
   assert made.dtype == np.uint8 and made.shape == (3, 5, 16, 16, 3)
   np.testing.assert_array_equal(made, expected)
   assert len(model.sample()) == 3  # one of each class
+  config = config_file.get_config(str(workdir / 'config.json'))
+  for dtype, off in (('float32', 0), ('float16', 2)):
+    config.export.folder, config.export.dtype = str(tmp_path / dtype), dtype
+    export.export(config, workdir)
+    exported = dvd_gan.load(tmp_path / dtype)
+    assert exported.classes == model.classes and exported.step == 2
+    for truncation in (1.0, 0.5, 0.3):  # the last one's statistics are made
+      one, other = (of.sample(num=4, seed=3, truncation=truncation).astype(int) for of in (exported, model))
+      assert abs(one - other).max() <= off
+  assert sorted(path.name for path in (tmp_path / 'float16').iterdir()) == [
+    'README.md', 'classes.txt', 'config.json', 'model.safetensors', 'samples.gif'
+  ]  # fmt: skip
+  text = (tmp_path / 'float16' / 'README.md').read_text()
+  assert 'samples differ from float32 by' in text and '2 steps, 32 real clips shown' in text
+  broken = (tmp_path / 'float32' / 'model.safetensors').read_bytes()
+  (tmp_path / 'float32' / 'model.safetensors').write_bytes(broken[: len(broken) // 2])
+  with pytest.raises(UsageError, match='model.safetensors cannot be read'):
+    dvd_gan.load(tmp_path / 'float32')
   state, _ = checkpoint.Checkpoints(workdir / 'checkpoints').restore(2, config, sharding.make_mesh(), whole=False)
   assert state.disc is None and state.gen.params is None and state.gen.opt_state is None
   for call, message in (
@@ -447,6 +465,9 @@ def test_a_prediction_model_loaded_in_python_continues_videos(tmp_path):
   expected = opened.sampler.videos(opened.standing(1.0), np.zeros(3, np.int32), truncation=1.0, seed=1, context=clips)
   model = dvd_gan.load(workdir)
   np.testing.assert_array_equal(model.predict(clips, seed=1), expected)
+  config.export.folder = str(tmp_path / 'exported')
+  export.export(config, workdir)
+  np.testing.assert_array_equal(dvd_gan.load(tmp_path / 'exported').predict(clips, seed=1), expected)
   with pytest.raises(UsageError, match=r'takes uint8 \[N, 2, 16, 16, 3\], not uint8 \[1, 2, 8, 8, 3\]'):
     model.predict(np.zeros((1, 2, 8, 8, 3), np.uint8))
   with pytest.raises(UsageError, match='this model continues videos'):

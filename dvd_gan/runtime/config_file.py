@@ -12,7 +12,7 @@ from dvd_gan.runtime import run_config
 from dvd_gan.runtime.errors import UsageError
 
 FOLDER = os.path.dirname(default.__file__)
-OF_RUNS = ('train', 'sample', 'evaluate')  # modes that take the config of the run in their workdir
+OF_RUNS = ('train', 'sample', 'evaluate', 'export')  # modes that take the config of the run in their workdir
 
 
 def with_config(argv: list[str]) -> list[str]:

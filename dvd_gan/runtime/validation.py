@@ -102,7 +102,7 @@ def _validate_sample(config: Any) -> None:
   labels = (data.num_classes or fields.KNOWN_CLASSES.get(data.name, 0)) if data.use_labels else 1
   wrong = [label for label in sample.classes if not isinstance(label, str) and 0 < labels <= label]
   _require(not wrong, f'sample.classes: {wrong} not within 0 and {labels - 1}, the labels that the model knows')
-  for name in ('sample', 'eval'):
+  for name in ('sample', 'eval', 'export'):
     _require(config[name].truncation, f'{name}.truncation is empty; it needs standard deviations, (1.0,) say')
 
 
