@@ -15,7 +15,7 @@ def test_checkpoints_come_as_they_are_saved_and_are_marked_while_evaluated(confi
 
 
 def results(values, **more):
-  found = {'protocol': 'toy', 'samples': 600, 'truncation': 1.0, 'seed': 0, **more}
+  found = {'protocol': 'toy', 'samples': 600, 'truncation': 1.0, 'seed': 0, 'definition': {}, **more}
   return [(step, found | {'value': value}) for step, value in values]
 
 
