@@ -42,9 +42,7 @@ def export(config: Any, workdir: epath.Path) -> None:
   trees = {'weights': opened.sampler.weights} | {f'standing/{t:g}': tree for t, tree in standing.items()}
   dtype = np.dtype(config.export.dtype)
   arrays = {
-    f'{kind}/{checksums.name(path)}': np.array(
-      jax.device_get(leaf), dtype if kind == 'weights' else np.float32
-    )
+    f'{kind}/{checksums.name(path)}': np.array(jax.device_get(leaf), dtype if kind == 'weights' else np.float32)
     for kind, tree in trees.items()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
   }
