@@ -12,9 +12,18 @@ setup(
   name='dvd-gan',
   version=re.search(r"__version__ = '(.+)'", pathlib.Path('dvd_gan/__init__.py').read_text())[1],
   description='DVD-GAN: adversarial video generation in JAX and Flax, from a laptop CPU to a TPU pod',
+  long_description=pathlib.Path('README.md').read_text(),
+  long_description_content_type='text/markdown',
+  classifiers=[
+    'Development Status :: 4 - Beta',
+    'Intended Audience :: Science/Research',
+    'Programming Language :: Python :: 3',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
   python_requires='>=3.11,<3.14',
-  packages=[*find_packages(include=['dvd_gan*']), 'configs'],
-  package_data={'dvd_gan.datasets.prepare': ['*.txt'], 'dvd_gan.metrics.networks': ['*.npz']},
+  packages=[*find_packages(include=['dvd_gan*']), 'dvd_gan.configs'],  # a link to configs/ in the repository
+  entry_points={'console_scripts': ['dvd-gan = dvd_gan.main:run']},
+  package_data={'dvd_gan': ['py.typed'], 'dvd_gan.datasets.prepare': ['*.txt'], 'dvd_gan.metrics.networks': ['*.npz']},
   install_requires=[
     'jax>=0.10.2',
     'flax>=0.12.8',

@@ -6,7 +6,7 @@ Expected: FVD 109.8 (paper).
 Measured: not run.
 """
 
-from configs import kinetics600_fp_64x16
+from dvd_gan.configs import kinetics600_fp_64x16
 
 
 def get_config():

@@ -55,10 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
   disc.ch = 128  # base width
   disc.multipliers = ()  # width of each block in units of ch; empty for the paper's at this resolution
   disc.frames_k = 8  # k, frames that D_S looks at in each video
-  disc.phi = (
-    'pool'  # what D_T sees: pool, averages of disc.pool x disc.pool pixels; crop, a random square, as wide as those
-  )
-  disc.pool = 2  # the side that D_T sees is the video's divided by it; 1 for the identity
+  disc.phi = 'pool'  # how D_T sees 1 / disc.pool of the side: pool, averages of pixels; crop, a random square
+  disc.pool = 2  # 1 for the identity: D_T sees the video as it is
   disc.parts = ('spatial', 'temporal')  # ablation: one of them alone
   disc.attention = ()  # resolutions, at a block's output, with separable self-attention
   disc.remat = False  # as gen.remat
@@ -66,9 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = train = ml_collections.ConfigDict()
   train.steps = 300_000  # generator updates
   train.batch_size = 512  # videos in each D step and G step, over all devices
-  # Parts that a device computes its videos in, one after another, to save memory. D's gradients are exact; in the G step
-  # batch norm sees one part at a time.
-  train.microbatches = 1
+  train.microbatches = 1  # parts of a device's videos, one after another: less memory; G's batch norm sees a part
   train.d_steps = 2  # discriminator updates for each generator update, each on fresh videos
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # and for D
@@ -76,8 +72,8 @@ def get_config() -> ml_collections.ConfigDict:
   train.decay_start = 0  # step from which both rates fall linearly, to 0 at train.steps; 0: constant, as in the paper
   train.augment = ()  # DiffAugment of what D sees: any of colour, translation, cutout; for small data sets
   train.lecam = 0.0  # weight of LeCam regularisation in D's loss, for small data sets: 0.3 say
-  train.b1 = 0.0  # Adam, both
-  train.b2 = 0.999
+  train.b1 = 0.0  # Adam's decay of the mean gradient, both networks
+  train.b2 = 0.999  # and of its square
   train.ema_decay = 0.9999  # of the generator's weights used for samples
   train.ema_start = 20_000  # step from which they average; until then they equal the weights
   train.log_every = 100  # steps between lines of metrics

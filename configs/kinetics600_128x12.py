@@ -6,7 +6,7 @@ Expected: FID 1.16, IS 77.45; at the best-IS truncation FID 13.04, IS 246.18 (pa
 Measured: not run.
 """
 
-from configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12
 
 
 def get_config():

@@ -6,7 +6,7 @@ Expected: FID 28.44, IS 81.41; at the best-IS truncation FID 45.79, IS 188.32 (p
 Measured: not run.
 """
 
-from configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12
 
 
 def get_config():

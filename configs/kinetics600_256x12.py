@@ -6,7 +6,7 @@ Expected: FID 2.05, IS 62.78; at the best-IS truncation FID 10.17, IS 162.44 (pa
 Measured: not run.
 """
 
-from configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12
 
 
 def get_config():

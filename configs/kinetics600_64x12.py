@@ -6,7 +6,7 @@ Expected: FID 0.85, IS 53.81; at the best-IS truncation FID 7.13, IS 187.23 (pap
 Measured: not run.
 """
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

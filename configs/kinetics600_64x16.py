@@ -6,7 +6,7 @@ Expected: FVD 32.3 train, 31.1 test (paper, the synthesis row of the prediction 
 Measured: not run.
 """
 
-from configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12
 
 
 def get_config():

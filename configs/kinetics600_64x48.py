@@ -6,7 +6,7 @@ Expected: FID 13.75, IS 104.09; at the best-IS truncation FID 47.86, IS 264.12 (
 Measured: not run.
 """
 
-from configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12
 
 
 def get_config():

@@ -6,7 +6,7 @@ Expected: FVD 68.66 +- 0.78 (train), 69.15 +- 1.16 (test) (paper).
 Measured: not run.
 """
 
-from configs import kinetics600_64x16
+from dvd_gan.configs import kinetics600_64x16
 
 
 def get_config():

@@ -5,7 +5,7 @@ Hardware: one CPU core, 76 minutes, 192,000 real clips shown. Expected: shape an
 Inception Score 92 % of real clips'. Measured: 95.5 %, 95 %: results/long_runs.
 """
 
-from configs import smoke
+from dvd_gan.configs import smoke
 
 
 def get_config():

@@ -5,7 +5,7 @@ Hardware: 1 CPU core, 1.5 million real clips shown. Expected: shape and motion r
 95 % of real clips', Frechet distance within 2 floors. Measured: results/long_runs.
 """
 
-from configs import moving_shapes_16
+from dvd_gan.configs import moving_shapes_16
 
 
 def get_config():

@@ -5,7 +5,7 @@ Hardware: one GPU, some hours (half a minute a step on two CPU cores). Expected:
 motion. Measured: not run.
 """
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

@@ -6,7 +6,7 @@ Expected: shapes that go on moving as they did.
 Measured: they do, 2.8 dB above copying the last context frame: results/moving_shapes_fp_32.
 """
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

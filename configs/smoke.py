@@ -5,7 +5,7 @@ Hardware: 2 CPU cores, under 10 minutes. Expected: one coloured shape on a plain
 says. Measured: results/smoke.
 """
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

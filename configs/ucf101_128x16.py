@@ -4,7 +4,7 @@ Command:  python -m dvd_gan.main --mode=train --config=configs/ucf101_128x16.py 
 Hardware: 32 to 512 TPU replicas (the paper). Expected: IS 32.97 +- 1.7 by C3D (paper). Measured: not run.
 """
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

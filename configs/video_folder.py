@@ -4,7 +4,7 @@ Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder.py -
 Hardware: any; the width is for one GPU or a patient CPU. Expected: depends on the videos. Measured: not run.
 """
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

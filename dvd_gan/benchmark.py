@@ -29,7 +29,7 @@ from dvd_gan.runtime.errors import UsageError
 
 def _size(name: str, **fields: Any) -> Any:
   """The config of a file in configs/, with some fields changed, 'group__field'."""
-  config = importlib.import_module(f'configs.{name}').get_config()
+  config = importlib.import_module(f'dvd_gan.configs.{name}').get_config()
   config.update_from_flattened_dict({field.replace('__', '.'): value for field, value in fields.items()})
   return config
 

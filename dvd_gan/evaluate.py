@@ -144,8 +144,9 @@ def run_protocol(
     files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
     print(f'{summary(result)}\n{target}', flush=True)
     if 'step' in about and about['truncation'] == 1:
-      values = {f'eval/{name}': result['value']} | {
-        f'eval/{name}_{what}': result[part][what] for part, what in CURVED if part in result and result[part]
+      tag = f'eval/{name}' + (f'_v{protocol.version}' if protocol.version > 1 else '')
+      values = {tag: result['value']} | {
+        f'{tag}_{what}': result[part][what] for part, what in CURVED if part in result and result[part]
       }
       writer.to_tensorboard(workdir, about['step'], values)
   return result, real

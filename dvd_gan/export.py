@@ -46,6 +46,20 @@ def export(config: Any, workdir: epath.Path) -> None:
     for kind, tree in trees.items()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
   }
+  made, effect = None, ''
+  if not config.data.context:
+    labels = np.resize(np.arange(len(opened.classes)), sampling.MAX_GRID if len(opened.classes) > HELD else HELD)
+    truncation = min(standing, key=lambda one: abs(one - 1))
+
+    def draw(sampler):
+      return sampler.videos(standing[truncation], labels, truncation=truncation, seed=config.sample.seed)
+
+    made = draw(opened.sampler)
+    if dtype != np.float32:
+      rounded = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(leaf.dtype), opened.sampler.weights)
+      off = np.abs(draw(opened.sampler._replace(weights=rounded)).astype(int) - made)
+      effect = f'Weights are {dtype}: samples differ from float32 by {off.mean():.3f} of 255 grey levels on average, '
+      effect += f'{off.max()} at most ({len(made)} videos).'
   if jax.process_index():
     return
   folder.mkdir(parents=True, exist_ok=True)
@@ -56,24 +70,11 @@ def export(config: Any, workdir: epath.Path) -> None:
     folder / run_config.FILE, (json.dumps(saved | {'classes': list(opened.classes)}, indent=2) + '\n').encode()
   )
   files.write(folder / CLASSES, ('\n'.join(opened.classes) + '\n').encode())
-  effect = ''
-  if not config.data.context:
-    labels = np.resize(np.arange(len(opened.classes)), sampling.MAX_GRID if len(opened.classes) > HELD else HELD)
-    truncation = min(standing, key=lambda one: abs(one - 1))
-
-    def draw(model):
-      return model.sampler.videos(model.standing(truncation), labels, truncation=truncation, seed=config.sample.seed)
-
-    made = draw(opened)
+  if made is not None:
     names = [opened.classes[label] for label in labels]
     files.write(folder / 'samples.gif', video.gif(video.grid(made, captions=names), config.sample.fps))
-    if dtype != np.float32:
-      off = np.abs(draw(load(config, folder)).astype(int) - made)
-      effect = f'Weights are {dtype}: samples differ from float32 by {off.mean():.3f} of 255 grey levels on average, '
-      effect += f'{off.max()} at most ({len(made)} videos).'
-      print(effect)
   files.write(folder / CARD, card(config, opened, workdir, sorted(standing), effect).encode())
-  print(folder)
+  print('\n'.join(filter(None, (effect, str(folder)))))
 
 
 def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: list[float], effect: str) -> str:
@@ -92,11 +93,13 @@ def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: l
   scores = []
   for path in sorted((workdir / 'eval').glob(f'*-{opened.step}*.json')) if (workdir / 'eval').exists() else []:
     found = json.loads(path.read_text())
-    if found.get('step') == opened.step and 'protocol' in found:
+    if isinstance(found, dict) and found.get('step') == opened.step and 'protocol' in found:
+      version = found.get('definition', {}).get('version', 1)
+      name = found['protocol'] + (f', version {version}' if version > 1 else '')
       floor = found.get('frechet', {}).get('floor')
       floor = 'none' if floor is None else f'{floor:.2f}'
       scores.append(
-        f'| {found["protocol"]} | {found["value"]:.2f} | {floor} | {found["samples"]:,} | {found.get("truncation", 1):g} |'
+        f'| {name} | {found["value"]:.2f} | {floor} | {found["samples"]:,} | {found.get("truncation", 1):g} |'
       )
   if scores:
     lines += [

@@ -7,7 +7,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from configs import fields
+from dvd_gan.configs import fields
 from dvd_gan.runtime import app, config_file, multihost, validation
 from dvd_gan.runtime.errors import UsageError
 
@@ -76,8 +76,13 @@ def _workdir() -> epath.Path | None:
   return epath.Path(path if '://' in path else os.path.abspath(os.path.expanduser(path)))
 
 
-if __name__ == '__main__':
+def run() -> None:
+  """The program `dvd-gan`."""
   if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & set(sys.argv[1:]):
     print(config_file.help_text(MODES))
     sys.exit(0)
   app.run(main, config_file.with_config)
+
+
+if __name__ == '__main__':
+  run()

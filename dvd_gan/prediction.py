@@ -25,6 +25,7 @@ def predict(config: Any, workdir: epath.Path) -> None:
     UsageError: see `own_clip`, `sample.open_checkpoint`, `held_out`.
   """
   run_config.settle(config, workdir)
+  run_config.number_classes(config, run_config.class_names(config, workdir))
   clips = own_clip(config) if config.sample.video else None
   opened = sample.open_checkpoint(config, workdir)
   if clips is None:  # after the checkpoint is known to be there: a data set may be hours of work

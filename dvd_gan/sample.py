@@ -1,5 +1,6 @@
 """`--mode=sample`: videos of chosen classes at chosen truncations, from the EMA weights of a checkpoint."""
 
+import json
 import re
 import sys
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ class Opened(NamedTuple):
   known: dict[float, Tree]  # standing statistics by truncation: those stored with it, at 1, and what `standing` adds
   digest: str  # of the EMA weights: another training has another
   classes: tuple[str, ...] = ()  # names, by label
+  remade: bool = False  # whether statistics of another size were stored
 
   def standing(self, truncation: float) -> Tree:
     """Standing statistics at a truncation, made when they are first asked for."""
@@ -51,6 +53,8 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   if checkpoints is None or checkpoints.newest() is None:
     raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
   run_config.settle(config, workdir)
+  names = run_config.class_names(config, workdir)
+  run_config.number_classes(config, names)
   if not config.train.allow_config_change:
     run_config.check(config, workdir)
   # Many hosts are one program, which has to run on all of them; alone one device will do.
@@ -62,8 +66,9 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
     step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False, whole=False)
   size = checkpoints.statistics(step) or run_config.statistics_size(workdir)
   checkpoints.close()
-  if size not in (None, statistics_size(config)):
-    stored = None
+  size = json.loads(multihost.gather(json.dumps(size))[0])  # one decision for all hosts
+  remade = size is not None and tuple(size) != statistics_size(config)
+  stored = None if remade else stored
   context = None
   if config.data.context and (stored is None or set(config.sample.truncation) != {1.0}):
     print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
@@ -71,8 +76,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, context)
   # A run stopped by a signal stored none.
   known = {} if stored is None else {1.0: stored}
-  names = run_config.class_names(config, workdir)
-  return Opened(step, sampler, known, checksums.digest(state.ema_params), names)
+  return Opened(step, sampler, known, checksums.digest(state.ema_params), names, remade)
 
 
 def sample(config: Any, workdir: epath.Path) -> None:
@@ -92,7 +96,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
     if config.sample.each:
       for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
         named = opened.classes[label]
-        kind = f'class_{label:03d}' if named.isdigit() else re.sub(r'\W+', '_', named)
+        kind = f'class_{label:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)
         write(config, workdir, f'{name}_{i:05d}_{kind}', video.grid(one[None]))
 
 

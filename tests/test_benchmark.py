@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from configs import default
 from dvd_gan import benchmark
+from dvd_gan.configs import default
 from dvd_gan.runtime import validation
 from tests import tiny_prediction
 from tests.conftest import ROOT, tiny_config

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import default
 from dvd_gan import models, train_step
+from dvd_gan.configs import default
 from dvd_gan.metrics.protocols import PROTOCOLS
 from dvd_gan.runtime import validation
 from tests.conftest import ROOT
@@ -19,7 +19,7 @@ PAPER = {64: (303, 154, 163), 128: (187, 87, 89), 256: (190, 99, 100)}
 
 
 def load(name):
-  return importlib.import_module(f'configs.{name}').get_config()
+  return importlib.import_module(f'dvd_gan.configs.{name}').get_config()
 
 
 def millions(tree):

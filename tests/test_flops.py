@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import kinetics600_64x12
 from dvd_gan import flops, models, sharding, train_step
+from dvd_gan.configs import kinetics600_64x12
 from dvd_gan.dry_run import compile
 from tests.conftest import random_batch, tiny_config
 

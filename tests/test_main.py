@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from configs import default, fields
 from dvd_gan import augment, models
+from dvd_gan.configs import default, fields
 from dvd_gan.datasets import sources
 from dvd_gan.models import conv_gru, discriminators
 from dvd_gan.runtime import validation

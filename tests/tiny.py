@@ -1,6 +1,6 @@
 """The tiny config as a file, for processes that tests start: `--config=tests/tiny.py`."""
 
-from configs import default
+from dvd_gan.configs import default
 
 
 def get_config():

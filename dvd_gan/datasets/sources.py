@@ -47,7 +47,8 @@ def count_classes(config: Any, classes: tuple[str, ...]) -> None:
   data.num_classes = data.num_classes or count
   if data.num_classes < count:
     raise UsageError(
-      f'the data have {count} classes, data.num_classes={data.num_classes}: leave it out, or --config.data.num_classes={count}'
+      f'the data have {count} classes, the model {data.num_classes} (data.num_classes, of the command or of the run in the '
+      f'workdir): a new run would take --config.data.num_classes={count}'
     )
   if data.num_classes > count:
     _warn(f'data.num_classes={data.num_classes}, but the data have only {count} classes')

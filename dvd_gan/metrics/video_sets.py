@@ -13,7 +13,7 @@ from dvd_gan.datasets import evaluation_windows
 from dvd_gan.datasets.prepare import decoding
 from dvd_gan.datasets.prepare.archives import SUFFIXES
 from dvd_gan.metrics.protocols import Protocol
-from dvd_gan.runtime import files
+from dvd_gan.runtime import files, run_config
 from dvd_gan.runtime.errors import UsageError
 
 NO_LABEL = -1
@@ -117,7 +117,11 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
 
   key = {'step': opened.step, 'weights': opened.digest, 'truncation': truncation, 'seed': seed, 'frames': frames}
   key |= {'statistics': [config.sample.statistics_batches, config.sample.statistics_batch_size]}
-  key |= {'dtype': config.dtype, 'gen': config.gen.to_dict(), 'labels': models.num_labels(config)}
+  key |= {'statistics_remade': True} if opened.remade else {}
+  gen = config.gen.to_dict()
+  if tuple(gen['context_multipliers']) == run_config.HALF_WIDTHS.get(config.data.resolution):
+    gen['context_multipliers'] = ()  # as these widths were written once: features of then are still good
+  key |= {'dtype': config.dtype, 'gen': gen, 'labels': models.num_labels(config)}
   key |= {name: config.data[name] for name in ('resolution', 'frames', 'context')}
   if found:
     key |= {'clips': _clips_key(config, found), 'split': split, 'futures': futures}

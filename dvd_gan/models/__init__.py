@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from configs import fields
+from dvd_gan.configs import fields
 from dvd_gan.models import initialisation
 from dvd_gan.models.discriminators import DualDiscriminator
 from dvd_gan.models.generator import Generator
@@ -48,7 +48,7 @@ def context_multipliers(config: Any) -> tuple[int, ...]:
   """Width of each block over context frames in units of gen.ch, finest first: D's, as the paper has it, where none are given."""
   units = config.data.resolution.bit_length() - 3
   disc = tuple(config.disc.multipliers) or DISC_MULTIPLIERS[config.data.resolution]
-  return tuple(config.gen.context_multipliers) or disc[:units]
+  return tuple(config.gen.context_multipliers) or (*disc, *[disc[-1]] * units)[:units]
 
 
 def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, DualDiscriminator]:

@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import fields
+from dvd_gan.configs import fields
 from dvd_gan.runtime import files, multihost, run_config
 from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
 

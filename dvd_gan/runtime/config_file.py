@@ -7,8 +7,8 @@ from typing import Any
 
 from etils import epath
 
-from configs import default
-from dvd_gan.runtime import run_config
+from dvd_gan.configs import default
+from dvd_gan.runtime import files, run_config
 from dvd_gan.runtime.errors import UsageError
 
 FOLDER = os.path.dirname(default.__file__)
@@ -28,13 +28,17 @@ def with_config(argv: list[str]) -> list[str]:
   if given is None:
     mode = mode or 'train'
     saved = os.path.join(os.path.expanduser(workdir or ''), run_config.FILE)
-    if mode not in OF_RUNS or not workdir or not epath.Path(saved).exists():
+    try:
+      there = mode in OF_RUNS and workdir and epath.Path(saved).exists()
+    except (KeyError, *files.errors()) as error:  # a scheme that epath does not know, a bucket
+      raise UsageError(f'--workdir={workdir} cannot be read: {error}') from None
+    if not there:
       run = f', or --workdir=DIR of a run ({saved} is not there)' if workdir and mode in OF_RUNS else ''
       raise UsageError(f'--mode={mode} needs --config=configs/FILE.py{run}')
     given = saved
   else:
-    at = next(i for i, argument in enumerate(argv) if argument.lstrip('-').partition('=')[0] == 'config')
-    del rest[at : at + (1 if '=' in argv[at] else 2)]
+    while (at := _place(rest, 'config')) is not None:
+      del rest[at : at + (1 if '=' in rest[at] else 2)]
   if given.endswith('.json'):
     get_config(given)
     return [rest[0], f'--config={__file__}:{given}', *rest[1:]]  # before the flags of its fields
@@ -57,12 +61,16 @@ def get_config(path: str) -> Any:
   if not file.exists():
     raise UsageError(f'--config={path}: there is no such file')
   config = default.get_config()
-  for name, value in run_config.read(file).items():
-    group = value if isinstance(value, dict) else {'': value}
-    for field, one in group.items():
-      place, key = (config.get(name), field) if field else (config, name)
-      if place is not None and key in place:
-        place[key] = tuple(one) if isinstance(one, list) else one
+  try:
+    for name, value in run_config.read(file).items():
+      group = value if isinstance(value, dict) else {'': value}
+      for field, one in group.items():
+        place, key = (config.get(name), field) if field else (config, name)
+        if place is not None and key in place:
+          place[key] = tuple(one) if isinstance(one, list) else one
+  except (TypeError, AttributeError, ValueError) as error:
+    raise UsageError(f'{path} is no config of today: {error}') from None
+  config.train.allow_config_change = False  # that was said once, for one start
   return config
 
 
@@ -86,8 +94,13 @@ def help_text(modes: dict[str, str]) -> str:
 
 def _value(argv: list[str], name: str) -> str | None:
   """The value of a flag: --name=value, -name=value or --name value; None if it is not given."""
-  for i, argument in enumerate(argv):
-    flag, equals, value = argument.partition('=')
-    if argument.startswith('-') and flag.lstrip('-') == name:
-      return value if equals else argv[i + 1] if i + 1 < len(argv) else ''
-  return None
+  if (at := _place(argv, name)) is None:
+    return None
+  _, equals, value = argv[at].partition('=')
+  return value if equals else argv[at + 1] if at + 1 < len(argv) else ''
+
+
+def _place(argv: list[str], name: str) -> int | None:
+  """Where a flag stands, the last time."""
+  places = [i for i, argument in enumerate(argv) if re.match(f'--?{name}(=|$)', argument)]
+  return places[-1] if places else None

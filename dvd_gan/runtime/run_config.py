@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from configs import default
 from dvd_gan import models
+from dvd_gan.configs import default
 from dvd_gan.datasets import shapes
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
@@ -54,7 +54,9 @@ def read(path: epath.Path) -> dict[str, Any]:
   """
   try:
     config = json.loads(path.read_text())['config']
-  except (ValueError, KeyError) as error:
+    if not isinstance(config, dict):
+      raise ValueError('no config in it')
+  except (ValueError, KeyError, TypeError) as error:
     raise UsageError(f'{path} is damaged ({error}); it is written anew once it is gone') from None
   for old, new in RENAMED.items():
     (group, old), (_, new) = old.split('.'), new.split('.')
@@ -69,14 +71,12 @@ def read(path: epath.Path) -> dict[str, Any]:
 def settle(config: Any, workdir: epath.Path) -> None:
   """Fills in what a config leaves open, widths and classes, as the run in `workdir` has it, or by default."""
   path = workdir / FILE
-  earlier = read(path) if path.exists() else {}
+  earlier = read(path) if path.exists() and (workdir / 'checkpoints').exists() else {}
   if config.data.context and not config.gen.context_multipliers:
     widths = earlier.get('gen', {}).get('context_multipliers')
     config.gen.context_multipliers = tuple(widths or models.context_multipliers(config))
   if not config.data.num_classes:
     config.data.num_classes = earlier.get('data', {}).get('num_classes', 0)
-  if earlier:
-    number_classes(config, class_names(config, workdir))
 
 
 def class_names(config: Any, workdir: epath.Path) -> tuple[str, ...]:
@@ -94,17 +94,23 @@ def padded(config: Any, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def number_classes(config: Any, names: tuple[str, ...]) -> None:
-  """Makes numbers of the names in `sample.classes`, which may be joined by commas.
+  """Makes numbers of the names in `sample.classes`, which may be joined by commas; what is a number stays.
 
   Raises:
     UsageError: for a name or a number that there is not, with the names that are most like it.
   """
-  wanted = [part.strip() for one in config.sample.classes for part in str(one).split(',') if part.strip()]
-  for one in wanted:
-    if one not in names and not (one.isdigit() and int(one) < max(len(names), 1)):
-      near = difflib.get_close_matches(one, names) or names[:10]
-      raise UsageError(f'sample.classes: there is no class {one} among {len(names)}; there is {", ".join(near)}')
-  config.sample.classes = tuple(names.index(one) if one in names else int(one) for one in wanted)
+  found: list[int] = []
+  for one in config.sample.classes:
+    parts = [one] if one in names or not isinstance(one, str) else [part.strip() for part in one.split(',')]
+    for part in parts:
+      if part in names:
+        found.append(names.index(part))
+      elif str(part).isdigit() and int(part) < len(names):
+        found.append(int(part))
+      else:
+        near = difflib.get_close_matches(str(part), names) or names[:10]
+        raise UsageError(f'sample.classes: there is no class {part} among {len(names)}; there is {", ".join(near)}')
+  config.sample.classes = tuple(found)
 
 
 def statistics_size(workdir: epath.Path) -> tuple[int, int] | None:

@@ -3,8 +3,8 @@
 import operator
 from typing import Any
 
-from configs import fields
 from dvd_gan import models
+from dvd_gan.configs import fields
 from dvd_gan.models import discriminators
 from dvd_gan.runtime.errors import UsageError
 from dvd_gan.runtime.run_config import RENAMED
@@ -82,7 +82,7 @@ def _validate_prediction(config: Any) -> None:
   count = len(models.context_multipliers(config))
   _require(
     not data.context or count == units,
-    f'gen.context_multipliers has {count} entries, or disc.multipliers in its place; {res} pixels need {units}',
+    f'gen.context_multipliers has {count} entries; {res} pixels need {units}',
   )
   _require(
     data.context or not config.train.truth_weight,

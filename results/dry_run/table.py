@@ -29,7 +29,7 @@ BATCH = 512
 
 
 def load(name):
-  return importlib.import_module(f'configs.{name}').get_config()
+  return importlib.import_module(f'dvd_gan.configs.{name}').get_config()
 
 
 def compiled_rows():

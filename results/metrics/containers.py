@@ -22,8 +22,8 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / 'scripts')]
 import measured  # noqa: E402
 import monotone  # noqa: E402
 
-from configs import default  # noqa: E402
 from dvd_gan import sharding  # noqa: E402
+from dvd_gan.configs import default  # noqa: E402
 from dvd_gan.metrics import frechet, scores, video_sets  # noqa: E402
 from dvd_gan.metrics.features import Extractor  # noqa: E402
 from dvd_gan.metrics.protocols import PROTOCOLS  # noqa: E402

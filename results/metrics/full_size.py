@@ -16,8 +16,8 @@ from etils import epath
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from configs import default  # noqa: E402
 from dvd_gan import sharding  # noqa: E402
+from dvd_gan.configs import default  # noqa: E402
 from dvd_gan.datasets import shapes  # noqa: E402
 from dvd_gan.metrics import frechet, scores  # noqa: E402
 from dvd_gan.metrics.features import Extractor  # noqa: E402

@@ -14,8 +14,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from configs import default  # noqa: E402
 from dvd_gan import benchmark  # noqa: E402
+from dvd_gan.configs import default  # noqa: E402
 from results.scripts import measured  # noqa: E402
 
 FIRST = {'data.frames': 12, 'data.resolution': 64, 'train.batch_size': 2}

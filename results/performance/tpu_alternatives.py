@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from alternatives import autodiff_of_batch_norm, separate_passes  # noqa: E402
 
-from configs import kinetics600_64x12  # noqa: E402
+from dvd_gan.configs import kinetics600_64x12  # noqa: E402
 from dvd_gan.dry_run import command, tpu  # noqa: E402
 
 # name: (fields of the config, what is undone while it is traced)

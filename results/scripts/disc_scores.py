@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from configs import default  # noqa: E402
 from dvd_gan import checkpoint, models, sharding, train_step  # noqa: E402
+from dvd_gan.configs import default  # noqa: E402
 from dvd_gan.datasets import evaluation_windows  # noqa: E402
 from dvd_gan.models import spectral  # noqa: E402
 from dvd_gan.runtime import run_config  # noqa: E402

@@ -157,7 +157,7 @@ def config_of(name: str):
   sys.path.insert(0, str(ROOT))
   import importlib
 
-  config = importlib.import_module(f'configs.{RUNS[name].config}').get_config()
+  config = importlib.import_module(f'dvd_gan.configs.{RUNS[name].config}').get_config()
   config.update_from_flattened_dict(RUNS[name].fields)
   return config
 

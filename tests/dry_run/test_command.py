@@ -13,7 +13,7 @@ import jax
 import pytest
 from etils import epath
 
-from configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12
 from dvd_gan.dry_run import command
 from dvd_gan.runtime.errors import RunError, UsageError
 from tests.conftest import ROOT, tiny_config

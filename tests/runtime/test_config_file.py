@@ -1,10 +1,11 @@
+import ast
 import json
 
 import pytest
 from etils import epath
 
-from configs import default, smoke
 from dvd_gan import main
+from dvd_gan.configs import default, smoke
 from dvd_gan.runtime import config_file, run_config
 from dvd_gan.runtime.errors import UsageError
 from tests.conftest import tiny_config
@@ -16,7 +17,15 @@ def run(tmp_path):
   config = tiny_config()
   config.data.num_classes, config.gen.multipliers = 3, (4, 2, 2)
   run_config.write(config, epath.Path(tmp_path), ('bikes', 'bunny', 'carphone'))
+  (tmp_path / 'checkpoints').mkdir()
   return tmp_path
+
+
+def test_a_config_that_does_not_fit_is_one_line(run):
+  for content in ('[]', '{"config": []}', '{"config": {"data": {"frames": 12.5}}}', 'no json'):
+    (run / 'config.json').write_text(content)
+    with pytest.raises(UsageError, match='config.json'):
+      config_file.with_config(['x', '--mode=sample', f'--workdir={run}'])
 
 
 def test_without_config_it_is_that_of_the_run(run):
@@ -64,6 +73,9 @@ def test_a_config_that_is_not_there_is_told(arguments, message):
 
 
 def test_a_config_is_found_by_path_or_by_name():
+  assert config_file.with_config(['x', '--workdir', 'config', '--config=nothing', '--config', 'smoke']) == [
+    'x', f'--config={smoke.__file__}', '--workdir', 'config'
+  ]  # fmt: skip
   for given in (['--config=smoke'], ['--config', 'smoke'], [f'--config={smoke.__file__}']):
     assert config_file.with_config(['x', '--mode=train', *given, '--config.seed=1']) == [
       'x', f'--config={smoke.__file__}', '--mode=train', '--config.seed=1'
@@ -78,6 +90,9 @@ def test_help_has_each_mode_and_each_field_with_its_comment():
     [f'{group}.{field}' for field in value] if isinstance(value, dict) else [group]
   )]  # fmt: skip
   assert [name for name in names if f'\n  --config.{name}=' not in text] == []
+  values = [line.partition('=')[2] for line in text.splitlines() if line.startswith('  --config.')]
+  assert len([ast.literal_eval(value) for value in values]) == len(names)
+  assert text.count('\n      ') == len(names)  # a comment for each
   assert '--config.seed=0\n      of the parameters, the noise and the order of the data\n' in text
 
 
@@ -87,6 +102,8 @@ def test_classes_are_named_or_numbered(run):
   for wanted, found in ((('carphone', 0), (2, 0)), (('bikes,bunny',), (0, 1)), (('1', 'bikes'), (1, 0)), ((), ())):
     config.sample.classes = wanted
     run_config.settle(config, workdir)
+    for _ in range(2):  # a second time changes nothing
+      run_config.number_classes(config, run_config.class_names(config, workdir))
     assert config.sample.classes == found and config.data.num_classes == 3  # the run's own
   for wanted, message in (
     ('bike', 'no class bike among 3; there is bikes'),
@@ -94,4 +111,10 @@ def test_classes_are_named_or_numbered(run):
   ):
     config.sample.classes = (wanted,)
     with pytest.raises(UsageError, match=message):
-      run_config.settle(config, workdir)
+      run_config.number_classes(config, run_config.class_names(config, workdir))
+  names = ('1', '10', 'a, b')
+  for wanted, found in (('10', (1,)), (1, (1,)), ('a, b', (2,)), ('1,2', (0, 2))):
+    config.sample.classes = (wanted,)
+    run_config.number_classes(config, names)
+    run_config.number_classes(config, names)
+    assert config.sample.classes == found

@@ -209,7 +209,8 @@ class _Reader:
       own = packet.stream is self.stream  # the last packet has no stream_index
       at = packet.dts if packet.pts is None else packet.pts
       if packet.size and at is not None:
-        begin, end = float(at * packet.time_base), float((at + (packet.duration or 0)) * packet.time_base)
+        tick = float(packet.time_base)
+        begin, end = at * tick, (at + (packet.duration or 0)) * tick
         self._all = min(self._all[0], begin), max(self._all[1], end)
         self._own = (min(self._own[0], begin), max(self._own[1], end)) if own else self._own
       if not own:

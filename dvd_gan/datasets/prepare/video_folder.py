@@ -30,7 +30,9 @@ class VideoFolderConfig(VideoConfig):
 def make_config(config: Any) -> VideoFolderConfig:
   """Lists `data.source`; its name holds a digest of the listing, so that a changed folder is prepared anew.
 
-  A folder of a class lies in `data.source` or, where there are splits, in the folder of a split.
+  A folder of a class lies in `data.source` or, where there are splits, in the folder of a split. Of a split, or a whole
+  folder, that has none the videos are taken as they are, without a label. The listing is the same whatever
+  `data.use_labels` says: evaluation opens the data set that training used.
 
   Raises:
     UsageError: if the folder is missing, mixes splits with classes, has no videos, or more classes than labels.
@@ -47,14 +49,12 @@ def make_config(config: Any) -> VideoFolderConfig:
   splits = _splits(root, videos)
   found = []  # (path, split, class)
   for path in videos:
-    split, *rest = path.split('/') if splits else ('train', *path.split('/'))
-    if len(rest) > 1:
-      found.append((path, splits.get(split, split), rest[0]))
-    elif data.use_labels:
-      left_out.append((path, 'in no folder of a class'))
-    else:
-      found.append((path, splits.get(split, 'train'), ''))
-  if not found:
+    top, *rest = path.split('/') if splits else ('', *path.split('/'))
+    found.append((path, splits.get(top, 'train'), rest[0] if len(rest) > 1 else ''))
+  classified = {split for _, split, name in found if name}
+  left_out += [(path, 'in no folder of a class') for path, split, name in found if not name and split in classified]
+  found = [one for one in found if one[2] or one[1] not in classified]
+  if not found or (data.use_labels and not classified):
     why = f'; {len(videos)} videos lie in none (data.use_labels=False takes them as they are)' if videos else ''
     raise UsageError(
       f'{root} has no subfolder with videos ({", ".join(SUFFIXES[:6])}, ...); one subfolder is one class{why}'
@@ -90,7 +90,7 @@ def _splits(root: epath.Path, videos: list[str]) -> dict[str, str]:
     return named
   nested = [top for top in sorted(named) if all(path.count('/') > 1 for path in videos if path.startswith(f'{top}/'))]
   if nested:
-    others = ', '.join(map(files.printable, sorted(tops - set(nested))))
+    others = ', '.join(map(files.printable, sorted(tops - named.keys())))
     raise UsageError(
       f'{root} has the split {nested[0]} beside {others}: folders of classes belong into those of splits'
     )

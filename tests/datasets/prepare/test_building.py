@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import default
+from dvd_gan.configs import default
 from dvd_gan.datasets import catalog, sources
 from dvd_gan.datasets.prepare import building
 from dvd_gan.runtime import files

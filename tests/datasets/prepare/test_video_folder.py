@@ -83,11 +83,26 @@ def test_folders_of_splits_hold_the_same_classes(folder_config, folder, tmp_path
     labels[split] = sorted(source.labels.tolist())
   assert labels == {'train': [1, 2], 'test': [2], 'validation': [0]}  # birds, cats, dogs
   assert 'in no folder of a class' in (source.folder / 'rejects.jsonl').read_text()
-  folder_config.data.split, folder_config.data.use_labels = 'test', False
-  assert sorted(catalog.open_records(folder_config).labels.tolist()) == [-1, 2]  # those without a class serve too
+  with_labels = video_folder.make_config(folder_config)
+  folder_config.data.use_labels = False
+  assert video_folder.make_config(folder_config) == with_labels  # the same data set for training and evaluation
+  shutil.copytree(root / 'train' / 'dogs', root / 'valid')  # a split without folders of classes: clips without labels
+  assert ('valid/a.mp4', 'validation', -1) not in video_folder.make_config(
+    folder_config
+  ).files  # it has some in Validation
+  shutil.rmtree(root / 'Validation')
+  assert ('valid/a.mp4', 'validation', -1) in video_folder.make_config(folder_config).files
+  shutil.rmtree(root / 'valid')
 
   shutil.copytree(root / 'train' / 'dogs', root / 'horses')
-  with pytest.raises(UsageError, match='has the split Validation beside horses'):
+  with pytest.raises(UsageError, match='has the split train beside horses: folders'):
+    video_folder.make_config(folder_config)
+  flat = tmp_path / 'flat'
+  shutil.copytree(root / 'train' / 'dogs', flat)
+  folder_config.data.source = str(flat)
+  assert video_folder.make_config(folder_config).files == (('a.mp4', 'train', -1),)
+  folder_config.data.use_labels = True
+  with pytest.raises(UsageError, match='1 videos lie in none'):
     video_folder.make_config(folder_config)
   plain = tmp_path / 'plain'
   for name in ('test', 'walk'):  # classes, one of which happens to be called so
@@ -153,5 +168,5 @@ def test_more_classes_than_the_model_has_is_told(folder_config):
   folder_config.data.num_classes = 1
   with pytest.raises(UsageError, match='num_classes=2'):
     catalog.open_records(folder_config)
-  folder_config.data.use_labels = False  # then the video beside the classes serves too
-  assert '5 clips' in catalog.open_records(folder_config).describe()
+  folder_config.data.use_labels = False
+  assert '4 clips' in catalog.open_records(folder_config).describe()
