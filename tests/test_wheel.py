@@ -3,10 +3,10 @@ import subprocess
 import sys
 import zipfile
 
-import numpy as np
 import pytest
 
 from tests.conftest import FAST_COMPILE, ROOT
+from tests.datasets.clips import encode
 
 
 @pytest.fixture(scope='module')
@@ -34,31 +34,40 @@ def test_the_wheel_holds_the_configs_but_takes_no_other_name(installed):
   folder, wheel = installed
   names = zipfile.ZipFile(wheel).namelist()
   assert {name.split('/')[0] for name in names if '.dist-info' not in name} == {'dvd_gan'}
-  for name in ('configs/smoke.py', 'py.typed', 'datasets/prepare/kinetics600.txt', 'metrics/networks/shapes_classifier.npz'):
+  for name in (
+    'configs/smoke.py',
+    'py.typed',
+    'datasets/prepare/kinetics600.txt',
+    'metrics/networks/shapes_classifier.npz',
+  ):
     assert f'dvd_gan/{name}' in names
   assert (folder / 'target' / 'bin' / 'dvd-gan').exists()
 
 
-def test_it_trains_samples_and_exports_from_any_folder(installed):
+def test_the_readmes_own_videos_from_any_folder(installed):
+  """The commands under "Your own videos", as they stand there, with a smaller model; each flag is given once."""
   folder, _ = installed
-  rng = np.random.default_rng(0)
-  clips = rng.integers(0, 256, (8, 6, 8, 8, 3), np.uint8)
-  np.savez(folder / 'clips.npz', video=clips, label=np.arange(8) % 2, classes=['bikes', 'carphone'])
+  text = (ROOT / 'README.md').read_text()
+  block = text[text.index('Your own videos') :].split('\n\n')[1]
+  commands = [line.strip() for line in block.splitlines()]
+  assert [command.split('--')[0] for command in commands[:3]] == ['python -m dvd_gan.main '] * 3 and len(commands) == 4
+  for name in ('bikes', 'carphone', 'bunny'):
+    (folder / 'videos' / name).mkdir(parents=True)
+    encode(folder / 'videos' / name / 'a.mp4')
+  small = 'data.resolution=8 data.frames=4 disc.frames_k=2 gen.ch=2 gen.multipliers=(2,1) gen.attention=() disc.ch=2 '
+  small += 'disc.multipliers=(1,1,1) disc.pool=1 gen.z_dim=4 gen.embed_dim=4 train.batch_size=2 train.steps=1 '
+  small += (
+    'train.sample_every=0 sample.statistics_batches=1 sample.statistics_batch_size=2 sample.batch_size=2 sample.num=2'
+  )
+  commands[0] += ' ' + ' '.join(f"'--config.{flag}'" for flag in [*small.split(), f'data.dir={folder}/data'])
   env = {**os.environ, 'PYTHONPATH': str(folder / 'target'), 'XLA_FLAGS': FAST_COMPILE}
-
-  def run(*arguments, code='-m dvd_gan.main'):
-    command = [sys.executable, *code.split(maxsplit=1), *arguments]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-  flags = 'data.resolution=8 data.frames=4 disc.frames_k=2 gen.ch=2 gen.multipliers=(2,1) disc.ch=2 disc.multipliers=(1,1,1) '
-  flags += 'gen.z_dim=4 gen.embed_dim=4 train.batch_size=2 train.steps=1 train.sample_every=0 sample.statistics_batches=1 '
-  flags += 'sample.statistics_batch_size=2 sample.batch_size=2 sample.num=2 data.name=array_file data.source=clips.npz'
-  run('--config=smoke', '--workdir=run', *(f'--config.{flag}' for flag in flags.split()))
-  assert 'bikes' in run('--mode=sample', '--workdir=run', '--config.sample.classes=bikes', '--config.sample.each=True')
-  assert run('--mode=export', '--workdir=run').strip().endswith('run/export-1')
-  assert (folder / 'run' / 'export-1' / 'classes.txt').read_text() == 'bikes\ncarphone\n'
-  code = 'import dvd_gan; model = dvd_gan.load("run/export-1"); print(dvd_gan.__file__, model.sample(["carphone"]).shape)'
-  done = subprocess.run([sys.executable, '-c', code], cwd=folder, env=env, capture_output=True, text=True, check=True)
-  assert str(folder / 'target') in done.stdout and done.stdout.strip().endswith('(1, 4, 8, 8, 3)')
+  env['PATH'] = f'{os.path.dirname(sys.executable)}:{env["PATH"]}'
+  output = []
+  for command in commands:
+    command = command.replace('FOLDER', str(folder / 'videos'))
+    done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    output.append(done.stdout)
+  assert 'done: 1 steps' in output[0] and 'samples/step_00000001' in output[1] and output[2].strip() == 'runs/bikes'
+  assert (folder / 'runs' / 'bikes' / 'classes.txt').read_text() == 'bikes\nbunny\ncarphone\n'
+  assert output[3].strip() == '(4, 4, 8, 8, 3)'
