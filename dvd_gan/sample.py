@@ -97,7 +97,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
       for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
         named = opened.classes[label]
         kind = f'class_{label:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)
-        write(config, workdir, f'{name}_{i:05d}_{kind}', video.grid(one[None]))
+        write(config, workdir, f'{name}_{i:05d}_{kind}', video.grid(one[None], least=video.MIN_ALONE))
 
 
 def write(config: Any, workdir: epath.Path, name: str, one: np.ndarray) -> None:

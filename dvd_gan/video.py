@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
+MIN_ALONE = 256  # pixels: and in files of their own
 BORDER = 3  # pixels
 LINE = 16  # pixels: height of a caption
 PAPER = 235  # grey level of what holds no video
@@ -20,7 +21,11 @@ ROLLED = (255, 140, 0)  # generated from generated frames, beyond what the model
 
 
 def grid(
-  videos: np.ndarray, columns: int = 0, borders: np.ndarray | None = None, captions: Sequence[str] = ()
+  videos: np.ndarray,
+  columns: int = 0,
+  borders: np.ndarray | None = None,
+  captions: Sequence[str] = (),
+  least: int = MIN_TILE,
 ) -> np.ndarray:
   """Tiles videos, small ones enlarged by a whole factor.
 
@@ -29,11 +34,12 @@ def grid(
     columns: 0 makes the grid about square.
     borders: colours of a border around each frame, uint8, broadcast to [N, T, 3]; None for no border.
     captions: a line above each video; none if empty. What does not fit is cut off.
+    least: pixels: smaller videos are enlarged to it or more.
 
   Returns:
     uint8 [T, rows * H', columns * W', 3].
   """
-  scale = math.ceil(MIN_TILE / videos.shape[2])
+  scale = math.ceil(least / videos.shape[2])
   videos = videos.repeat(scale, 2).repeat(scale, 3)
   if borders is not None:
     videos = np.pad(videos, ((0, 0), (0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0)))
