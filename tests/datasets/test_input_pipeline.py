@@ -126,6 +126,7 @@ GONE = """
 def gone(*_):
   raise OSError(5, 'Input/output error')
 record_files.read_bytes, record_files.WAITS = gone, ()
+sys.argv.append('--config=configs/default.py')
 app.run(rest)
 """
 
