@@ -46,7 +46,7 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
   """
   prepared = _bair(config, build) if config.data.name == 'bair' else _built(config, build)
   split = config.data.split
-  sources.count_classes(config, prepared.classes)
+  sources.count_classes(config, prepared.classes, all_there=False)
   try:
     clips = index.load(prepared.folder, prepared.files, split, video=prepared.video, numbers=prepared.numbers)
   except ValueError as error:

@@ -35,8 +35,13 @@ def open_source(config: Any, *, build: bool = False) -> Any:
   raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
 
 
-def count_classes(config: Any, classes: tuple[str, ...]) -> None:
+def count_classes(config: Any, classes: tuple[str, ...], *, all_there: bool = True) -> None:
   """Sets `data.num_classes` where it is left open (0) to the number of a data set's classes; warns where it is larger.
+
+  Args:
+    config: reads and sets data.
+    classes: names.
+    all_there: whether each has clips. Where some may have none, too few labels are found out when these are read.
 
   Raises:
     UsageError: if it is smaller.
@@ -45,7 +50,7 @@ def count_classes(config: Any, classes: tuple[str, ...]) -> None:
   if not (data.use_labels and count):
     return
   data.num_classes = data.num_classes or count
-  if data.num_classes < count:
+  if data.num_classes < count and all_there:
     raise UsageError(
       f'the data have {count} classes, the model {data.num_classes} (data.num_classes, of the command or of the run in the '
       f'workdir): a new run would take --config.data.num_classes={count}'
