@@ -48,27 +48,34 @@ class Model:
     standing = self._opened.standing(truncation)
     return self._opened.sampler.videos(standing, labels, truncation=truncation, seed=seed)
 
-  def predict(self, context: np.ndarray, classes: Sequence[str | int] = (), *, seed: int = 0) -> np.ndarray:
-    """Continues videos, at truncation 1.
+  def predict(
+    self, context: np.ndarray, classes: Sequence[str | int] = (), *, seed: int = 0, truncation: float = 1.0
+  ) -> np.ndarray:
+    """Continues videos.
 
     Args:
       context: uint8 [N, C, H, W, 3], the frames before.
       classes: of the videos, in turn, where the model has classes.
       seed: future i depends on it, on i, on its class and context alone.
+      truncation: 1; at another one the model's statistics would have to be made from training clips.
 
     Returns:
       uint8 [N, T - C, H, W, 3], the frames after.
 
     Raises:
-      UsageError: if `context` has another form; for a model that does not continue videos.
+      UsageError: if `context` has another form; for another truncation; for a model that does not continue videos.
     """
     data, context = self.config.data, np.asarray(context)
     wanted = (data.context, data.resolution, data.resolution, 3)
     if not data.context or context.dtype != np.uint8 or context.shape[1:] != wanted:
       takes = f'uint8 [N, {", ".join(map(str, wanted))}]' if data.context else 'no context: sample()'
       raise UsageError(f'this model takes {takes}, not {context.dtype} {list(context.shape)}')
-    labels = self._labels(classes, len(context))
-    return self._opened.sampler.videos(self._opened.standing(1.0), labels, truncation=1.0, seed=seed, context=context)
+    if truncation != 1:
+      raise UsageError(
+        f'truncation={truncation:g}: predictions need training clips for it: --mode=sample in the workdir'
+      )
+    labels, standing = self._labels(classes, len(context)), self._opened.standing(1.0)
+    return self._opened.sampler.videos(standing, labels, truncation=1.0, seed=seed, context=context)
 
   def _labels(self, classes: Sequence[str | int], num: int | None) -> np.ndarray:
     config = self.config.copy_and_resolve_references()

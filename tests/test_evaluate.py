@@ -470,5 +470,7 @@ def test_a_prediction_model_loaded_in_python_continues_videos(tmp_path):
   np.testing.assert_array_equal(dvd_gan.load(tmp_path / 'exported').predict(clips, seed=1), expected)
   with pytest.raises(UsageError, match=r'takes uint8 \[N, 2, 16, 16, 3\], not uint8 \[1, 2, 8, 8, 3\]'):
     model.predict(np.zeros((1, 2, 8, 8, 3), np.uint8))
+  with pytest.raises(UsageError, match='truncation=0.5: predictions need training clips'):
+    model.predict(clips, truncation=0.5)
   with pytest.raises(UsageError, match='this model continues videos'):
     model.sample()
