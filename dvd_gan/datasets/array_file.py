@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dvd_gan.datasets import jpeg, sources, window
+from dvd_gan.datasets import jpeg, window
+from dvd_gan.datasets.classes import count_classes
 from dvd_gan.runtime.errors import UsageError
 
 
@@ -43,7 +44,7 @@ class ArrayFile:
       raise UsageError(f'{path}: no clips')
     found = [str(label) for label in range(int(self.label.max()) + 1)]
     self.classes = tuple(map(str, names)) if len(names) >= len(found) else tuple(found)
-    sources.count_classes(config, self.classes)
+    count_classes(config, self.classes)
     if config.data.use_labels and not 0 <= self.label.min() <= self.label.max() < config.data.num_classes:
       raise UsageError(f'{path}: labels must lie in [0, data.num_classes={config.data.num_classes})')
     _, frames, height, width, _ = self.video.shape

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import index, record_files, shapes, sources
+from dvd_gan.datasets import index, record_files, shapes
+from dvd_gan.datasets.classes import count_classes
 from dvd_gan.datasets.prepare import building, decoding, kinetics600, ucf101
 from dvd_gan.datasets.prepare.video_builder import VideoBuilder
 from dvd_gan.runtime.errors import UsageError
@@ -46,7 +47,7 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
   """
   prepared = _bair(config, build) if config.data.name == 'bair' else _built(config, build)
   split = config.data.split
-  sources.count_classes(config, prepared.classes, all_there=False)
+  count_classes(config, prepared.classes, all_there=False)
   try:
     clips = index.load(prepared.folder, prepared.files, split, video=prepared.video, numbers=prepared.numbers)
   except ValueError as error:

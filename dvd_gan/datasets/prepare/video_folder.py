@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dvd_gan.datasets import sources, window
+from dvd_gan.datasets import window
+from dvd_gan.datasets.classes import count_classes
 from dvd_gan.datasets.prepare import ingest
 from dvd_gan.datasets.prepare.archives import SUFFIXES
 from dvd_gan.datasets.prepare.video_builder import SPLITS, UNLABELLED, VideoBuilder, VideoConfig, features
@@ -60,7 +61,7 @@ def make_config(config: Any) -> VideoFolderConfig:
       f'{root} has no subfolder with videos ({", ".join(SUFFIXES[:6])}, ...); one subfolder is one class{why}'
     )
   classes = tuple(sorted({name for _, _, name in found} - {''}))
-  sources.count_classes(config, classes)
+  count_classes(config, classes)
   labels = {'': UNLABELLED} | {name: label for label, name in enumerate(classes)}
   labelled = sorted(((path, split, labels[name]) for path, split, name in found), key=lambda one: (one[2], one[0]))
   min_frames = window.span(data.frames, data.stride) if data.short_clips == 'skip' else 1
