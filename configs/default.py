@@ -122,7 +122,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.export = export = ml_collections.ConfigDict()
   export.folder = ''  # where to; empty for export-STEP in the workdir
   export.truncation = (1.0, 0.5)  # standard deviations of z whose standing statistics go along
-  export.dtype = 'float32'  # of the weights: float32 or float16, whose effect is measured and told
+  export.dtype = 'float32'  # of the weights: float32 or float16; the card says how far samples of float16 differ
 
   config.dry_run = dry_run = ml_collections.ConfigDict()
   dry_run.topology = 'v5e:8x8'  # TPU slice to compile for, or its type, v5litepod-64

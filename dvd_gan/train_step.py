@@ -229,8 +229,8 @@ def gen_loss(
     disc_weights: of the discriminators, after spectral norm.
     weights: of the generator, after spectral norm.
     inputs: `z` [B, z_dim], `label` int32 [B], `context` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees, where `spec.crop` is above 1 `corners` int32 [B, 2] of the squares that D_T sees, `draws` of augment.draw for B clips, and, if `spec.truth_weight` is above 0, `truth`
-      [B, T, H, W, 3], what came after `context`.
+      frames that D_S sees, and `draws` of augment.draw for B clips. If `spec.crop` is above 1, `corners` int32 [B, 2] of
+      the squares that D_T sees; if `spec.truth_weight` is above 0, `truth` [B, T, H, W, 3], what came after `context`.
   """
   context = inputs['context']
   fake = spec.gen.apply({'params': weights}, inputs['z'], inputs['label'], context, train=True)

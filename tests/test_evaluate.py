@@ -333,7 +333,7 @@ def test_standing_statistics_of_another_size_are_made_anew(config, workdir, tmp_
   spec = train_step.make_spec(config, unroll=False)
   state = jax.jit(functools.partial(train_step.init_state, spec))(models.init(config), jax.random.key(0))
   state = jax.device_put(state, sharding.state(sharding.make_mesh(), state))
-  changed = jax.tree.map(lambda leaf: leaf + 1, standing)  # told from what would be made
+  changed = jax.tree.map(lambda leaf: leaf + 1, standing)  # differs from what would be made anew
   for said in (None, (2, 4)):
     folder = tmp_path / str(said)
     checkpoints = checkpoint.Checkpoints(folder / 'checkpoints')

@@ -40,7 +40,7 @@ def real(config: Any, protocol: Protocol, samples: int, loops: int) -> tuple[Vid
   Those stand for a set of samples: for the floor, and for what real clips score. Clips need no labels.
 
   Returns:
-    (windows as `protocol.windows` says; how many clips the split has).
+    (real windows, drawn by the rule `protocol.windows`; how many clips the split has).
 
   Raises:
     UsageError: see `sources.open_source`.
@@ -83,7 +83,7 @@ def _clips_key(config: Any, found: evaluation_windows.Windows) -> dict[str, Any]
 
 
 def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Protocol) -> VideoSet:
-  """A model's samples: of classes as `protocol.classes` says, or in prediction `futures` of each clip of the split in turn.
+  """A model's samples: of classes drawn by `protocol.classes`, or in prediction `futures` of each clip of the split in turn.
 
   A predicted video begins with its context frames.
   """
