@@ -95,6 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
   sample.batch_size = 16  # videos computed at once; the result does not depend on it
   sample.columns = 0  # of the grid; 0 for about square
   sample.fps = 12.0  # of the files written
+  sample.interpolate = 'none'  # latent: walks around a circle of latents; class: from class to class, and back
   sample.each = False  # write each video to a file of its own too
   sample.statistics_batches = 32  # batches that the standing statistics average
   sample.statistics_batch_size = 32  # videos in each of them

@@ -160,6 +160,7 @@ RULES = {
   'sample.batch_size': COUNT,
   'sample.columns': COUNT_OR_0,
   'sample.fps': POSITIVE,
+  'sample.interpolate': one_of('none', 'latent', 'class'),
   'sample.each': FLAG,
   'sample.statistics_batches': COUNT,
   'sample.statistics_batch_size': COUNT,

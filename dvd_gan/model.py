@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dvd_gan import export, sample, sampling
+from dvd_gan import export, interpolation, sample, sampling
 from dvd_gan.runtime import config_file, run_config
 from dvd_gan.runtime.errors import UsageError
 
@@ -48,6 +48,37 @@ class Model:
     standing = self._opened.standing(truncation)
     return self._opened.sampler.videos(standing, labels, truncation=truncation, seed=seed)
 
+  def interpolate(
+    self,
+    kind: str = 'latent',
+    classes: Sequence[str | int] = (),
+    num: int | None = None,
+    *,
+    seed: int = 0,
+    truncation: float = 1.0,
+  ) -> np.ndarray:
+    """Walks through the latents, or from class to class; see `interpolation.walks`.
+
+    Args:
+      kind: 'latent' or 'class'.
+      classes: names or numbers: of the walks, in turn, or those that each walk visits; empty for all, or for some.
+      num: of walks; by default one of each class, or of kind 'class' one.
+      seed: walk i depends on it, on i and on its classes alone.
+      truncation: standard deviation of the latents.
+
+    Returns:
+      uint8 [num, P, H, W, 3]; P frames that loop.
+
+    Raises:
+      UsageError: for another kind; for a class that there is not; for a prediction model.
+    """
+    if kind not in ('latent', 'class'):
+      raise UsageError(f'kind={kind} is not latent or class')
+    config = self._asked(classes, num or (1 if kind == 'class' else None))
+    config.sample.interpolate, config.sample.seed = kind, seed
+    sampler, standing = self._opened.sampler, self._opened.standing(truncation)
+    return interpolation.walks(config, sampler, standing, self.classes, truncation=truncation)[0]
+
   def predict(
     self, context: np.ndarray, classes: Sequence[str | int] = (), *, seed: int = 0, truncation: float = 1.0
   ) -> np.ndarray:
@@ -78,11 +109,15 @@ class Model:
     return self._opened.sampler.videos(standing, labels, truncation=1.0, seed=seed, context=context)
 
   def _labels(self, classes: Sequence[str | int], num: int | None) -> np.ndarray:
+    return sampling.labels_for(self._asked(classes, num))
+
+  def _asked(self, classes: Sequence[str | int], num: int | None) -> Any:
+    """The config with these classes, by number, and so many videos; by default one of each class."""
     config = self.config.copy_and_resolve_references()
     config.sample.classes = tuple(classes)
     run_config.number_classes(config, self.classes)
     config.sample.num = num or len(config.sample.classes) or len(self.classes)
-    return sampling.labels_for(config)
+    return config
 
 
 def load(path: str | os.PathLike, step: int | None = None) -> Model:

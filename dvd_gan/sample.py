@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from dvd_gan import sharding, video
+from dvd_gan import interpolation, sharding, video
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import evaluation_windows
 from dvd_gan.runtime import checksums, multihost, run_config
@@ -82,22 +82,29 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
 def sample(config: Any, workdir: epath.Path) -> None:
   """Writes `samples/` of a checkpoint: for each truncation a grid as MP4 and GIF, and with `sample.each` every video.
 
+  With `sample.interpolate` the videos are walks.
+
   Raises:
-    UsageError: see `open_checkpoint`.
+    UsageError: see `open_checkpoint`, `interpolation.walks`.
   """
   opened = open_checkpoint(config, workdir)
-  labels = labels_for(config)
+  labels, kind, seed = labels_for(config), config.sample.interpolate, config.sample.seed
   for truncation in config.sample.truncation:
     standing = opened.standing(truncation)
-    videos = opened.sampler.videos(standing, labels, truncation=truncation, seed=config.sample.seed)
-    name = f'step_{opened.step:08d}_truncation_{truncation:g}_seed_{config.sample.seed}'
-    captions = [', '.join(filter(None, (opened.classes[label], f'{truncation:g}'))) for label in labels[:MAX_GRID]]
-    write(config, workdir, name, video.grid(videos[:MAX_GRID], config.sample.columns, captions=captions))
+    if kind == 'none':
+      videos = opened.sampler.videos(standing, labels, truncation=truncation, seed=seed)
+      names = [[opened.classes[label]] * videos.shape[1] for label in labels]
+    else:
+      videos, names = interpolation.walks(config, opened.sampler, standing, opened.classes, truncation=truncation)
+    what = '' if kind == 'none' else f'walk_{kind}_'
+    stem = f'step_{opened.step:08d}_{what}truncation_{truncation:g}_seed_{seed}'
+    captions = [[', '.join(filter(None, (name, f'{truncation:g}'))) for name in one] for one in names[:MAX_GRID]]
+    write(config, workdir, stem, video.grid(videos[:MAX_GRID], config.sample.columns, captions=captions))
     if config.sample.each:
-      for i, (one, label) in enumerate(zip(videos, labels, strict=True)):
-        named = opened.classes[label]
-        kind = f'class_{label:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)
-        write(config, workdir, f'{name}_{i:05d}_{kind}', video.grid(one[None], least=video.MIN_ALONE))
+      for i, (one, name) in enumerate(zip(videos, names, strict=True)):
+        named = '_'.join(dict.fromkeys(name))
+        suffix = f'class_{labels[i]:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)
+        write(config, workdir, f'{stem}_{i:05d}_{suffix}', video.grid(one[None], least=video.MIN_ALONE))
 
 
 def write(config: Any, workdir: epath.Path, name: str, one: np.ndarray) -> None:

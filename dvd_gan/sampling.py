@@ -12,7 +12,7 @@ from dvd_gan import models, sharding
 from dvd_gan.datasets import sources
 from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.models import spectral
-from dvd_gan.runtime import backend
+from dvd_gan.runtime import backend, progress
 from dvd_gan.train_step import to_float
 
 Tree = Any
@@ -45,13 +45,13 @@ class Sampler(NamedTuple):
     config = self.config
     configured, size = statistics_size(config)
     batches, total = batches or configured, None
-    for i in range(batches):
-      rng = np.random.default_rng((STATISTICS_SEED, i))
+    for first in progress.over(range(0, batches * size, size), f'statistics at truncation {truncation:g}'):
+      rng = np.random.default_rng((STATISTICS_SEED, first // size))
       z = truncation * rng.standard_normal((size, config.gen.z_dim), np.float32)
       label = rng.integers(models.num_labels(config), size=size, dtype=np.int32)
       frames = _no_frames(config, size)
       if self.context is not None:
-        frames, label = self._clips(i * size, size)
+        frames, label = self._clips(first, size)
         label = sources.network_labels(config, label)
       moments = _moments(self.statistics(self.weights, z, label, frames))
       total = moments if total is None else jax.tree.map(jnp.add, total, moments)
@@ -107,7 +107,7 @@ class Sampler(NamedTuple):
     """
     size = self.config.sample.batch_size
     done = []
-    for first in range(0, len(labels), size):
+    for first in progress.over(range(0, len(labels), size), 'videos'):
       rows = slice(first, first + size)
       some = None if context is None else context[rows]
       batch = self.batch(standing, first, labels[rows], some, truncation=truncation, seed=seed, part=part)
@@ -129,13 +129,23 @@ class Sampler(NamedTuple):
 
     The rest of the batch is padding.
     """
-    count, size = len(labels), self.config.sample.batch_size
-    numbers = range(first, first + count)
-    z = np.stack([np.random.default_rng((seed, i, part)).standard_normal(self.config.gen.z_dim) for i in numbers])
-    context = _no_frames(self.config, count) if context is None else context
+    z = [self.latent(seed, first + i, part) for i in range(len(labels))]
     labels = sources.network_labels(self.config, np.asarray(labels, np.int32))
-    inputs = (truncation * z).astype(np.float32), labels, context
-    return self.generate(self.weights, standing, *(self.place(filled(one, size)) for one in inputs))
+    return self.draw(standing, truncation * np.stack(z), labels, context)
+
+  def latent(self, seed: int, number: int, part: int = 0) -> np.ndarray:
+    """z of video `number` at truncation 1, f64 [z_dim]; see `videos`."""
+    return np.random.default_rng((seed, number, part)).standard_normal(self.config.gen.z_dim)
+
+  def draw(self, standing: Tree, z: np.ndarray, label: np.ndarray, context: np.ndarray | None = None) -> jax.Array:
+    """G of z [n, z_dim], label int32 [n] or f32 [n, num_classes] and context, on the devices.
+
+    Returns:
+      uint8 [sample.batch_size, T - C, H, W, 3]; after the n-th video comes padding.
+    """
+    context = _no_frames(self.config, len(z)) if context is None else context
+    inputs = (filled(one, self.config.sample.batch_size) for one in (z.astype(np.float32), label, context))
+    return self.generate(self.weights, standing, *map(self.place, inputs))
 
 
 @functools.lru_cache(maxsize=4)

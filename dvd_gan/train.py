@@ -15,11 +15,12 @@ from dvd_gan import alarm, checkpoint, models, sampling, sharding, train_step, v
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import evaluation_windows, input_pipeline, sources
 from dvd_gan.datasets.evaluation_windows import Clips
-from dvd_gan.runtime import backend, files, multihost, run_config
+from dvd_gan.runtime import announcement, backend, files, multihost, progress, run_config
 from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
 from dvd_gan.runtime.preemption import StopSignal
+from dvd_gan.runtime.progress import say
 from dvd_gan.runtime.trace import Trace
-from dvd_gan.writer import Progress, Writer, logged
+from dvd_gan.writer import Writer, logged
 
 
 class NonFiniteError(RunError):
@@ -66,7 +67,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   first_step, last_step = int(state.step), config.train.steps
   checkpoint.drop_marks(workdir, after=first_step)
   writer = Writer(workdir, first_step)
-  watch = alarm.Alarm(logged(workdir, first_step), config.train.batch_size * config.train.d_steps)
+  clips_per_step = config.train.batch_size * config.train.d_steps
+  watch = alarm.Alarm(logged(workdir, first_step), clips_per_step)
   context = evaluation_windows.context_frames(config)
   batches = input_pipeline.Batches(config, source, mesh, first_step)
   step_fn = train_step.jitted(spec, mesh, state)
@@ -76,6 +78,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   trace = Trace(workdir, config.train.profile_steps)
   if config.train.decay_start >= last_step:
     say(f'train.decay_start={config.train.decay_start} is not below train.steps: the learning rates stay as they are')
+  announcement.announce(config, workdir, mesh, state, source)
+  writer.describe(first_step, config, announcement.networks(state))
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 
@@ -86,13 +90,16 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
     stop.nothing_to_save = first_step < last_step
     for step in range(first_step + 1, last_step + 1):
       batch, previous = next(batches), metrics
-      with trace(step):
+      first = step == first_step + 1
+      with trace(step), announcement.compiling(config, mesh) if first else contextlib.nullcontext():
         state, metrics = step_fn(state, batch, seed_key)
-      if step == first_step + 1:
+      if first:
         warm_up(config, state, metrics, context)
         stop_anywhere(False)
         stop.nothing_to_save = False
-        progress = Progress(step, last_step)  # from here on, so that the rate leaves compilation out
+        coming = {'samples': config.train.sample_every, 'checkpoint': config.train.checkpoint_every, 'end': last_step}
+        shown = progress.Steps(step, last_step, clips_per_step, coming)  # the rate leaves compilation out
+        cleanup.callback(shown.close)
         batches.waited = 0.0
       check_finite(previous, step - 1, checkpoints)  # one step late, so that the device never waits for the host
       stopping = stop_anywhere(bool(stop)) and step < last_step
@@ -103,7 +110,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         check_finite({'finite': all_finite(state)}, step, checkpoints)
       samples = Samples(config, state, context) if due.statistics else None
       if due.log:
-        log(step, jax.device_get(metrics) | (samples.metrics if samples else {}), writer, watch, checkpoints)
+        found = jax.device_get(metrics) | (samples.metrics if samples else {}) | shown.pace(step, batches.waited)
+        log(step, found, writer, watch, checkpoints)
       if stopping:
         checkpoints.save(step, state)
       elif due.save:
@@ -111,7 +119,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         checkpoints.save(step, state, samples.standing, best_metric(config, metrics), statistics)
       if due.sample:
         write_samples(samples, names, workdir, step, writer)
-      progress.show(step, metrics, batches.waited, force=stopping or step == last_step)
+      shown.show(step, metrics, batches.waited, force=stopping or step == last_step)
       if stopping:
         break
   if stopping:
@@ -162,11 +170,11 @@ def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, 
 def warm_up(config: Any, state: train_step.TrainState, metrics: Any, context: Clips | None) -> None:
   """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
   jax.block_until_ready(metrics)
-  say('the first step is done; compiling what saving and sampling need')
   best_metric(config, metrics)
-  all_finite(state)
-  checkpoint.warm_up(state)
-  sampling.make_sampler(config, state.ema_params, state.gen.spectral, context).warm_up()
+  with progress.clock('the first step is done; compiling what saving and sampling need'):
+    all_finite(state)
+    checkpoint.warm_up(state)
+    sampling.make_sampler(config, state.ema_params, state.gen.spectral, context).warm_up()
 
 
 def best_metric(config: Any, metrics: Any) -> float:
@@ -243,9 +251,3 @@ def write_samples(samples: Samples, names: tuple[str, ...], workdir: epath.Path,
     writer.video(step, 'samples', epath.Path(files[-1]).read_bytes(), (grid.shape[2], grid.shape[1]))
 
   writer.later(write)
-
-
-def say(message: str, file: Any = None) -> None:
-  """One line to the user, on stdout or another file, from the first process only."""
-  if jax.process_index() == 0:
-    print(message, file=file, flush=True)

@@ -1,6 +1,7 @@
 """Videos in files: MP4 by PyAV, GIF by Pillow, grids of both."""
 
 import fractions
+import functools
 import io
 import math
 import warnings
@@ -24,7 +25,7 @@ def grid(
   videos: np.ndarray,
   columns: int = 0,
   borders: np.ndarray | None = None,
-  captions: Sequence[str] = (),
+  captions: Sequence[str | Sequence[str]] = (),
   least: int = MIN_TILE,
 ) -> np.ndarray:
   """Tiles videos, small ones enlarged by a whole factor.
@@ -33,7 +34,7 @@ def grid(
     videos: uint8 [N, T, H, W, 3].
     columns: 0 makes the grid about square.
     borders: colours of a border around each frame, uint8, broadcast to [N, T, 3]; None for no border.
-    captions: a line above each video; none if empty. What does not fit is cut off.
+    captions: a line above each video, or a line for each of its frames; none if empty. What does not fit is cut off.
     least: pixels: smaller videos are enlarged to it or more.
 
   Returns:
@@ -47,8 +48,8 @@ def grid(
     inside[BORDER:-BORDER, BORDER:-BORDER] = True
     videos[:, :, ~inside] = np.broadcast_to(borders, (*videos.shape[:2], 3))[:, :, None]
   if captions:
-    lines = np.stack([_line(text, videos.shape[3]) for text in captions])  # [N, h, W', 3]
-    above = np.broadcast_to(lines[:, None], (len(lines), videos.shape[1], *lines.shape[1:]))
+    each = [[text] * videos.shape[1] if isinstance(text, str) else text for text in captions]
+    above = np.stack([[_line(text, videos.shape[3]) for text in one] for one in each])  # [N, T, h, W', 3]
     videos = np.concatenate([above, videos], axis=2)
   n, t, h, w, c = videos.shape
   columns = min(columns or math.ceil(math.sqrt(n)), n)
@@ -58,6 +59,7 @@ def grid(
   return tiles.transpose(2, 0, 3, 1, 4, 5).reshape(t, rows * h, columns * w, c)
 
 
+@functools.lru_cache
 def _line(text: str, width: int) -> np.ndarray:
   """A line of dark text on light ground, uint8 [LINE, width, 3]."""
   from PIL import Image, ImageDraw, ImageFont

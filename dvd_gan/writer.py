@@ -1,19 +1,23 @@
-"""What a run says: metrics.jsonl, TensorBoard, the progress line. The only file that imports clu."""
+"""What a run writes: metrics.jsonl and TensorBoard. The only file that imports clu."""
 
 import concurrent.futures
 import json
 import logging
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 FILE = 'metrics.jsonl'
-PROGRESS_EVERY = 5.0  # seconds
+# TensorBoard's groups: a metric belongs to the first whose words are in its name.
+GROUPS = {
+  'loss': ('loss', 'squared_error', 'lecam'),
+  'score': ('score_',),
+  'sigma': ('sigma',),
+  'grad_norm': ('grad_norm',),
+  'perf': ('_per_s', 'input_wait'),
+}
 
 
 class Writer:
@@ -58,7 +62,31 @@ class Writer:
       with self._path.open('a') as file:
         file.write(line + '\n')
     if events := self._open():
-      events.write_scalars(step, values)
+      events.write_scalars(step, {tag(name): value for name, value in values.items()})
+
+  def describe(self, step: int, config: Any, networks: dict[str, Any]) -> None:
+    """The config and tables of the networks' parameters to TensorBoard's text page; the tables to parameters.txt too.
+
+    Args:
+      step: that training begins after.
+      config: of the run.
+      networks: parameters by the network's name.
+    """
+    self.later(self._describe, step, str(config), jax.eval_shape(lambda tree: tree, networks))
+
+  def _describe(self, step: int, config: str, networks: dict[str, Any]) -> None:
+    if not (events := self._open()):
+      return
+    from clu import parameter_overview
+
+    tables = {
+      name: parameter_overview.get_parameter_overview(shapes, include_stats=False) for name, shapes in networks.items()
+    }
+    text = '\n\n'.join(f'{name}\n{table}' for name, table in tables.items())
+    (self._workdir / 'parameters.txt').write_text(text + '\n')
+    events.write_texts(
+      step, {name: f'```\n{text}\n```' for name, text in {'config': config, 'parameters': text}.items()}
+    )
 
   def _open(self) -> Any:
     """TensorBoard's writer, if there is one; opened by what is first written: importing TensorFlow takes seconds."""
@@ -88,46 +116,10 @@ class Writer:
       self._events.close()
 
 
-class Progress:
-  """The line on the terminal: step, rate, time left, losses, share of time spent waiting for input."""
-
-  def __init__(self, first_step: int, last_step: int):
-    self._first, self._last = first_step, last_step
-    self._start = self._shown = time.monotonic()
-    self._width = 0
-
-  def show(self, step: int, metrics: dict[str, Any], waited: float, *, force: bool = False) -> None:
-    """Prints at most every few seconds; `metrics` are fetched from the device only then."""
-    now = time.monotonic()
-    if jax.process_index() or (not force and now - self._shown < PROGRESS_EVERY):
-      return
-    self._shown = now
-    elapsed = max(now - self._start, 1e-9)
-    rate = (step - self._first) / elapsed
-    left = (self._last - step) / rate if rate else float('inf')
-    losses = {
-      'D_S': 'disc_loss_spatial',
-      'D_T': 'disc_loss_temporal',
-      'G_S': 'gen_loss_spatial',
-      'G_T': 'gen_loss_temporal',
-    }
-    shown = ' '.join(f'{short} {float(metrics[name]):.3f}' for short, name in losses.items() if name in metrics)
-    line = (
-      f'step {step}/{self._last}  {rate:.2f} steps/s  {_clock(left)} left  {shown}  '
-      f'input wait {100 * waited / elapsed:.0f}%'
-    )
-    # A terminal gets one line that moves; a log file gets lines.
-    end = '\r' if sys.stderr.isatty() and not force else '\n'
-    print(line.ljust(self._width), end=end, file=sys.stderr, flush=True)
-    self._width = len(line)
-
-
-def _clock(seconds: float) -> str:
-  if not np.isfinite(seconds):
-    return '?'
-  minutes, seconds = divmod(int(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}h{minutes:02d}m' if hours else f'{minutes}m{seconds:02d}s'
+def tag(name: str) -> str:
+  """The name of a metric in TensorBoard, with its group: gen_loss_spatial is loss/gen_spatial."""
+  group = next((group for group, words in GROUPS.items() if any(word in name for word in words)), 'health')
+  return f'{group}/{name.replace(f"_{group}", "").removeprefix(f"{group}_")}'
 
 
 def lines(workdir: epath.Path, last_step: int) -> list[str]:

@@ -23,7 +23,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from dvd_gan import models, sharding, train_step  # noqa: E402
+from dvd_gan import models, sampling, sharding, train_step  # noqa: E402
+from dvd_gan.models import spectral  # noqa: E402
 from dvd_gan.runtime import backend  # noqa: E402
 from tests.tiny import get_config as tiny_config  # noqa: E402
 
@@ -87,3 +88,13 @@ def step_eight():
 @pytest.fixture
 def config():
   return tiny_config()
+
+
+@pytest.fixture
+def sampler(config):
+  """A sampler of the tiny config without attention, its weights random."""
+  config.gen.attention = ()
+  params = models.init(config)[0]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32), params)
+  return sampling.make_sampler(config, params, spectral.init(jax.random.key(0), params))

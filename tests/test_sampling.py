@@ -6,15 +6,6 @@ from dvd_gan import models, sampling
 from dvd_gan.models import spectral
 
 
-@pytest.fixture
-def sampler(config):
-  config.gen.attention = ()
-  params = models.init(config)[0]
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32), params)
-  return sampling.make_sampler(config, params, spectral.init(jax.random.key(0), params))
-
-
 def test_weights_have_unit_norm(sampler):
   for path, leaf in jax.tree_util.tree_flatten_with_path(sampler.weights)[0]:
     if spectral.is_normalised(path, leaf):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tqdm
 from etils import epath
 
 from dvd_gan.datasets import index, jpeg, window
@@ -169,7 +170,7 @@ class Records:
   def _warn_once(self, key: tuple[str, int], clip: int, what: str) -> None:
     if key not in self._warned:
       self._warned.add(key)
-      print(f'warning: {self._paths[self._index.shard[clip]]}: {what}', file=sys.stderr)
+      tqdm.tqdm.write(f'warning: {self._paths[self._index.shard[clip]]}: {what}', file=sys.stderr)  # above the bar
 
 
 def _patiently(read: Any, *arguments: Any) -> Any:

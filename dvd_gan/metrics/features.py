@@ -3,20 +3,18 @@
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from etils import epath
 
 from dvd_gan import sampling, sharding
 from dvd_gan.metrics import networks
 from dvd_gan.metrics.protocols import Protocol
 from dvd_gan.metrics.video_sets import VideoSet
-from dvd_gan.runtime import files, multihost
+from dvd_gan.runtime import files, multihost, progress
 from dvd_gan.runtime.errors import UsageError
 
 PART = 64  # videos in a file of features, at least: what a stop can cost
@@ -69,16 +67,11 @@ class Extractor:
     names = {start: f'{start:07d}_{min(length, videos.count - start)}.npz' for start in starts}
     here = set(json.loads(multihost.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
     extract = networks.extractor(network.apply, protocol.resize, sharding.replicated(self._mesh))
-    quiet = jax.process_index() > 0 or len(here) == len(starts)
-    # A terminal gets one line that moves; a log file a line now and then.
-    every = (
-      {} if sys.stderr.isatty() else {'mininterval': 60, 'ascii': True, 'bar_format': '{desc} {n_fmt}/{total_fmt}\n'}
-    )
-    with tqdm.tqdm(total=videos.count, desc=title, unit='video', file=sys.stderr, disable=quiet, **every) as progress:
+    with progress.bar(videos.count, title, quiet=len(here) == len(starts)) as shown:
       batches = None
       for start in starts:
         rows = min(length, videos.count - start)
-        progress.update(rows if start in here else 0)
+        shown.update(rows if start in here else 0)
         if start in here:
           batches = None
           with (folder / names[start]).open('rb') as file, np.load(file) as arrays:
@@ -91,7 +84,7 @@ class Extractor:
           video = video if isinstance(video, jax.Array) else self.place(sampling.filled(video, size))
           out = jax.device_get(extract(network.params, video))
           found.append({name: value[: len(label)] for name, value in out.items()} | {'label': label})
-          progress.update(len(label))
+          shown.update(len(label))
         part = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
         if jax.process_index() == 0:
           buffer = io.BytesIO()

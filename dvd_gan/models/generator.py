@@ -51,7 +51,7 @@ class Generator(nn.Module):
 
     Args:
       z: [B, z_dim] f32.
-      label: [B] int32.
+      label: [B] int32, or [B, num_classes] f32, the weights of a mean of class embeddings.
       context: [B, C, R, R, 3] in [-1, 1], the frames before, for a generator with `context_widths`.
       train: normalise with the batch's own statistics; otherwise with the collection `standing`.
 
@@ -60,7 +60,8 @@ class Generator(nn.Module):
     """
     widths = [m * self.ch for m in self.multipliers]
     embed = nn.Embed(self.num_classes, self.embed_dim, name='label_embed')
-    cond = jnp.concatenate([z, embed(label)], axis=-1)  # [B, z_dim + embed_dim]
+    embedded = embed(label) if label.ndim == 1 else label @ embed.embedding
+    cond = jnp.concatenate([z, embedded], axis=-1)  # [B, z_dim + embed_dim]
     dense = layers.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 

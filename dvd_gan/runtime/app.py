@@ -28,7 +28,6 @@ def run(
   """
   # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   # orbax logs forty lines for every save, and TFDS logs its configuration as a warning.
   logging.set_verbosity(logging.ERROR)
   # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.

@@ -99,6 +99,10 @@ def _validate_sample(config: Any) -> None:
   )
   for name in ('video', 'frames'):
     _require(data.context or not sample[name], f'sample.{name} is for prediction, and data.context is 0')
+  _require(
+    not data.context or sample.interpolate == 'none',
+    f'sample.interpolate={sample.interpolate} is for synthesis, and data.context is {data.context}',
+  )
   labels = (data.num_classes or fields.KNOWN_CLASSES.get(data.name, 0)) if data.use_labels else 1
   wrong = [label for label in sample.classes if not isinstance(label, str) and 0 < labels <= label]
   _require(not wrong, f'sample.classes: {wrong} not within 0 and {labels - 1}, the labels that the model knows')

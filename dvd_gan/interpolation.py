@@ -1,0 +1,78 @@
+"""Walks through the latent space and from class to class, as videos that loop.
+
+A walk has P places, each with a latent and a class embedding. The walk's frame p is frame p mod T of the video generated
+at place p: the motion goes on while what moves changes. P is a multiple of T and the last place lies before the first
+one, so the walk loops as a video does.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dvd_gan import models
+from dvd_gan.runtime import progress
+from dvd_gan.runtime.errors import UsageError
+from dvd_gan.sampling import Sampler, labels_for
+
+LATENT_CLIPS = 8  # clips that a walk through the latents lasts
+CLASS_CLIPS = 2  # clips for each class: one as it is, one on the way to the next
+ROUTE = 4  # classes that are visited where none are named
+
+
+def walks(
+  config: Any, sampler: Sampler, standing: Any, names: Sequence[str], *, truncation: float
+) -> tuple[np.ndarray, list[list[str]]]:
+  """`sample.num` walks, by `sample.interpolate`; walk i begins with the z of sample i.
+
+  latent: each walk keeps its class (`sample.classes` in turn); the latents are a cos(t) + b sin(t) for independent a
+  and b, so that each of them is distributed as a sample's.
+  class: each walk keeps its z and visits `sample.classes` (by default some), and the first again. On the way from one to
+  the next the class embeddings are interpolated linearly.
+
+  Args:
+    config: reads sample and data.
+    sampler: of the model.
+    standing: statistics at this truncation.
+    names: of the model's classes, by label.
+    truncation: standard deviation of the latents.
+
+  Returns:
+    (videos uint8 [N, P, H, W, 3], the class of each frame [N][P]; where two are mixed, that of the larger share).
+
+  Raises:
+    UsageError: for a prediction model; for a walk through fewer than two classes.
+  """
+  if config.data.context:
+    raise UsageError('sample.interpolate is for synthesis; this model continues clips')
+  count, length, seed = config.sample.num, config.data.frames, config.sample.seed
+  table = np.eye(models.num_labels(config), dtype=np.float32)
+  if config.sample.interpolate == 'class':
+    classes = list(config.sample.classes) or np.unique(np.linspace(0, len(names) - 1, ROUTE).astype(int)).tolist()
+    if len(set(classes)) < 2:
+      raise UsageError('a walk from class to class needs two classes or more (sample.classes)')
+    leg, way = np.divmod(np.arange(len(classes) * CLASS_CLIPS * length) / length, CLASS_CLIPS)
+    here, after = (np.array(classes)[(leg.astype(int) + i) % len(classes)] for i in (0, 1))
+    share = np.maximum(way - (CLASS_CLIPS - 1), 0)[:, None].astype(np.float32)  # of the class after
+    weights = np.tile((1 - share) * table[here] + share * table[after], (count, 1, 1))
+    z = np.stack([np.tile(sampler.latent(seed, i), (len(leg), 1)) for i in range(count)])
+  else:
+    turn = 2 * np.pi * np.arange(LATENT_CLIPS * length)[:, None] / (LATENT_CLIPS * length)
+    ends = [(sampler.latent(seed, i), sampler.latent(seed, i, part=1)) for i in range(count)]
+    z = np.stack([a * np.cos(turn) + b * np.sin(turn) for a, b in ends])  # [N, P, z_dim]
+    weights = np.repeat(table[labels_for(config)][:, None], len(turn), axis=1)  # [N, P, num_classes]
+  captions = [[names[label] for label in one] for one in weights.argmax(-1)]
+  return _generate(sampler, standing, truncation * z, weights), captions
+
+
+def _generate(sampler: Sampler, standing: Any, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """z [N, P, z_dim], weights of classes [N, P, num_classes] -> uint8 [N, P, H, W, 3]."""
+  count, places = z.shape[:2]
+  size, length = sampler.config.sample.batch_size, sampler.config.data.frames
+  z, weights = z.reshape(count * places, -1), weights.reshape(count * places, -1)
+  found = []
+  for first in progress.over(range(0, count * places, size), 'places of the walks'):
+    rows = np.arange(first, min(first + size, count * places))
+    videos = np.asarray(sampler.draw(standing, z[rows], weights[rows]))
+    found.append(videos[rows - first, rows % length])  # P is a multiple of T
+  return np.concatenate(found).reshape(count, places, *found[0].shape[1:])

@@ -1,0 +1,160 @@
+"""What a person sees while the program works: lines, bars, a clock. A terminal gets one line that moves, a log file gets lines."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+import jax
+import tqdm
+
+EVERY = 5.0  # seconds between two looks at a training run's metrics
+LOSSES = {
+  'D_S': 'disc_loss_spatial',
+  'D_T': 'disc_loss_temporal',
+  'G_S': 'gen_loss_spatial',
+  'G_T': 'gen_loss_temporal',
+}
+
+
+def say(message: str, file: TextIO | None = None) -> None:
+  """One line to the user, on stdout or another file, above any bar; from the first process only."""
+  if jax.process_index() == 0:
+    tqdm.tqdm.write(message, file or sys.stdout)
+    (file or sys.stdout).flush()
+
+
+def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm:
+  """A bar for `total` videos; in a log file a line every minute.
+
+  Args:
+    total: videos.
+    what: the line's first words.
+    quiet: show nothing.
+  """
+  terminal = {'leave': False, 'dynamic_ncols': True}
+  log = {'mininterval': 60, 'ascii': True, 'bar_format': '{desc} {n_fmt}/{total_fmt}\n'}
+  kind = terminal if sys.stderr.isatty() else log
+  # Work of less than a second shows nothing.
+  return tqdm.tqdm(total=total, desc=what, unit=' videos', delay=1, disable=quiet or jax.process_index() > 0, **kind)
+
+
+def over(starts: range, what: str) -> Iterator[int]:
+  """Iterates over the first video of each batch, with a bar."""
+  with bar(starts.stop, what) as shown:
+    for start in starts:
+      yield start
+      shown.update(min(starts.step, starts.stop - start))
+
+
+@contextlib.contextmanager
+def clock(what: str) -> Iterator[None]:
+  """Surrounds work of unknown length; on a terminal a clock moves."""
+  if jax.process_index() or not sys.stderr.isatty():
+    say(what, sys.stderr)
+    yield
+    return
+  done = threading.Event()
+  with tqdm.tqdm(bar_format='{desc} {elapsed}', desc=what, dynamic_ncols=True) as shown:
+
+    def tick() -> None:
+      while not done.wait(1):
+        shown.refresh()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+      yield
+    finally:
+      done.set()
+      thread.join()
+
+
+class Steps:
+  """Progress of training: step, rate, time left, losses, share of time spent waiting for input.
+
+  In a log file each line begins with `step N/M`, which launch/tpu_worker.sh reads.
+  """
+
+  def __init__(self, first: int, last: int, clips_per_step: int, events: dict[str, int]):
+    """Starts the clock.
+
+    Args:
+      first: step that is done.
+      last: step that training ends with.
+      clips_per_step: real clips that D sees in a step.
+      events: what happens every so many steps, by name; 0 for never. Once the rate is known, it is said when each
+        comes next.
+    """
+    self._first, self._last, self._clips_per_step, self._events = first, last, clips_per_step, events
+    self._start = self._shown = time.monotonic()
+    self._paced = (first, self._start, 0.0)
+    self._bar = None
+    if jax.process_index() == 0 and sys.stderr.isatty():
+      form = 'step {n_fmt}/{total_fmt} |{bar}|{rate_noinv_fmt} {remaining} left {desc}'
+      self._bar = tqdm.tqdm(
+        total=last, initial=first, bar_format=form, unit=' steps', dynamic_ncols=True, smoothing=0, mininterval=0
+      )
+
+  def show(self, step: int, metrics: dict[str, Any], waited: float, *, force: bool = False) -> None:
+    """Shows a step at most every few seconds; `metrics` are fetched from the device only then.
+
+    Args:
+      step: number of the step.
+      metrics: of the step.
+      waited: seconds spent waiting for input since the start.
+      force: show it in any case.
+    """
+    now = time.monotonic()
+    if jax.process_index() or (not force and now - self._shown < EVERY):
+      return
+    losses = {short: f'{float(metrics[name]):.2f}' for short, name in LOSSES.items() if name in metrics}
+    self._shown, elapsed = now, max(time.monotonic() - self._start, 1e-9)
+    rate, waiting = (step - self._first) / elapsed, f'{100 * waited / elapsed:.0f}%'
+    if rate:
+      self._look_ahead(step, rate)
+    if self._bar is not None:
+      shown = f'D {losses.get("D_S", "")} {losses.get("D_T", "")} G {losses.get("G_S", "")} {losses.get("G_T", "")}'
+      self._bar.set_description_str(shown + (f' wait {waiting}' if waited > 0.05 * elapsed else ''), refresh=False)
+      self._bar.update(step - self._bar.n)
+      return
+    shown, left = ' '.join(f'{short} {value}' for short, value in losses.items()), self._in(self._last, step, rate)
+    say(f'step {step}/{self._last}  {rate:.2f} steps/s  {left} left  {shown}  input wait {waiting}', sys.stderr)
+
+  def _look_ahead(self, step: int, rate: float) -> None:
+    """Says, once, when the run will be done and when there is something to look at."""
+    for what, every in self._events.items():
+      if every:
+        then = min((step // every + 1) * every, self._last)
+        say(f'{what:<11} step {then}, in {self._in(then, step, rate)}')
+    self._events = {}
+
+  def _in(self, then: int, step: int, rate: float) -> str:
+    return span((then - step) / rate) if rate else '?'
+
+  def pace(self, step: int, waited: float) -> dict[str, float]:
+    """Rates since the last call: steps and real clips per second, the share of time spent waiting for input."""
+    (before, then, waited_before), now = self._paced, time.monotonic()
+    self._paced = step, now, waited
+    if step == before:
+      return {}
+    rate = (step - before) / (now - then)
+    waiting = (waited - waited_before) / (now - then)
+    return {'steps_per_s': rate, 'clips_per_s': rate * self._clips_per_step, 'input_wait': waiting}
+
+  def close(self) -> None:
+    """Leaves the terminal's line as it is."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def span(seconds: float) -> str:
+  """A duration in two units at most."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  days, hours = divmod(hours, 24)
+  units: Sequence[tuple[int, str]] = ((days, 'd'), (hours, 'h'), (minutes, 'm'), (seconds, 's'))
+  first = next((i for i, (value, _) in enumerate(units) if value), 3)
+  return ' '.join(f'{value} {unit}' for value, unit in units[first : first + 2])

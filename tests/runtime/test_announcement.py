@@ -1,0 +1,44 @@
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from dvd_gan import sharding, train_step
+from dvd_gan.runtime import announcement
+
+
+@pytest.fixture
+def mesh():
+  return sharding.make_mesh(1, devices=jax.devices())
+
+
+def test_what_is_about_to_run(config, mesh, tmp_path, capsys):
+  state = train_step.state_shapes(config)
+  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+  source = types.SimpleNamespace(classes=('a', 'b', 'c'), lengths=np.ones(1234))
+  announcement.announce(config, epath.Path(tmp_path), mesh, state, source)
+  out = capsys.readouterr().out
+  assert '8 x cpu' in out and '1,234 clips, 3 classes' in out and '8 videos, 1 on each device' in out
+  assert 'D_S' in out and 'D_T' in out and 'up to 3 checkpoints' in out and 'WARNING' not in out
+  config.train.update(keep_checkpoints=0, steps=10**9)
+  announcement.announce(config, epath.Path(tmp_path), mesh, state, source)
+  assert 'WARNING, they do not fit' in capsys.readouterr().out
+
+
+def test_the_next_start_knows_how_long_compiling_took(config, mesh, tmp_path, capsys, monkeypatch):
+  before = jax.config.jax_compilation_cache_dir
+  monkeypatch.setattr(announcement.time, 'monotonic', iter(range(0, 1000, 63)).__next__)
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  try:
+    for ch in (2, 2, 3):
+      config.gen.ch = ch
+      with announcement.compiling(config, mesh):
+        pass
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+  lines = ['compiling the train step', 'compiling the train step (63 s last time)', 'compiling the train step']
+  assert capsys.readouterr().err.splitlines() == lines  # with other widths it is another program
+  assert len(json.loads((tmp_path / announcement.COMPILED).read_text())) == 2
