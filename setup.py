@@ -23,7 +23,12 @@ setup(
   python_requires='>=3.11,<3.14',
   packages=[*find_packages(include=['dvd_gan*']), 'dvd_gan.configs'],  # a link to configs/ in the repository
   entry_points={'console_scripts': ['dvd-gan = dvd_gan.main:run']},
-  package_data={'dvd_gan': ['py.typed'], 'dvd_gan.datasets.prepare': ['*.txt'], 'dvd_gan.metrics.networks': ['*.npz']},
+  package_data={
+    'dvd_gan': ['py.typed'],
+    'dvd_gan.datasets.prepare': ['*.txt'],
+    'dvd_gan.metrics': ['*.html'],
+    'dvd_gan.metrics.networks': ['*.npz'],
+  },
   install_requires=[
     'jax>=0.10.2',
     'flax>=0.12.8',
@@ -45,6 +50,7 @@ setup(
     'safetensors>=0.8',  # exported weights
     'tqdm>=4.67',
     'matplotlib>=3.10',
+    'jinja2>=3.1',  # the report
     'tensorboard>=2.21',  # clu needs it and does not say so
     'importlib_resources>=7.1',  # so does tensorflow-datasets
   ],

@@ -1,7 +1,7 @@
 """Your own videos at 64x64, 12 frames: a folder with one subfolder per class.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder.py --workdir=DIR --config.data.source=FOLDER
-Hardware: any; the width is for one GPU or a patient CPU. Expected: depends on the videos. Measured: not run.
+Hardware: one GPU; configs/video_folder_cpu.py is for a CPU. Expected: depends on the videos. Measured: not run.
 """
 
 from dvd_gan.configs import default

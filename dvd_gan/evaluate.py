@@ -10,14 +10,16 @@ import jax
 import numpy as np
 from etils import epath
 
-from dvd_gan import sample, sampling, sharding, writer
-from dvd_gan.metrics import follow, report, scores, video_sets
+from dvd_gan import sample, sharding, video, writer
+from dvd_gan.datasets import evaluation_windows
+from dvd_gan.metrics import follow, plots, report, results, scores, video_sets
 from dvd_gan.metrics.features import Extractor
 from dvd_gan.metrics.protocols import PROTOCOLS, Protocol
 from dvd_gan.metrics.video_sets import VideoSet
 from dvd_gan.runtime import files, run_config
 from dvd_gan.runtime.errors import RunError, UsageError
 
+GALLERY, BESIDE = 8, 3  # classes in a report, and samples of each
 # Of a result, beside its value, for TensorBoard: the part of it and the name there.
 CURVED = (
   ('frechet', 'floor'), ('inception_score', 'score'), ('accuracy', 'shape'), ('accuracy', 'motion'),
@@ -56,21 +58,20 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
     config.sample.step = step
     opened = sample.open_checkpoint(config, workdir, mesh)
     opened = opened._replace(sampler=opened.sampler._replace(place=extractor.place))
-    results, first = [], None
+    found = []
     for truncation in config.eval.truncation:
       for name, protocol in protocols.items():
         made = video_sets.samples(config, opened, truncation, protocol)
         title = str(opened.step) + ('' if truncation == 1 else f'-truncation_{truncation:g}')
         about = {'step': opened.step, 'truncation': truncation}
         result, real = run_protocol(config, workdir, extractor, name, protocol, made, title, **about)
-        results.append(result)
-        if first is None or ('memorised' in result and 'memorised' not in first[0]):
-          first = result, made, real
+        found.append(result)
+        write_nearest(config, workdir / 'eval' / f'nearest-{name}-{title}.gif', result, made, real)
     if config.eval.follow:
-      follow.compare(workdir, step, results[0])
-    write_report(config, workdir, results, *first)
+      follow.compare(workdir, step, found[0])
     if len(config.eval.truncation) > 1:
-      curve(results, workdir / 'eval', f'curve-{opened.step}')
+      curve(found, workdir / 'eval', f'curve-{opened.step}')
+    write_report(config, workdir, opened)
 
 
 def chosen(config: Any, name: str) -> Protocol:
@@ -82,8 +83,12 @@ def chosen(config: Any, name: str) -> Protocol:
   if name not in PROTOCOLS:
     raise UsageError(f'eval.protocols: there is no {name}, only {", ".join(PROTOCOLS)}')
   protocol = PROTOCOLS[name]
-  if protocol.frames > config.data.frames:
-    raise UsageError(f'{name} takes videos of {protocol.frames} frames, data.frames is {config.data.frames}')
+  length = config.data.frames
+  if protocol.frames > length:
+    raise UsageError(f'{name} takes videos of {protocol.frames} frames, data.frames is {length}; fvd_short takes fewer')
+  if protocol.lengths and not protocol.lengths[0] <= length <= protocol.lengths[1]:
+    first, last = protocol.lengths
+    raise UsageError(f'{name} takes videos of {first} to {last} frames, data.frames is {length}')
   if protocol.futures > 1 and not config.data.context and not config.eval.videos:
     raise UsageError(f'{name} is for prediction, and data.context is 0')
   return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
@@ -142,7 +147,7 @@ def run_protocol(
       title += f'-seed_{config.eval.seed}'
     target = workdir / 'eval' / f'{name}-{title}.json'
     files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
-    print(f'{summary(result)}\n{target}', flush=True)
+    print(f'{results.summary(result)}\n{target}', flush=True)
     if 'step' in about and about['truncation'] == 1:
       tag = f'eval/{name}' + (f'_v{protocol.version}' if protocol.version > 1 else '')
       values = {tag: result['value']} | {
@@ -152,41 +157,53 @@ def run_protocol(
   return result, real
 
 
-def write_report(
-  config: Any,
-  workdir: epath.Path,
-  results: list[dict[str, Any]],
-  result: dict[str, Any],
-  made: VideoSet,
-  real: VideoSet,
-) -> None:
-  """Writes eval/report-STEP.html: all results, and the samples of one of them, `result` of `made` and `real`."""
-
-  def videos(videos, number, count):
-    batch, _ = next(videos.batches(number - number % size, size))
-    return np.asarray(sharding.gathered(batch))[number % size :][:count]
-
-  size = config.eval.batch_size
-  samples = videos(made, 0, min(size, made.count, sampling.MAX_GRID))
+def write_nearest(config: Any, path: epath.Path, result: dict[str, Any], made: VideoSet, real: VideoSet) -> None:
+  """Writes pairs of a sample and the real clip nearest to it as a GIF, where a result knows them."""
   pairs = [
-    videos(of, number, 1)
+    _videos(of, number, config.eval.batch_size)
     for both in result.get('memorised', {}).get('closest', [])
     for of, number in zip((made, real), both, strict=True)
   ]
-  if jax.process_index():
-    return
-  step = result['step']
-  content = report.page(
-    f'{workdir.name}, step {step}',
-    [summary(one) for one in results],
-    samples,
-    np.concatenate(pairs) if pairs else None,
-    writer.logged(workdir, step),
-    fps=config.sample.fps,
-  )
-  target = workdir / 'eval' / f'report-{step}.html'
-  files.write(target, content.encode())
-  print(target, flush=True)
+  if pairs and not jax.process_index():
+    files.write(path, video.gif(video.grid(np.stack(pairs), columns=2), config.sample.fps))
+
+
+def _videos(of: VideoSet, number: int, size: int) -> np.ndarray:
+  """Video `number` of a set, uint8 [T, H, W, 3]."""
+  batch, _ = next(of.batches(number - number % size, size))
+  return np.asarray(sharding.gathered(batch))[number % size]
+
+
+def write_report(config: Any, workdir: epath.Path, opened: sample.Opened) -> None:
+  """Writes eval/report-STEP.html."""
+  rows = gallery(config, opened, config.eval.truncation[0])
+  if jax.process_index() == 0:
+    target = workdir / 'eval' / f'report-{opened.step}.html'
+    files.write(target, report.page(config, workdir, opened.step, rows).encode())
+    print(target, flush=True)
+
+
+def gallery(config: Any, opened: sample.Opened, truncation: float) -> list[report.Row]:
+  """Of some classes a real clip and samples; of a prediction model, and of one without classes, a few clips instead."""
+  windows = evaluation_windows.Windows(config, config.data.split, labelled=False)
+  order = windows.labels(min(windows.clips, 10_000))  # of the first windows, each of another clip
+  by_class = config.data.use_labels and not config.data.context
+  labels = np.arange(len(opened.classes)) if by_class else np.maximum(order[:GALLERY], 0)
+  labels = labels[np.unique(np.linspace(0, len(labels) - 1, GALLERY).astype(int))]
+  rows = []
+  for i, label in enumerate(labels):
+    number = i if not by_class else int(np.argmax(order == label))
+    clip = windows.one(number, frames=config.data.frames)[0] if not by_class or label in order else None
+    context = np.stack([clip[: config.data.context]] * BESIDE) if config.data.context else None
+    made = opened.sampler.batch(
+      opened.standing(truncation), i * BESIDE, [label] * BESIDE, context, truncation=truncation, seed=config.sample.seed
+    )
+    made = np.asarray(sharding.gathered(made))[:BESIDE]
+    made = made if context is None else np.concatenate([context, made], axis=1)
+    real = [] if clip is None else [clip]
+    titles = ('real',) * len(real) + ('future' if config.data.context else 'sample',) * BESIDE
+    rows.append(report.Row(opened.classes[label] if by_class else '', titles, np.stack([*real, *made])))
+  return rows
 
 
 def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | None:
@@ -197,38 +214,13 @@ def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | N
   return ', '.join(f'{there} {what}, not {wanted}' for what, there, wanted in sets if there < wanted) or None
 
 
-def summary(result: dict[str, Any]) -> str:
-  """A result in a few lines."""
-  lines = [f'{result["protocol"]}, {result["samples"]} samples']
-  if result.get('truncation', 1) != 1:
-    lines[0] += f' at truncation {result["truncation"]:g}'
-  lines += [f'  fewer than the protocol asks for: {result["fewer"]}'] if result['fewer'] else []
-  if found := result.get('frechet'):
-    one, other = found['floor_clips']
-    spread = f' +- {found["std"]:.3f} in {result["loops"]} loops' if 'std' in found else ''
-    lines.append(
-      f'  Frechet distance {found["distance"]:.3f}{spread}, real against real {found["floor"]:.3f} ({one} and {other})'
-    )
-    lines += [f'  warning: {found["warning"]}'] if found['warning'] else []
-  if found := result.get('inception_score'):
-    several = result['definition']['splits'] > 1 or result['loops'] > 1
-    spread = f' +- {found["std"]:.3f}' if several else ''
-    lines.append(f'  IS {found["score"]:.3f}{spread}, real clips {found["real"]:.3f}')
-  if found := result.get('accuracy'):
-    real = result['accuracy_real']
-    lines.append('  right: ' + ', '.join(f'{what} {found[what]:.1%} (real {real[what]:.1%})' for what in found))
-  if found := result.get('memorised'):
-    lines.append(f'  {found["nearer"]:.1%} lie nearer to a reference clip than 99 % of other real clips do')
-  return '\n'.join(lines)
-
-
-def curve(results: list[dict[str, Any]], folder: epath.Path, name: str) -> None:
+def curve(found: list[dict[str, Any]], folder: epath.Path, name: str) -> None:
   """Frechet distance against IS over truncations, the paper's figure, as NAME.json and NAME.png.
 
   Where one protocol gives the distance and another the score, the first of each counts.
   """
   points: dict[float, dict[str, Any]] = {}
-  for result in results:
+  for result in found:
     point = points.setdefault(result['truncation'], {'truncation': result['truncation']})
     for kind, value in (('frechet', 'distance'), ('inception_score', 'score')):
       if kind in result and kind not in point:
@@ -236,24 +228,5 @@ def curve(results: list[dict[str, Any]], folder: epath.Path, name: str) -> None:
   complete = [point for point in points.values() if 'frechet' in point and 'inception_score' in point]
   if not complete or jax.process_index():
     return
-  import io
-
-  import matplotlib.figure
-
   files.write(folder / f'{name}.json', (json.dumps(complete, indent=1) + '\n').encode())
-  figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout='constrained')
-  axes = figure.subplots()
-  axes.plot([point['inception_score'] for point in complete], [point['frechet'] for point in complete], 'o-')
-  for point in complete:
-    axes.annotate(
-      f'{point["truncation"]:g}',
-      (point['inception_score'], point['frechet']),
-      xytext=(4, 4),
-      textcoords='offset points',
-    )
-  axes.set_xlabel(f'Inception Score ({complete[0]["inception_score_protocol"]})')
-  axes.set_ylabel(f'Frechet distance ({complete[0]["frechet_protocol"]})')
-  axes.set_title('truncation (standard deviation of z) at each point')
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', dpi=150)
-  files.write(folder / f'{name}.png', buffer.getvalue())
+  files.write(folder / f'{name}.png', plots.truncation(complete))

@@ -10,6 +10,7 @@ import safetensors.numpy
 from etils import epath
 
 from dvd_gan import models, sample, sampling, video
+from dvd_gan.metrics import results
 from dvd_gan.runtime import backend, checksums, files, run_config
 from dvd_gan.runtime.errors import UsageError
 
@@ -91,21 +92,15 @@ def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: l
   if not data.context:
     lines += ['', '![samples](samples.gif)']
   scores = []
-  for path in sorted((workdir / 'eval').glob(f'*-{opened.step}*.json')) if (workdir / 'eval').exists() else []:
-    found = json.loads(path.read_text())
-    if isinstance(found, dict) and found.get('step') == opened.step and 'protocol' in found:
-      version = found.get('definition', {}).get('version', 1)
-      name = found['protocol'] + (f', version {version}' if version > 1 else '')
-      floor = found.get('frechet', {}).get('floor')
-      floor = 'none' if floor is None else f'{floor:.2f}'
-      scores.append(
-        f'| {name} | {found["value"]:.2f} | {floor} | {found["samples"]:,} | {found.get("truncation", 1):g} |'
-      )
+  for found in results.of_step(workdir, opened.step):
+    floor = found.get('frechet', {}).get('floor')
+    floor = 'none' if floor is None else f'{floor:.2f}'
+    scores.append(f'| {results.name(found)} | {found["value"]:.2f} | {floor} | {found["samples"]:,} |')
   if scores:
     lines += [
       '',
-      '| protocol | value | floor: real against real | samples | truncation |',
-      '|---|---|---|---|---|',
+      '| protocol | value | floor: real against real | samples |',
+      '|---|---|---|---|',
       *scores,
     ]
   else:

@@ -72,7 +72,8 @@ class Writer:
       config: of the run.
       networks: parameters by the network's name.
     """
-    self.later(self._describe, step, str(config), jax.eval_shape(lambda tree: tree, networks))
+    shapes = {name: jax.eval_shape(lambda tree: tree, net) for name, net in networks.items()}
+    self.later(self._describe, step, str(config), shapes)
 
   def _describe(self, step: int, config: str, networks: dict[str, Any]) -> None:
     if not (events := self._open()):

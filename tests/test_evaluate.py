@@ -1,10 +1,16 @@
+import base64
 import dataclasses
+import datetime
 import functools
+import html.parser
+import io
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from etils import epath
@@ -12,7 +18,7 @@ from etils import epath
 import dvd_gan
 from dvd_gan import checkpoint, evaluate, export, models, sample, sharding, train_step, video
 from dvd_gan.datasets import shapes
-from dvd_gan.metrics import features, frechet, networks, protocols, report, scores, video_sets
+from dvd_gan.metrics import features, frechet, networks, plots, protocols, report, scores, video_sets
 from dvd_gan.metrics.protocols import Protocol
 from dvd_gan.runtime import config_file, run_config
 from dvd_gan.runtime.errors import RunError, UsageError
@@ -197,36 +203,117 @@ def test_prediction_is_scored_with_its_context_frames(config, tmp_path):
   assert (np.asarray(made[0, 2:]) != np.asarray(made[1, 2:])).any()
 
 
-def test_a_page_shows_samples_and_the_clips_that_they_are_nearest_to(config, workdir, tmp_path, monkeypatch):
-  config.eval.cache = str(tmp_path)
-  names = [name for _, names, _ in report.CURVES for name in names]
-  names = {one for name in names for one in (name if isinstance(name, tuple) else (name,))}
+class Page(html.parser.HTMLParser):
+  """The pictures, links to other files and texts of a page."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.images, self.metas, self.texts = [], {}, []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attributes):
+    attributes = dict(attributes)
+    if tag == 'img':
+      self.images.append(attributes)
+    elif tag == 'meta' and 'name' in attributes:
+      self.metas[attributes['name']] = attributes['content']
+    assert tag not in ('script', 'link', 'iframe')
+
+  def handle_data(self, data):
+    self.texts.append(' '.join(data.split()))
+
+
+def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp_path, monkeypatch):
+  workdir = epath.Path(shutil.copytree(workdir, tmp_path / 'run', ignore=shutil.ignore_patterns('eval', 'events*')))
+  names = [name for _, names, _ in plots.CURVES[:2] for name in names]
   (workdir / 'metrics.jsonl').write_text(
     ''.join(json.dumps({'step': i} | dict.fromkeys(names, 1 + i)) + '\n' for i in range(4))
   )
-  shown = {}
-  page = report.page
-  monkeypatch.setattr(report, 'page', lambda *args, **kwargs: shown.update(args=args) or page(*args, **kwargs))
+  shown, page = [], report.page
+  monkeypatch.setattr(report, 'page', lambda *args: shown.append(args[-1]) or page(*args))
   evaluate.evaluate(config, workdir)
-  (workdir / 'metrics.jsonl').unlink()
-  _, summaries, samples, pairs, log = shown['args']
   found = result(workdir, 'toy-2-of_30')
-  assert found['memorised']['nearer'] == 0 and len(summaries) == 1 and 'nearer to a reference clip' in summaries[0]
-  assert [line['step'] for line in log] == [0, 1, 2]  # up to the checkpoint's
+  assert found['memorised']['nearer'] == 0
   opened = sample.open_checkpoint(config, workdir)
+  windows = video_sets.evaluation_windows.Windows(config, 'train').first(CLIPS, frames=5)
+  made = opened.sampler.videos(opened.standing(1.0), np.repeat([0, 1, 2], 3), truncation=1.0, seed=0).astype(int)
+  for label, row in enumerate(shown[0]):
+    assert row.caption == opened.classes[label] and row.titles == ('real', *['sample'] * 3)
+    np.testing.assert_array_equal(row.videos[0], windows.video[list(windows.label).index(label)])
+    assert np.abs(row.videos[1:] - made[3 * label : 3 * label + 3]).max() <= 1
+  assert len(shown[0]) == 3
+  numbers, clips = found['memorised']['closest'][0]
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
-  made = opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0).astype(int)
-  assert len(samples) == 16 and np.abs(samples - made[:16]).max() <= 1
-  numbers, clips = np.array(found['memorised']['closest']).T
-  assert len(pairs) == 8 and np.abs(pairs[0::2] - made[numbers]).max() <= 1
-  np.testing.assert_array_equal(
-    pairs[1::2], video_sets.evaluation_windows.Windows(config, 'train').first(30, frames=5).video[clips]
-  )
+  made = opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0)
+  drawn = []
+  monkeypatch.setattr(evaluate.video, 'grid', lambda videos, columns: drawn.append(videos) or videos[0])
+  evaluate.write_nearest(
+    config, workdir / 'eval' / 'gone.gif', {'memorised': {'closest': [[numbers, clips]]}},
+    video_sets.VideoSet({}, 30, lambda first, size: iter([(made[first : first + size], None)])),
+    video_sets.VideoSet({}, CLIPS, lambda first, size: iter([(windows.video[first : first + size], None)])),
+  )  # fmt: skip
+  np.testing.assert_array_equal(drawn[0], [made[numbers], windows.video[clips]])
+
   text = (workdir / 'eval' / 'report-2.html').read_text()
-  assert text.count('data:image/gif') == 2 and text.count('data:image/png') == 1
+  page = Page(text)
+  assert page.metas['viewport'] == 'width=device-width, initial-scale=1'
+  kinds = []
+  for image in page.images:
+    kind, _, data = image['src'].removeprefix('data:image/').partition(';base64,')
+    opened = PIL.Image.open(io.BytesIO(base64.b64decode(data)))
+    opened.load()
+    assert opened.format.lower() == kind and image['alt']
+    kinds.append((kind, getattr(opened, 'n_frames', 1)))
+  assert kinds == 4 * [('gif', 5)] + 2 * [('png', 1)]  # three classes, the nearest; the plots that there are points for
+  words = ' '.join(page.texts)
+  for word in ('toy', 'Frechet distance', f'{found["value"]:.3f}', 'real against real (30 and 30)', 'shape right'):
+    assert word in words
+  assert datetime.date.today().isoformat() in words and run_config.code_version() in words and 'frames_k: 3' in words
   events = [event for file in workdir.glob('events.*') for event in tf.compat.v1.train.summary_iterator(str(file))]
   tags = {value.tag for event in events for value in event.summary.value if event.step == 2}
   assert {'eval/toy', 'eval/toy_floor', 'eval/toy_both', 'eval/toy_nearer'} <= tags
+
+
+def test_a_second_evaluation_of_a_step_adds_to_its_page(config, workdir, tmp_path):
+  config.eval.cache, config.eval.truncation = str(tmp_path), (0.8,)
+  evaluate.evaluate(config, workdir)
+  config.eval.truncation = (0.6,)
+  evaluate.evaluate(config, workdir)
+  words = ' '.join(Page((workdir / 'eval' / 'report-2.html').read_text()).texts)
+  for truncation in (0.8, 0.6):
+    assert f'toy, truncation {truncation}' in words
+    assert f'{result(workdir, f"toy-2-truncation_{truncation}-of_30")["value"]:.3f}' in words
+
+
+def test_short_videos_have_a_distance_that_says_that_it_is_no_fvd(config, workdir, tmp_path, monkeypatch, capsys):
+  kept = protocols.PROTOCOLS['fvd_short']
+  short = dataclasses.replace(kept, network='stand_in', feature='features', resize=((8, 'half_pixel'),))
+  monkeypatch.setitem(protocols.PROTOCOLS, 'fvd_short', short)
+  # A few long clips: more windows are wanted than there are clips.
+  clips = np.load(workdir / 'clips.npz')
+  np.savez(tmp_path / 'few.npz', video=np.resize(clips['video'], (3, 40, 16, 16, 3)), label=np.arange(3))
+  config.data.source, config.eval.protocols, config.eval.cache = (
+    str(tmp_path / 'few.npz'),
+    ('fvd_short',),
+    str(tmp_path),
+  )
+  evaluate.evaluate(config, workdir)
+  found = result(workdir, 'fvd_short-2-of_30')
+  assert found['frechet']['floor_clips'] == [30, 30] and 'no standard FVD' in found['definition']['remark']
+  assert 'no standard FVD' in capsys.readouterr().out
+  assert 'fvd_short: no standard FVD' in ' '.join(Page((workdir / 'eval' / 'report-2.html').read_text()).texts)
+  # Five frames are seen as ten.
+  seen = []
+  apply = lambda params, video: seen.append(np.asarray(video)) or look(params, video)  # noqa: E731
+  extract = networks.extractor(apply, ((8, 'half_pixel'),), short.twice_below, None)
+  with jax.disable_jit():
+    extract(np.float32(2), jnp.asarray(clips['video'][:1, :5]))
+    extract(np.float32(2), jnp.asarray(np.concatenate([clips['video'][:1]] * 2, axis=1)))
+  assert [video.shape[1] for video in seen] == [10, 14]
+  np.testing.assert_array_equal(seen[0][:, ::2], seen[0][:, 1::2])
+  config.data.frames = 16
+  with pytest.raises(UsageError, match='fvd_short takes videos of 5 to 15 frames'):
+    evaluate.evaluate(config, workdir)
 
 
 def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):

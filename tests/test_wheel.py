@@ -39,6 +39,7 @@ def test_the_wheel_holds_the_configs_but_takes_no_other_name(installed):
     'py.typed',
     'datasets/prepare/kinetics600.txt',
     'metrics/networks/shapes_classifier.npz',
+    'metrics/report.html',
   ):
     assert f'dvd_gan/{name}' in names
   assert (folder / 'target' / 'bin' / 'dvd-gan').exists()
@@ -50,7 +51,7 @@ def test_the_readmes_own_videos_from_any_folder(installed):
   text = (ROOT / 'README.md').read_text()
   block = text[text.index('Your own videos') :].split('\n\n')[1]
   commands = [line.strip() for line in block.splitlines()]
-  assert [command.split('--')[0] for command in commands[:3]] == ['python -m dvd_gan.main '] * 3 and len(commands) == 4
+  assert [command.split('--')[0] for command in commands[:4]] == ['python -m dvd_gan.main '] * 4 and len(commands) == 5
   for name in ('bikes', 'carphone', 'bunny'):
     (folder / 'videos' / name).mkdir(parents=True)
     encode(folder / 'videos' / name / 'a.mp4')
@@ -68,6 +69,6 @@ def test_the_readmes_own_videos_from_any_folder(installed):
     done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (command, done.stderr)
     output.append(done.stdout)
-  assert 'done: 1 steps' in output[0] and 'samples/step_00000001' in output[1] and output[2].strip() == 'runs/bikes'
+  assert 'done: 1 steps' in output[0] and 'samples/step_00000001' in output[1] and output[3].strip() == 'runs/bikes'
   assert (folder / 'runs' / 'bikes' / 'classes.txt').read_text() == 'bikes\nbunny\ncarphone\n'
-  assert output[3].strip() == '(4, 4, 8, 8, 3)'
+  assert 'walk_class_truncation_1_seed_0.gif' in output[2] and output[4].strip() == '(4, 4, 8, 8, 3)'

@@ -62,11 +62,12 @@ class Extractor:
     network, size = self.network(protocol.network), self._size
     length = -(-PART // size) * size
     key = {'videos': videos.key, 'network': network.sha256, 'resize': protocol.resize, 'part': length}
+    key |= {'twice_below': protocol.twice_below} if protocol.twice_below else {}
     folder = self._folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     starts = range(0, videos.count, length)
     names = {start: f'{start:07d}_{min(length, videos.count - start)}.npz' for start in starts}
     here = set(json.loads(multihost.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
-    extract = networks.extractor(network.apply, protocol.resize, sharding.replicated(self._mesh))
+    extract = networks.extractor(network.apply, protocol.resize, protocol.twice_below, sharding.replicated(self._mesh))
     with progress.bar(videos.count, title, quiet=len(here) == len(starts)) as shown:
       batches = None
       for start in starts:

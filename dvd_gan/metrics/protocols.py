@@ -18,7 +18,8 @@ class Protocol:
     real: clips of the real side; 0 for N, -1 for every clip once.
     split: of the real clips; empty for the config's `data.split`.
     windows: of the real clips: 'once', one of each clip, in random order, until there are none left; 'again', then others
-      of the same clips, epoch after epoch; 'replacement', of clips drawn with replacement. Each begins at a random frame.
+      of the same clips, epoch after epoch; 'any', likewise, and the floor's two sets may be of the same clips;
+      'replacement', of clips drawn with replacement. Each begins at a random frame.
     crop: of each window, its square: 'random' or 'centre'.
     classes: of the samples: 'uniform' over all classes; 'data', those of clips drawn with replacement; 'windows', those
       of the real side's windows in turn.
@@ -26,6 +27,9 @@ class Protocol:
     splits: parts of the samples, for the Inception Score.
     loops: repetitions with fresh samples, and real windows: the result is the mean, with the deviation over them.
     futures: of each context clip, in prediction.
+    lengths: the least and the most frames that it is for, where `frames` is 0; empty for all.
+    twice_below: a video of fewer frames is shown to the network with each frame twice.
+    remark: what must stand beside each of its numbers.
     version: counts the times that this definition was mended; numbers of two versions are not compared.
   """
 
@@ -45,6 +49,9 @@ class Protocol:
   splits: int = 1
   loops: int = 1
   futures: int = 1
+  lengths: tuple[int, ...] = ()
+  twice_below: int = 0
+  remark: str = ''
   version: int = 1
 
   @property
@@ -119,6 +126,16 @@ PROTOCOLS = {
   'is_ucf101_tgan2': Protocol(source='Saito et al. 2020, pfnet-research/tgan2: 10 loops of 2,048', loops=10, **_C3D),
   'is_ucf101_magvit': Protocol(
     source='Yu et al. 2023: 4 loops of 10,000; the network sees 255 x', samples=10_000, **_C3D | _MAGVIT | {'network': 'c3d_101_255'}
+  ),
+  'fvd_short': Protocol(
+    source='ours, for videos too short for FVD; 8 frames or fewer are shown with each frame twice',
+    frames=0,
+    samples=512,
+    windows='any',
+    classes='windows',
+    lengths=(5, 15),
+    twice_below=9,
+    remark='no standard FVD, which takes 16 frames: compare it only with fvd_short of as many frames',
   ),
   'toy': Protocol(
     source='ours, for moving_shapes',

@@ -1,83 +1,110 @@
 """eval/report-STEP.html: what a training run has come to, on one page that needs no other file."""
 
 import base64
-import html
-import io
+import datetime
+import pathlib
+from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
+from etils import epath
 
-from dvd_gan import video
-
-# Title, names in metrics.jsonl, and whether the axis is logarithmic; a pair of names is their difference.
-CURVES = (
-  ('loss of D', ('disc_loss_spatial', 'disc_loss_temporal'), False),
-  ('loss of G', ('gen_loss_spatial', 'gen_loss_temporal'), False),
-  ('squared error of G against the truth', ('gen_squared_error',), True),
-  (
-    'score of real less score of fake',
-    (('score_real_spatial', 'score_fake_spatial'), ('score_real_temporal', 'score_fake_temporal')),
-    False,
-  ),
-  ('gradient norm', ('gen_grad_norm', 'disc_grad_norm'), True),
-  ('spectral norm of raw weights', ('gen_sigma_max', 'gen_sigma_min', 'disc_sigma_max', 'disc_sigma_min'), True),
-)
+from dvd_gan import video, writer
+from dvd_gan.metrics import plots, results
+from dvd_gan.runtime import run_config
 
 
-def page(
-  title: str,
-  summaries: list[str],
-  samples: np.ndarray,
-  pairs: np.ndarray | None,
-  log: list[dict[str, float]],
-  *,
-  fps: float,
-) -> str:
-  """The page as HTML.
+class Row(NamedTuple):
+  """Videos side by side."""
+
+  caption: str
+  titles: tuple[str, ...]  # of the videos
+  videos: np.ndarray  # uint8 [N, T, H, W, 3]
+
+
+class Picture(NamedTuple):
+  """A picture of the page."""
+
+  kind: str  # gif or png
+  content: bytes
+  alt: str
+  caption: str = ''
+
+  @property
+  def data(self) -> str:
+    return base64.b64encode(self.content).decode()
+
+
+def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
+  """The page as HTML: everything that has been found of a step, by this evaluation and by earlier ones.
 
   Args:
-    title: its headline.
-    summaries: results in words, one for each protocol.
-    samples: uint8 [N, T, H, W, 3].
-    pairs: uint8 [2 P, T, H, W, 3], samples and the real clips nearest to them in turn; None where that is not known.
-    log: the lines of metrics.jsonl; may be empty.
-    fps: of the moving pictures.
+    config: of the run.
+    workdir: of the run; its eval/, metrics.jsonl and config.json are read.
+    step: of the checkpoint.
+    rows: real clips beside samples.
   """
-  parts = [f'<h1>{html.escape(title)}</h1>', *(f'<pre>{html.escape(text)}</pre>' for text in summaries)]
-  parts += ['<h2>Samples</h2>', _image(video.gif(video.grid(samples), fps), 'gif')]
-  if pairs is not None:
-    parts += ['<h2>Samples nearest to a real clip (left), and that clip</h2>']
-    parts += [_image(video.gif(video.grid(pairs, columns=2), fps), 'gif')]
-  if log:
-    parts += ['<h2>Training</h2>', _image(curves(log), 'png')]
-  style = 'body { font-family: sans-serif; margin: 2em } img { image-rendering: pixelated }'
-  return (
-    f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    f'<style>{style}</style>\n' + '\n'.join(parts) + '\n</html>\n'
+  found, folder = results.of_step(workdir, step), workdir / 'eval'
+  side_by_side = [
+    Picture(
+      'gif', video.gif(video.grid(row.videos, len(row.videos), captions=row.titles), config.sample.fps),
+      f'{row.caption or "videos"}: {", ".join(row.titles)}', row.caption,
+    )
+    for row in rows
+  ]  # fmt: skip
+  nearest = [
+    Picture('gif', path.read_bytes(), 'pairs of a sample and the real clip nearest to it', path.stem)
+    for path in sorted(folder.glob(f'nearest-*-{step}*.gif'))
+    if path.stem.split('-')[2] == str(step)
+  ]
+  curve, curves = folder / f'curve-{step}.png', []
+  if curve.exists():
+    about = 'Frechet distance against Inception Score, a point for each truncation'
+    curves = [Picture('png', curve.read_bytes(), about, 'The numbers are truncations, the deviation of z.')]
+  scores = plots.scores([one for one in results.every(workdir) if one['step'] <= step])
+  logged = scores | plots.training(writer.logged(workdir, step))
+  training = [Picture('png', content, f'curve of training: {title}') for title, content in logged.items()]
+  text = 'Nothing is picked: the first real clip of the class, and samples of fixed seeds.'
+  close = 'Left a sample, right the real clip whose features are nearest. Look for copies.'
+  sections = [
+    {'title': title, 'text': text, 'pictures': pictures}
+    for title, text, pictures in (
+      ('Real clips and samples', text, side_by_side),
+      ('Samples nearest to a real clip', close, nearest),
+      ('Truncation', '', curves),
+      ('Training', '', training),
+    )
+    if pictures
+  ]
+  env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+  template = env.from_string((pathlib.Path(__file__).parent / 'report.html').read_text())
+  return template.render(
+    title=f'{workdir.name}, step {step:,}',
+    facts=facts(config, workdir, step),
+    results=[
+      {
+        'name': results.name(one),
+        'samples': f'{one["samples"]:,}',
+        'rows': results.rows(one),
+        'remarks': results.remarks(one),
+      }
+      for one in found
+    ],
+    definitions={one['protocol']: one for one in found}.values(),
+    sections=sections,
+    config=config,
   )
 
 
-def curves(log: list[dict[str, float]]) -> bytes:
-  """The curves of CURVES over the steps, as a PNG; what a run does not have is left out."""
-  import matplotlib.figure
-
-  figure = matplotlib.figure.Figure(figsize=(11, 6), layout='constrained')
-  for axes, (title, names, logarithmic) in zip(figure.subplots(2, 3).flat, CURVES, strict=False):
-    for name in names:
-      first, second = name if isinstance(name, tuple) else (name, None)
-      rows = [line for line in log if first in line]
-      if rows:
-        values = [line[first] - (line[second] if second else 0) for line in rows]
-        axes.plot([line['step'] for line in rows], values, linewidth=0.8, label=first.replace('_real', ''))
-    axes.set(title=title, xlabel='step')
-    if logarithmic:
-      axes.set_yscale('log')
-    axes.set_visible(bool(axes.lines))
-    if axes.lines:
-      axes.legend(fontsize='small')
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', dpi=110)
-  return buffer.getvalue()
-
-
-def _image(content: bytes, kind: str) -> str:
-  return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+def facts(config: Any, workdir: epath.Path, step: int) -> list[str]:
+  """What was trained on what, by which code, and when the page was made."""
+  data, train = config.data, config.train
+  trained = run_config.saved_versions(workdir).get('dvd-gan', 'unknown')
+  return [
+    f'{data.frames} frames of {data.resolution}x{data.resolution}',
+    f'{data.name}, split {data.split}',
+    f'{step * train.batch_size * train.d_steps:,} real clips shown',
+    f'trained by dvd-gan {trained}',
+    f'evaluated by {run_config.versions()["dvd-gan"]}',
+    datetime.date.today().isoformat(),
+  ]

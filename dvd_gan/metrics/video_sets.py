@@ -50,7 +50,7 @@ def real(config: Any, protocol: Protocol, samples: int, loops: int) -> tuple[Vid
   compared = loops * (protocol.real or samples) if protocol.compares else 0
   if protocol.windows == 'again':
     count = max(compared, min(compared + samples, found.clips))
-  elif protocol.windows == 'replacement':
+  elif protocol.windows in ('any', 'replacement'):
     count = compared + samples
   else:
     count = found.clips if protocol.real < 0 else min(compared + samples, found.clips)

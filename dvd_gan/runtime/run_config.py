@@ -1,14 +1,19 @@
 """config.json: what a run was started with, and whether it may go on."""
 
+import contextlib
 import difflib
+import functools
 import importlib.metadata
 import json
 import os
+import pathlib
+import subprocess
 from typing import Any
 
 import jax
 from etils import epath
 
+import dvd_gan
 from dvd_gan import models
 from dvd_gan.configs import default
 from dvd_gan.datasets import shapes
@@ -79,6 +84,12 @@ def settle(config: Any, workdir: epath.Path) -> None:
     config.data.num_classes = earlier.get('data', {}).get('num_classes', 0)
 
 
+def saved_versions(workdir: epath.Path) -> dict[str, str]:
+  """`versions` when the run in `workdir` was last started; empty where that is not known."""
+  path = workdir / FILE
+  return json.loads(path.read_text()).get('versions', {}) if path.exists() else {}
+
+
 def class_names(config: Any, workdir: epath.Path) -> tuple[str, ...]:
   """Names of a run's classes by label; of one from before they were saved their numbers, but of moving_shapes."""
   path = workdir / FILE
@@ -147,11 +158,24 @@ def cpus() -> int:
 
 
 def versions() -> dict[str, str]:
-  """Installed versions of the packages that decide results."""
-  found = {}
+  """Installed versions of the packages that decide results, and of this code."""
+  found = {'dvd-gan': code_version()}
   for name in PACKAGES:
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
   return found
+
+
+@functools.cache
+def code_version() -> str:
+  """This program's version, and its commit where it is known: of a clone, or of what launch/tpu_pod.sh has shipped."""
+  root, commit = pathlib.Path(dvd_gan.__file__).resolve().parents[1], ''
+  if (root / 'COMMIT').exists():
+    commit = (root / 'COMMIT').read_text().strip()[:10]
+  elif (root / '.git').exists():
+    command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--exclude=*']
+    with contextlib.suppress(OSError):
+      commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+  return f'{dvd_gan.__version__} ({commit})' if commit else dvd_gan.__version__

@@ -91,9 +91,13 @@ def prepared(video: jax.Array, chain: tuple[tuple[int, str], ...]) -> jax.Array:
 
 
 @functools.lru_cache
-def extractor(apply: Callable[[Any, jax.Array], Features], chain: tuple[tuple[int, str], ...], everywhere: Any) -> Any:
-  """The jitted function (params, uint8 video) -> features, the features replicated."""
-  options = backend.compiler_options(jax.default_backend())
-  return jax.jit(
-    lambda params, video: apply(params, prepared(video, chain)), out_shardings=everywhere, compiler_options=options
-  )
+def extractor(
+  apply: Callable[[Any, jax.Array], Features], chain: tuple[tuple[int, str], ...], twice_below: int, everywhere: Any
+) -> Any:
+  """The jitted function (params, uint8 video) -> features, the features replicated; see `Protocol.twice_below`."""
+
+  def extract(params, video):
+    video = jnp.repeat(video, 2, axis=1) if video.shape[1] < twice_below else video
+    return apply(params, prepared(video, chain))
+
+  return jax.jit(extract, out_shardings=everywhere, compiler_options=backend.compiler_options(jax.default_backend()))
