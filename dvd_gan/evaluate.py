@@ -165,7 +165,8 @@ def write_nearest(config: Any, path: epath.Path, result: dict[str, Any], made: V
     for of, number in zip((made, real), both, strict=True)
   ]
   if pairs and not jax.process_index():
-    files.write(path, video.gif(video.grid(np.stack(pairs), columns=2), config.sample.fps))
+    captions = ['sample', 'real'] * (len(pairs) // 2)
+    files.write(path, video.gif(video.grid(np.stack(pairs), columns=4, captions=captions), config.sample.fps))
 
 
 def _videos(of: VideoSet, number: int, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from dvd_gan import alarm, checkpoint, models, sampling, sharding, train_step, v
 from dvd_gan.checkpoint import Checkpoints
 from dvd_gan.datasets import evaluation_windows, input_pipeline, sources
 from dvd_gan.datasets.evaluation_windows import Clips
-from dvd_gan.runtime import announcement, backend, files, multihost, progress, run_config
+from dvd_gan.runtime import announcement, backend, files, multihost, progress, run_config, validation
 from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
 from dvd_gan.runtime.preemption import StopSignal
 from dvd_gan.runtime.progress import say
@@ -79,7 +79,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   if config.train.decay_start >= last_step:
     say(f'train.decay_start={config.train.decay_start} is not below train.steps: the learning rates stay as they are')
   announcement.announce(config, workdir, mesh, state, source)
-  writer.describe(first_step, config, announcement.networks(state))
+  writer.describe(first_step, validation.listing(config), announcement.networks(state))
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 

@@ -64,16 +64,16 @@ class Writer:
     if events := self._open():
       events.write_scalars(step, {tag(name): value for name, value in values.items()})
 
-  def describe(self, step: int, config: Any, networks: dict[str, Any]) -> None:
+  def describe(self, step: int, config: str, networks: dict[str, Any]) -> None:
     """The config and tables of the networks' parameters to TensorBoard's text page; the tables to parameters.txt too.
 
     Args:
       step: that training begins after.
-      config: of the run.
+      config: its fields, a line each.
       networks: parameters by the network's name.
     """
     shapes = {name: jax.eval_shape(lambda tree: tree, net) for name, net in networks.items()}
-    self.later(self._describe, step, str(config), shapes)
+    self.later(self._describe, step, config, shapes)
 
   def _describe(self, step: int, config: str, networks: dict[str, Any]) -> None:
     if not (events := self._open()):

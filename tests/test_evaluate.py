@@ -246,7 +246,7 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
   made = opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0)
   drawn = []
-  monkeypatch.setattr(evaluate.video, 'grid', lambda videos, columns: drawn.append(videos) or videos[0])
+  monkeypatch.setattr(evaluate.video, 'grid', lambda videos, **kwargs: drawn.append(videos) or videos[0])
   evaluate.write_nearest(
     config, workdir / 'eval' / 'gone.gif', {'memorised': {'closest': [[numbers, clips]]}},
     video_sets.VideoSet({}, 30, lambda first, size: iter([(made[first : first + size], None)])),
@@ -268,7 +268,9 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
   words = ' '.join(page.texts)
   for word in ('toy', 'Frechet distance', f'{found["value"]:.3f}', 'real against real (30 and 30)', 'shape right'):
     assert word in words
-  assert datetime.date.today().isoformat() in words and run_config.code_version() in words and 'frames_k: 3' in words
+  assert (
+    datetime.date.today().isoformat() in words and run_config.code_version() in words and 'disc.frames_k=3' in words
+  )
   events = [event for file in workdir.glob('events.*') for event in tf.compat.v1.train.summary_iterator(str(file))]
   tags = {value.tag for event in events for value in event.summary.value if event.step == 2}
   assert {'eval/toy', 'eval/toy_floor', 'eval/toy_both', 'eval/toy_nearer'} <= tags

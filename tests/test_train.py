@@ -155,7 +155,7 @@ def test_a_run_leaves_what_the_readme_says(run, capsys):
   tags = events.Tags()['tensors']
   assert {'samples', 'config', 'parameters', 'loss/gen_spatial', 'score/real_temporal', 'sigma/disc_max'} <= set(tags)
   assert {f'perf/{name}' for name in PACE} <= set(tags)
-  assert b'frames_k: 3' in events.Tensors('config')[0].tensor_proto.string_val[0]
+  assert b'disc.frames_k=3' in events.Tensors('config')[0].tensor_proto.string_val[0]
   parameters = (workdir / 'parameters.txt').read_text()
   assert parameters.startswith('G\n') and 'gru_4/' in parameters and '\nD_T\n' in parameters
   assert events.Tensors('samples')[0].tensor_proto.string_val[2].startswith(b'GIF89a')

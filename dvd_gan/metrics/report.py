@@ -11,7 +11,7 @@ from etils import epath
 
 from dvd_gan import video, writer
 from dvd_gan.metrics import plots, results
-from dvd_gan.runtime import run_config
+from dvd_gan.runtime import run_config, validation
 
 
 class Row(NamedTuple):
@@ -53,9 +53,11 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
     for row in rows
   ]  # fmt: skip
   nearest = [
-    Picture('gif', path.read_bytes(), 'pairs of a sample and the real clip nearest to it', path.stem)
+    Picture('gif', path.read_bytes(), 'pairs of a sample and the real clip nearest to it', ', '.join(of))
     for path in sorted(folder.glob(f'nearest-*-{step}*.gif'))
-    if path.stem.split('-')[2] == str(step)
+    for _, protocol, its_step, *others in [path.name.removesuffix('.gif').split('-')]
+    for of in [(protocol, *(other.replace('_', ' ') for other in others))]
+    if its_step == str(step)
   ]
   curve, curves = folder / f'curve-{step}.png', []
   if curve.exists():
@@ -65,7 +67,7 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
   logged = scores | plots.training(writer.logged(workdir, step))
   training = [Picture('png', content, f'curve of training: {title}') for title, content in logged.items()]
   text = 'Nothing is picked: the first real clip of the class, and samples of fixed seeds.'
-  close = 'Left a sample, right the real clip whose features are nearest. Look for copies.'
+  close = 'Beside each sample is the real clip whose features are nearest. Look for copies.'
   sections = [
     {'title': title, 'text': text, 'pictures': pictures}
     for title, text, pictures in (
@@ -81,30 +83,24 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
   return template.render(
     title=f'{workdir.name}, step {step:,}',
     facts=facts(config, workdir, step),
-    results=[
-      {
-        'name': results.name(one),
-        'samples': f'{one["samples"]:,}',
-        'rows': results.rows(one),
-        'remarks': results.remarks(one),
-      }
-      for one in found
-    ],
+    results=found,
+    words=results,
     definitions={one['protocol']: one for one in found}.values(),
     sections=sections,
-    config=config,
+    config=validation.listing(config),
   )
 
 
 def facts(config: Any, workdir: epath.Path, step: int) -> list[str]:
   """What was trained on what, by which code, and when the page was made."""
   data, train = config.data, config.train
-  trained = run_config.saved_versions(workdir).get('dvd-gan', 'unknown')
-  return [
+  trained, now = run_config.saved_versions(workdir).get('dvd-gan'), run_config.code_version()
+  facts = [
     f'{data.frames} frames of {data.resolution}x{data.resolution}',
     f'{data.name}, split {data.split}',
     f'{step * train.batch_size * train.d_steps:,} real clips shown',
-    f'trained by dvd-gan {trained}',
-    f'evaluated by {run_config.versions()["dvd-gan"]}',
+    trained and f'trained by dvd-gan {trained}',
+    f'evaluated by dvd-gan {now}',
     datetime.date.today().isoformat(),
   ]
+  return list(filter(None, facts))

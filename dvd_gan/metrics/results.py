@@ -57,7 +57,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
     found += [Row(f'{what} right', f'{part[what]:.1%}', f'{real[what]:.1%}', 'real clips') for what in part]
   if part := result.get('memorised'):
     about = 'real clips, by definition'
-    found.append(Row('nearer to a reference clip than 99 % of real clips are', f'{part["nearer"]:.1%}', '1.0%', about))
+    found.append(Row('nearer to a real clip than 99 % of others are', f'{part["nearer"]:.1%}', '1.0%', about))
   return found
 
 

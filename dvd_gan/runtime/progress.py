@@ -11,6 +11,7 @@ import jax
 import tqdm
 
 EVERY = 5.0  # seconds between two looks at a training run's metrics
+EVERY_LINE = 60.0  # seconds between two lines of other work in a log file
 LOSSES = {
   'D_S': 'disc_loss_spatial',
   'D_T': 'disc_loss_temporal',
@@ -26,19 +27,38 @@ def say(message: str, file: TextIO | None = None) -> None:
     (file or sys.stdout).flush()
 
 
-def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm:
-  """A bar for `total` videos; in a log file a line every minute.
+class _Lines:
+  """What `bar` is in a log file: a line every minute."""
+
+  def __init__(self, total: int, what: str, quiet: bool):
+    self._done, self._total, self._what, self._quiet, self._shown = 0, total, what, quiet, time.monotonic()
+
+  def __enter__(self) -> '_Lines':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    pass
+
+  def update(self, count: int) -> None:
+    """Counts `count` more videos as done."""
+    self._done += count
+    if not self._quiet and time.monotonic() - self._shown >= EVERY_LINE:
+      self._shown = time.monotonic()
+      say(f'{self._what} {self._done}/{self._total}', sys.stderr)
+
+
+def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm | _Lines:
+  """A context manager with `update(count)` that shows how many of `total` videos are done, where that takes a second or more.
 
   Args:
     total: videos.
     what: the line's first words.
     quiet: show nothing.
   """
-  terminal = {'leave': False, 'dynamic_ncols': True}
-  log = {'mininterval': 60, 'ascii': True, 'bar_format': '{desc} {n_fmt}/{total_fmt}\n'}
-  kind = terminal if sys.stderr.isatty() else log
-  # Work of less than a second shows nothing.
-  return tqdm.tqdm(total=total, desc=what, unit=' videos', delay=1, disable=quiet or jax.process_index() > 0, **kind)
+  quiet = quiet or jax.process_index() > 0
+  if not sys.stderr.isatty():
+    return _Lines(total, what, quiet)
+  return tqdm.tqdm(total=total, desc=what, unit=' videos', delay=1, disable=quiet, leave=False, dynamic_ncols=True)
 
 
 def over(starts: range, what: str) -> Iterator[int]:

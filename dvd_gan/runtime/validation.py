@@ -129,6 +129,11 @@ def names(config: Any) -> list[str]:
   ]
 
 
+def listing(config: Any) -> str:
+  """Every field with its value, a line each, as flags name them."""
+  return '\n'.join(f'{name}={operator.attrgetter(name)(config)}' for name in names(config))
+
+
 def _require(condition: bool, message: str) -> None:
   if not condition:
     raise UsageError(message)
