@@ -16,7 +16,7 @@ from dvd_gan.metrics import follow, plots, report, results, scores, video_sets
 from dvd_gan.metrics.features import Extractor
 from dvd_gan.metrics.protocols import PROTOCOLS, Protocol
 from dvd_gan.metrics.video_sets import VideoSet
-from dvd_gan.runtime import files, run_config
+from dvd_gan.runtime import files, run_config, validation
 from dvd_gan.runtime.errors import RunError, UsageError
 
 GALLERY, BESIDE = 8, 3  # classes in a report, and samples of each
@@ -37,7 +37,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
     UsageError: for an unknown protocol, one that does not suit the config, weights or data that are missing, or as
       `sample.open_checkpoint`.
   """
-  config = copy.deepcopy(config)
+  fields, config = validation.listing(config), copy.deepcopy(config)
   protocols = {name: chosen(config, name) for name in config.eval.protocols}
   if not protocols:
     raise UsageError(f'eval.protocols is empty; there are {", ".join(PROTOCOLS)}')
@@ -51,7 +51,8 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
     title = epath.Path(config.eval.videos).expanduser().absolute().name
     for name, protocol in protocols.items():
       made = video_sets.folder(config, protocol.frames or config.data.frames)
-      run_protocol(config, workdir, extractor, name, protocol, made, title)
+      named = title + suffix(config, min(protocol.samples, made.count))
+      run_protocol(config, workdir, extractor, name, protocol, made, named)
     return
   config.sample.truncation, config.sample.batch_size = config.eval.truncation, config.eval.batch_size
   for step in follow.steps(config, workdir) if config.eval.follow else [config.eval.step]:
@@ -63,6 +64,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
       for name, protocol in protocols.items():
         made = video_sets.samples(config, opened, truncation, protocol)
         title = str(opened.step) + ('' if truncation == 1 else f'-truncation_{truncation:g}')
+        title += suffix(config, min(protocol.samples, made.count))
         about = {'step': opened.step, 'truncation': truncation}
         result, real = run_protocol(config, workdir, extractor, name, protocol, made, title, **about)
         found.append(result)
@@ -71,7 +73,8 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
       follow.compare(workdir, step, found[0])
     if len(config.eval.truncation) > 1:
       curve(found, workdir / 'eval', f'curve-{opened.step}')
-    write_report(config, workdir, opened)
+    split = next(iter(protocols.values())).split or config.data.split
+    write_report(config, workdir, opened, split, fields)
 
 
 def chosen(config: Any, name: str) -> Protocol:
@@ -92,6 +95,11 @@ def chosen(config: Any, name: str) -> Protocol:
   if protocol.futures > 1 and not config.data.context and not config.eval.videos:
     raise UsageError(f'{name} is for prediction, and data.context is 0')
   return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
+
+
+def suffix(config: Any, count: int) -> str:
+  """What a result's name says of its samples, where their number or seed are not the protocol's."""
+  return (f'-of_{count}' if config.eval.samples else '') + (f'-seed_{config.eval.seed}' if config.eval.seed else '')
 
 
 def run_protocol(
@@ -141,17 +149,13 @@ def run_protocol(
     'seconds': round(time.monotonic() - started, 1),
   }
   if jax.process_index() == 0:
-    if config.eval.samples:
-      title += f'-of_{count}'
-    if config.eval.seed:
-      title += f'-seed_{config.eval.seed}'
     target = workdir / 'eval' / f'{name}-{title}.json'
     files.write(target, (json.dumps(result, indent=1, allow_nan=False) + '\n').encode())
     print(f'{results.summary(result)}\n{target}', flush=True)
     if 'step' in about and about['truncation'] == 1:
       tag = f'eval/{name}' + (f'_v{protocol.version}' if protocol.version > 1 else '')
       values = {tag: result['value']} | {
-        f'{tag}_{what}': result[part][what] for part, what in CURVED if part in result and result[part]
+        f'{tag}_{what}': result[part][what] for part, what in CURVED if what in (result.get(part) or {})
       }
       writer.to_tensorboard(workdir, about['step'], values)
   return result, real
@@ -175,35 +179,46 @@ def _videos(of: VideoSet, number: int, size: int) -> np.ndarray:
   return np.asarray(sharding.gathered(batch))[number % size]
 
 
-def write_report(config: Any, workdir: epath.Path, opened: sample.Opened) -> None:
-  """Writes eval/report-STEP.html."""
-  rows = gallery(config, opened, config.eval.truncation[0])
+def write_report(config: Any, workdir: epath.Path, opened: sample.Opened, split: str, fields: str) -> None:
+  """Writes eval/report-STEP.html.
+
+  Args:
+    config: of the evaluation.
+    workdir: of the run.
+    opened: the checkpoint.
+    split: of the real clips on the page.
+    fields: the config as text.
+  """
+  truncation = min(config.eval.truncation, key=lambda one: abs(one - 1))
+  rows = gallery(config, opened, split, truncation)
   if jax.process_index() == 0:
-    target = workdir / 'eval' / f'report-{opened.step}.html'
-    files.write(target, report.page(config, workdir, opened.step, rows).encode())
+    target, about = workdir / 'eval' / f'report-{opened.step}.html', f'truncation {truncation:g}, split {split}'
+    files.write(target, report.page(config, workdir, opened.step, rows, about, fields).encode())
     print(target, flush=True)
 
 
-def gallery(config: Any, opened: sample.Opened, truncation: float) -> list[report.Row]:
+def gallery(config: Any, opened: sample.Opened, split: str, truncation: float) -> list[report.Row]:
   """Of some classes a real clip and samples; of a prediction model, and of one without classes, a few clips instead."""
-  windows = evaluation_windows.Windows(config, config.data.split, labelled=False)
+  windows = evaluation_windows.Windows(config, split, labelled=False)
   order = windows.labels(min(windows.clips, 10_000))  # of the first windows, each of another clip
-  by_class = config.data.use_labels and not config.data.context
+  context, by_class = config.data.context, config.data.use_labels and not config.data.context
   labels = np.arange(len(opened.classes)) if by_class else np.maximum(order[:GALLERY], 0)
   labels = labels[np.unique(np.linspace(0, len(labels) - 1, GALLERY).astype(int))]
-  rows = []
-  for i, label in enumerate(labels):
-    number = i if not by_class else int(np.argmax(order == label))
-    clip = windows.one(number, frames=config.data.frames)[0] if not by_class or label in order else None
-    context = np.stack([clip[: config.data.context]] * BESIDE) if config.data.context else None
-    made = opened.sampler.batch(
-      opened.standing(truncation), i * BESIDE, [label] * BESIDE, context, truncation=truncation, seed=config.sample.seed
-    )
-    made = np.asarray(sharding.gathered(made))[:BESIDE]
-    made = made if context is None else np.concatenate([context, made], axis=1)
-    real = [] if clip is None else [clip]
-    titles = ('real',) * len(real) + ('future' if config.data.context else 'sample',) * BESIDE
-    rows.append(report.Row(opened.classes[label] if by_class else '', titles, np.stack([*real, *made])))
+  numbers = [int(np.argmax(order == label)) for label in labels] if by_class else range(len(labels))
+  clips = [windows.one(number, frames=config.data.frames)[0] for number in numbers]
+  begun = np.repeat(np.stack(clips)[:, :context], BESIDE, axis=0) if context else None
+  size, made, each = opened.sampler.config.sample.batch_size, [], np.repeat(labels, BESIDE)
+  for first in range(0, len(each), size):
+    some, part = each[first : first + size], None if begun is None else begun[first : first + size]
+    standing = opened.standing(truncation)
+    batch = opened.sampler.batch(standing, first, some, part, truncation=truncation, seed=config.sample.seed)
+    made.append(np.asarray(sharding.gathered(batch))[: len(some)])
+  videos = np.concatenate(made) if begun is None else np.concatenate([begun, np.concatenate(made)], axis=1)
+  rows, titles = [], ('future' if context else 'sample',) * BESIDE
+  for label, clip, some in zip(labels, clips, videos.reshape(len(labels), BESIDE, *videos.shape[1:]), strict=True):
+    there = not by_class or label in order  # else the class has no real clip
+    row = np.stack([*[clip] * there, *some])
+    rows.append(report.Row(opened.classes[label] if by_class else '', (*('real',) * there, *titles), row))
   return rows
 
 

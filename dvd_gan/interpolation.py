@@ -5,7 +5,6 @@ at place p: the motion goes on while what moves changes. P is a multiple of T an
 one, so the walk loops as a video does.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,7 @@ CLASS_CLIPS = 2  # clips for each class: one as it is, one on the way to the nex
 ROUTE = 4  # classes that are visited where none are named
 
 
-def walks(
-  config: Any, sampler: Sampler, standing: Any, names: Sequence[str], *, truncation: float
-) -> tuple[np.ndarray, list[list[str]]]:
+def walks(config: Any, opened: Any, truncation: float) -> tuple[np.ndarray, list[list[str]]]:
   """`sample.num` walks, by `sample.interpolate`; walk i begins with the z of sample i.
 
   latent: each walk keeps its class (`sample.classes` in turn); the latents are a cos(t) + b sin(t) for independent a
@@ -32,13 +29,12 @@ def walks(
 
   Args:
     config: reads sample and data.
-    sampler: of the model.
-    standing: statistics at this truncation.
-    names: of the model's classes, by label.
+    opened: the checkpoint, a `sample.Opened`.
     truncation: standard deviation of the latents.
 
   Returns:
-    (videos uint8 [N, P, H, W, 3], the class of each frame [N][P]; where two are mixed, that of the larger share).
+    (videos uint8 [N, P, H, W, 3], P = 8 T for latents and 2 T for each class; the class of each frame [N][P], where two are
+    mixed that of the larger share).
 
   Raises:
     UsageError: for a prediction model; for a walk through fewer than two classes.
@@ -46,6 +42,7 @@ def walks(
   if config.data.context:
     raise UsageError('sample.interpolate is for synthesis; this model continues clips')
   count, length, seed = config.sample.num, config.data.frames, config.sample.seed
+  sampler, names = opened.sampler, opened.classes
   table = np.eye(models.num_labels(config), dtype=np.float32)
   if config.sample.interpolate == 'class':
     classes = list(config.sample.classes) or np.unique(np.linspace(0, len(names) - 1, ROUTE).astype(int)).tolist()
@@ -62,7 +59,7 @@ def walks(
     z = np.stack([a * np.cos(turn) + b * np.sin(turn) for a, b in ends])  # [N, P, z_dim]
     weights = np.repeat(table[labels_for(config)][:, None], len(turn), axis=1)  # [N, P, num_classes]
   captions = [[names[label] for label in one] for one in weights.argmax(-1)]
-  return _generate(sampler, standing, truncation * z, weights), captions
+  return _generate(sampler, opened.standing(truncation), truncation * z, weights), captions
 
 
 def _generate(sampler: Sampler, standing: Any, z: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -61,13 +61,14 @@ class Model:
 
     Args:
       kind: 'latent' or 'class'.
-      classes: names or numbers: of the walks, in turn, or those that each walk visits; empty for all, or for some.
+      classes: names or numbers. Of kind 'latent', the walks' in turn; empty for all. Of kind 'class', those that each walk
+        visits; empty for four.
       num: of walks; by default one of each class, or of kind 'class' one.
       seed: walk i depends on it, on i and on its classes alone.
       truncation: standard deviation of the latents.
 
     Returns:
-      uint8 [num, P, H, W, 3]; P frames that loop.
+      uint8 [num, P, H, W, 3], which loops; P is 8 T of kind 'latent', 2 T for each class of kind 'class'.
 
     Raises:
       UsageError: for another kind; for a class that there is not; for a prediction model.
@@ -76,8 +77,7 @@ class Model:
       raise UsageError(f'kind={kind} is not latent or class')
     config = self._asked(classes, num or (1 if kind == 'class' else None))
     config.sample.interpolate, config.sample.seed = kind, seed
-    sampler, standing = self._opened.sampler, self._opened.standing(truncation)
-    return interpolation.walks(config, sampler, standing, self.classes, truncation=truncation)[0]
+    return interpolation.walks(config, self._opened, truncation)[0]
 
   def predict(
     self, context: np.ndarray, classes: Sequence[str | int] = (), *, seed: int = 0, truncation: float = 1.0

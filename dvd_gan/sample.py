@@ -90,12 +90,12 @@ def sample(config: Any, workdir: epath.Path) -> None:
   opened = open_checkpoint(config, workdir)
   labels, kind, seed = labels_for(config), config.sample.interpolate, config.sample.seed
   for truncation in config.sample.truncation:
-    standing = opened.standing(truncation)
     if kind == 'none':
+      standing = opened.standing(truncation)
       videos = opened.sampler.videos(standing, labels, truncation=truncation, seed=seed)
       names = [[opened.classes[label]] * videos.shape[1] for label in labels]
     else:
-      videos, names = interpolation.walks(config, opened.sampler, standing, opened.classes, truncation=truncation)
+      videos, names = interpolation.walks(config, opened, truncation)
     what = '' if kind == 'none' else f'walk_{kind}_'
     stem = f'step_{opened.step:08d}_{what}truncation_{truncation:g}_seed_{seed}'
     captions = [[', '.join(filter(None, (name, f'{truncation:g}'))) for name in one] for one in names[:MAX_GRID]]
@@ -103,7 +103,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
     if config.sample.each:
       for i, (one, name) in enumerate(zip(videos, names, strict=True)):
         named = '_'.join(dict.fromkeys(name))
-        suffix = f'class_{labels[i]:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)
+        suffix = f'class_{labels[i]:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)[:60]
         write(config, workdir, f'{stem}_{i:05d}_{suffix}', video.grid(one[None], least=video.MIN_ALONE))
 
 

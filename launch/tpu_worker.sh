@@ -92,7 +92,8 @@ supervise() {
   trap : TERM
   cd -P "$pod/current"
   made=$(environment .)
-  export PATH=$made/bin:$PATH PYTHONUNBUFFERED=1
+  # With a platform named, JAX does not fall back to the CPU where the TPU does not start.
+  export PATH=$made/bin:$PATH PYTHONUNBUFFERED=1 JAX_PLATFORMS=${JAX_PLATFORMS-tpu,cpu}
   (
     echo "$BASHPID" >"$folder/pid"
     exec "$made/bin/python" -m dvd_gan.main "$@"

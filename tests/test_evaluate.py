@@ -18,10 +18,11 @@ from etils import epath
 import dvd_gan
 from dvd_gan import checkpoint, evaluate, export, models, sample, sharding, train_step, video
 from dvd_gan.datasets import shapes
-from dvd_gan.metrics import features, frechet, networks, plots, protocols, report, scores, video_sets
+from dvd_gan.metrics import features, frechet, networks, plots, protocols, report, results, scores, video_sets
 from dvd_gan.metrics.protocols import Protocol
 from dvd_gan.runtime import config_file, run_config
 from dvd_gan.runtime.errors import RunError, UsageError
+from tests.conftest import ROOT
 from tests.tiny import get_config
 from tests.tiny_prediction import get_config as get_prediction_config
 
@@ -230,7 +231,7 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
     ''.join(json.dumps({'step': i} | dict.fromkeys(names, 1 + i)) + '\n' for i in range(4))
   )
   shown, page = [], report.page
-  monkeypatch.setattr(report, 'page', lambda *args: shown.append(args[-1]) or page(*args))
+  monkeypatch.setattr(report, 'page', lambda *args: shown.append(args[3]) or page(*args))
   evaluate.evaluate(config, workdir)
   found = result(workdir, 'toy-2-of_30')
   assert found['memorised']['nearer'] == 0
@@ -242,6 +243,11 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
     np.testing.assert_array_equal(row.videos[0], windows.video[list(windows.label).index(label)])
     assert np.abs(row.videos[1:] - made[3 * label : 3 * label + 3]).max() <= 1
   assert len(shown[0]) == 3
+  opened.sampler.config.sample.batch_size = 2  # fewer than a row has
+  rows = evaluate.gallery(config, opened, 'train', 1.0)
+  assert all(
+    np.abs(one.videos.astype(int) - other.videos).max() <= 1 for one, other in zip(rows, shown[0], strict=True)
+  )
   numbers, clips = found['memorised']['closest'][0]
   labels = np.random.default_rng((0, 1)).integers(3, size=30, dtype=np.int32)
   made = opened.sampler.videos(opened.standing(1.0), labels, truncation=1.0, seed=0)
@@ -287,6 +293,15 @@ def test_a_second_evaluation_of_a_step_adds_to_its_page(config, workdir, tmp_pat
     assert f'{result(workdir, f"toy-2-truncation_{truncation}-of_30")["value"]:.3f}' in words
 
 
+def test_results_of_earlier_versions_are_read(tmp_path):
+  (tmp_path / 'eval').mkdir()
+  old = json.loads((ROOT / 'results' / 'moving_shapes_32' / 'eval' / 'toy-2032-truncation_0.4.json').read_text())
+  assert 'fewer' not in old
+  (tmp_path / 'eval' / 'toy-2032-truncation_0.4.json').write_text(json.dumps(old))
+  (found,) = results.of_step(epath.Path(tmp_path), 2032)
+  assert results.summary(found).startswith('toy, truncation 0.4, 600 samples') and plots.scores([found]) == {}
+
+
 def test_short_videos_have_a_distance_that_says_that_it_is_no_fvd(config, workdir, tmp_path, monkeypatch, capsys):
   kept = protocols.PROTOCOLS['fvd_short']
   short = dataclasses.replace(kept, network='stand_in', feature='features', resize=((8, 'half_pixel'),))
@@ -301,7 +316,11 @@ def test_short_videos_have_a_distance_that_says_that_it_is_no_fvd(config, workdi
   )
   evaluate.evaluate(config, workdir)
   found = result(workdir, 'fvd_short-2-of_30')
-  assert found['frechet']['floor_clips'] == [30, 30] and 'no standard FVD' in found['definition']['remark']
+  assert (
+    found['frechet']['floor_clips'] == [30, 30]
+    and 'nearer' not in found['memorised']
+    and 'no standard FVD' in found['definition']['remark']
+  )
   assert 'no standard FVD' in capsys.readouterr().out
   assert 'fvd_short: no standard FVD' in ' '.join(Page((workdir / 'eval' / 'report-2.html').read_text()).texts)
   # Five frames are seen as ten.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dvd_gan import interpolation
+from dvd_gan import interpolation, sample
 from dvd_gan.runtime.errors import UsageError
 
 NAMES = ('a', 'b', 'c')
@@ -11,10 +11,11 @@ NAMES = ('a', 'b', 'c')
 def walks(sampler, config):
   """(kind, classes, count) -> videos and the class of each frame, at seed 3 and truncation 0.7."""
   standing = sampler.standing(0.7)
+  opened = sample.Opened(1, sampler, {0.7: standing}, '', NAMES)
 
   def call(kind, classes, count):
     config.sample.update(interpolate=kind, classes=classes, num=count, seed=3)
-    return interpolation.walks(config, sampler, standing, NAMES, truncation=0.7)
+    return interpolation.walks(config, opened, 0.7)
 
   call.samples = lambda labels: sampler.videos(standing, np.array(labels), truncation=0.7, seed=3).astype(int)
   call.draw = lambda z, label: np.asarray(sampler.draw(standing, 0.7 * z[None], np.array([label])))[0].astype(int)

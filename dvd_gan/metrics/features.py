@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,8 @@ class Extractor:
     names = {start: f'{start:07d}_{min(length, videos.count - start)}.npz' for start in starts}
     here = set(json.loads(multihost.gather(json.dumps([i for i in starts if (folder / names[i]).exists()]))[0]))
     extract = networks.extractor(network.apply, protocol.resize, protocol.twice_below, sharding.replicated(self._mesh))
+    if len(here) < len(starts) and not progress.terminal():
+      progress.say(f'{title}: {videos.count} videos', sys.stderr)
     with progress.bar(videos.count, title, quiet=len(here) == len(starts)) as shown:
       batches = None
       for start in starts:

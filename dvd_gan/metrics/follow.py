@@ -60,4 +60,4 @@ def compare(workdir: epath.Path, step: int, result: dict[str, Any]) -> None:
       file=sys.stderr,
       flush=True,
     )
-    writer.to_tensorboard(workdir, step, {'alarm': 1.0})
+    writer.to_tensorboard(workdir, step, {writer.tag('alarm'): 1.0})

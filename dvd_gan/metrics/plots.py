@@ -42,9 +42,9 @@ def scores(results: list[dict[str, Any]]) -> dict[str, bytes]:
   alike: dict[tuple, dict[int, dict[str, Any]]] = {}
   for one in results:
     if one['truncation'] == 1:
-      key = one['protocol'], one['definition'].get('version', 1), one['samples'], one['seed']
+      key = one['protocol'], one['definition']['version'], one['samples'], one['seed']
       alike.setdefault(key, {})[one['step']] = one
-  for (protocol, version, samples, _), by_step in alike.items():
+  for (protocol, version, samples, seed), by_step in alike.items():
     steps = sorted(by_step)
     if len(steps) < 2:
       continue
@@ -52,6 +52,7 @@ def scores(results: list[dict[str, Any]]) -> dict[str, bytes]:
     if all('frechet' in by_step[step] for step in steps):
       lines.append(('real against real', steps, [by_step[step]['frechet']['floor'] for step in steps]))
     title = f'{protocol}, {samples} samples' + (f', version {version}' if version > 1 else '')
+    title += f', seed {seed}' if seed else ''
     found[title] = plot(lines, 'step', title, logarithmic='frechet' in by_step[steps[0]])
   return found
 

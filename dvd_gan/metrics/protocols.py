@@ -18,7 +18,7 @@ class Protocol:
     real: clips of the real side; 0 for N, -1 for every clip once.
     split: of the real clips; empty for the config's `data.split`.
     windows: of the real clips: 'once', one of each clip, in random order, until there are none left; 'again', then others
-      of the same clips, epoch after epoch; 'any', likewise, and the floor's two sets may be of the same clips;
+      of the same clips, epoch after epoch; 'any', as 'again', but the floor may compare windows of one clip;
       'replacement', of clips drawn with replacement. Each begins at a random frame.
     crop: of each window, its square: 'random' or 'centre'.
     classes: of the samples: 'uniform' over all classes; 'data', those of clips drawn with replacement; 'windows', those

@@ -11,14 +11,14 @@ from etils import epath
 
 from dvd_gan import video, writer
 from dvd_gan.metrics import plots, results
-from dvd_gan.runtime import run_config, validation
+from dvd_gan.runtime import run_config
 
 
 class Row(NamedTuple):
   """Videos side by side."""
 
   caption: str
-  titles: tuple[str, ...]  # of the videos
+  titles: tuple[str, ...]  # [N], of the videos
   videos: np.ndarray  # uint8 [N, T, H, W, 3]
 
 
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
     return base64.b64encode(self.content).decode()
 
 
-def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
+def page(config: Any, workdir: epath.Path, step: int, rows: list[Row], about: str, fields: str) -> str:
   """The page as HTML: everything that has been found of a step, by this evaluation and by earlier ones.
 
   Args:
@@ -43,6 +43,8 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
     workdir: of the run; its eval/, metrics.jsonl and config.json are read.
     step: of the checkpoint.
     rows: real clips beside samples.
+    about: how these were made.
+    fields: the config as text.
   """
   found, folder = results.of_step(workdir, step), workdir / 'eval'
   side_by_side = [
@@ -61,12 +63,12 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
   ]
   curve, curves = folder / f'curve-{step}.png', []
   if curve.exists():
-    about = 'Frechet distance against Inception Score, a point for each truncation'
-    curves = [Picture('png', curve.read_bytes(), about, 'The numbers are truncations, the deviation of z.')]
+    alt = 'Frechet distance against Inception Score, a point for each truncation'
+    curves = [Picture('png', curve.read_bytes(), alt, 'The numbers are truncations, the deviation of z.')]
   scores = plots.scores([one for one in results.every(workdir) if one['step'] <= step])
   logged = scores | plots.training(writer.logged(workdir, step))
   training = [Picture('png', content, f'curve of training: {title}') for title, content in logged.items()]
-  text = 'Nothing is picked: the first real clip of the class, and samples of fixed seeds.'
+  text = f'Nothing is picked: the first real clip of each class, and samples of fixed seeds; {about}.'
   close = 'Beside each sample is the real clip whose features are nearest. Look for copies.'
   sections = [
     {'title': title, 'text': text, 'pictures': pictures}
@@ -79,15 +81,15 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row]) -> str:
     if pictures
   ]
   env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-  template = env.from_string((pathlib.Path(__file__).parent / 'report.html').read_text())
+  template = env.from_string((pathlib.Path(__file__).parent / 'report.html').read_text(encoding='utf-8'))
   return template.render(
     title=f'{workdir.name}, step {step:,}',
     facts=facts(config, workdir, step),
     results=found,
     words=results,
-    definitions={one['protocol']: one for one in found}.values(),
+    definitions={(one['protocol'], one['definition']['version']): one for one in found}.values(),
     sections=sections,
-    config=validation.listing(config),
+    config=fields,
   )
 
 

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+# What results from earlier versions lack.
+OLDER = {'truncation': 1.0, 'seed': 0, 'loops': 1, 'fewer': None, 'definition': {}}
+
 
 class Row(NamedTuple):
   """One number of a result, in words."""
@@ -27,13 +30,14 @@ def every(workdir: epath.Path) -> list[dict[str, Any]]:
   for path in sorted(folder.glob('*.json')) if folder.exists() else []:
     one = json.loads(path.read_text())
     if isinstance(one, dict) and 'protocol' in one and 'step' in one:
-      found.append(one)
+      one = OLDER | one
+      found.append(one | {'definition': {'version': 1, 'splits': 1} | one['definition']})
   return found
 
 
 def name(result: dict[str, Any]) -> str:
   """The protocol, its version where there are several, and the truncation where it is not 1."""
-  version, truncation = result['definition'].get('version', 1), result.get('truncation', 1)
+  version, truncation = result['definition']['version'], result.get('truncation', 1)
   return (
     result['protocol']
     + (f', version {version}' if version > 1 else '')
@@ -55,7 +59,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
   if part := result.get('accuracy'):
     real = result['accuracy_real']
     found += [Row(f'{what} right', f'{part[what]:.1%}', f'{real[what]:.1%}', 'real clips') for what in part]
-  if part := result.get('memorised'):
+  if (part := result.get('memorised')) and 'nearer' in part:
     about = 'real clips, by definition'
     found.append(Row('nearer to a real clip than 99 % of others are', f'{part["nearer"]:.1%}', '1.0%', about))
   return found

@@ -60,7 +60,7 @@ class Generator(nn.Module):
     """
     widths = [m * self.ch for m in self.multipliers]
     embed = nn.Embed(self.num_classes, self.embed_dim, name='label_embed')
-    embedded = embed(label) if label.ndim == 1 else label @ embed.embedding
+    embedded = embed(label) if label.ndim == 1 else jnp.matmul(label, embed.embedding, precision='highest')
     cond = jnp.concatenate([z, embedded], axis=-1)  # [B, z_dim + embed_dim]
     dense = layers.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame

@@ -38,7 +38,7 @@ def announce(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh, state: A
   progress.say(f'parameters  {sizes}')
   progress.say(f'data        {data.name}, {data.split}: {len(source.lengths):,} clips{classes}')
   progress.say(f'batch       {train.batch_size} videos{each}; {train.d_steps} D steps on fresh ones, a G step')
-  if '://' not in str(workdir):
+  if not files.is_remote(workdir):
     progress.say(f'disk        {_disk(config, workdir, state)}')
 
 
@@ -59,8 +59,9 @@ def _disk(config: Any, workdir: epath.Path, state: Any) -> str:
   kept = train.keep_checkpoints + train.keep_best if train.keep_checkpoints else saved
   kept += train.steps // train.keep_every if train.keep_every else 0
   most = min(kept, saved) + 1  # the one that is being written
+  most = max(most - len(list((workdir / 'checkpoints').glob('[0-9]*'))), 1)  # less those that are there
   free = shutil.disk_usage(workdir).free
-  words = f'{_bytes(free)} free; up to {most} checkpoints of {_bytes(size)}'
+  words = f'{_bytes(free)} free; up to {most} more checkpoints of {_bytes(size)}'
   return words + ('' if most * size < free else ': WARNING, they do not fit')
 
 
@@ -99,13 +100,14 @@ def _read(path: epath.Path | None) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _without_alarms() -> Iterator[None]:
-  """Leaves out XLA's own 'Very slow compile? If you want to file a bug ...', an error by its level."""
-  if jax.config.jax_logging_level or os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '0':  # everything is asked for
+  """Leaves out XLA's own 'Very slow compile? If you want to file a bug ...', which it logs as an error."""
+  before = jax.config.jax_logging_level
+  if before not in (None, 'NOTSET') or os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '0':  # everything is asked for
     yield
     return
-  jax.config.update('jax_logging_level', 'FATAL')
+  jax.config.update('jax_logging_level', 'CRITICAL')
   try:
     yield
   finally:
-    jax.config.update('jax_logging_level', 'WARNING')  # of XLA, JAX's default; None would leave it as it is
-    jax.config.update('jax_logging_level', None)
+    jax.config.update('jax_logging_level', 'WARNING')  # of XLA, JAX's default; `before` alone would leave it as it is
+    jax.config.update('jax_logging_level', before)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dvd_gan import sharding
-from dvd_gan.runtime.errors import UsageError
+from dvd_gan.runtime.errors import RunError, UsageError
 
 PATIENCE = 7 * 24 * 3600  # seconds
 _CALLS = itertools.count()
@@ -30,6 +30,8 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
 
   Raises:
     UsageError: if the flags do not make sense together, or the others do not come.
+    RunError: if JAX_PLATFORMS names a TPU, as launch/tpu_worker.sh sets it, and there is none, or the other hosts cannot
+      be found: alone on a CPU the run would be of no use.
   """
   # JAX's own service would swallow SIGTERM until something polls it; StopSignal is ours.
   jax.config.update('jax_enable_preemption_service', False)
@@ -38,11 +40,21 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
       raise UsageError('--processes and --process need --coordinator=HOST:PORT')
     if os.environ.get('SLURM_NTASKS') == '1':  # JAX would leave one of this machine's GPUs to it
       return
+    on_tpu = 'tpu' in (jax.config.jax_platforms or '')
     try:
       jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
-    except ValueError as error:
+    except Exception as error:
+      if on_tpu:  # its metadata server names the hosts, and may answer 503
+        raise RunError(f'this TPU VM cannot find the hosts of its slice: {error}') from None
+      if not isinstance(error, ValueError):
+        raise
       if 'coordinator_address' not in str(error):  # there is a cluster around, but it cannot be made out
         raise UsageError(f'cannot find the other hosts: {error}; name them with --coordinator') from None
+    if on_tpu:
+      try:
+        jax.devices()
+      except RuntimeError as error:
+        raise RunError(f'no TPU: {str(error).splitlines()[0]}') from None
     return
   if not 0 <= process < processes:
     raise UsageError(f'--process={process} is not within 0 and --processes - 1 = {processes - 1}')

@@ -38,8 +38,10 @@ class StopSignal:
       if number[0] not in self._before:
         continue
       if self.nothing_to_save:
-        print(f'stopped by {signal.Signals(number[0]).name} before the first step: nothing to save', flush=True)
-        os._exit(PREEMPTED)
+        try:
+          print(f'stopped by {signal.Signals(number[0]).name} before the first step: nothing to save', flush=True)
+        finally:  # also where stdout is closed, or its disk full
+          os._exit(PREEMPTED)
       # A terminal and a supervisor may both pass on one stop.
       if time.monotonic() - first > 1:
         os._exit(1)

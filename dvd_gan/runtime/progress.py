@@ -22,9 +22,15 @@ LOSSES = {
 
 def say(message: str, file: TextIO | None = None) -> None:
   """One line to the user, on stdout or another file, above any bar; from the first process only."""
-  if jax.process_index() == 0:
-    tqdm.tqdm.write(message, file or sys.stdout)
-    (file or sys.stdout).flush()
+  file = file or sys.stdout
+  if jax.process_index() == 0 and file is not None:  # None where it is closed
+    tqdm.tqdm.write(message, file)
+    file.flush()
+
+
+def terminal() -> bool:
+  """Whether stderr is a terminal."""
+  return sys.stderr is not None and sys.stderr.isatty()
 
 
 class _Lines:
@@ -48,7 +54,7 @@ class _Lines:
 
 
 def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm | _Lines:
-  """A context manager with `update(count)` that shows how many of `total` videos are done, where that takes a second or more.
+  """A context manager with `update(count)` that shows how many of `total` videos are done.
 
   Args:
     total: videos.
@@ -56,9 +62,9 @@ def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm | _Lines:
     quiet: show nothing.
   """
   quiet = quiet or jax.process_index() > 0
-  if not sys.stderr.isatty():
+  if not terminal():
     return _Lines(total, what, quiet)
-  return tqdm.tqdm(total=total, desc=what, unit=' videos', delay=1, disable=quiet, leave=False, dynamic_ncols=True)
+  return tqdm.tqdm(total=total, desc=what, unit=' videos', disable=quiet, leave=False, dynamic_ncols=True)
 
 
 def over(starts: range, what: str) -> Iterator[int]:
@@ -72,7 +78,7 @@ def over(starts: range, what: str) -> Iterator[int]:
 @contextlib.contextmanager
 def clock(what: str) -> Iterator[None]:
   """Surrounds work of unknown length; on a terminal a clock moves."""
-  if jax.process_index() or not sys.stderr.isatty():
+  if jax.process_index() or not terminal():
     say(what, sys.stderr)
     yield
     return
@@ -112,10 +118,17 @@ class Steps:
     self._start = self._shown = time.monotonic()
     self._paced = (first, self._start, 0.0)
     self._bar = None
-    if jax.process_index() == 0 and sys.stderr.isatty():
+    if jax.process_index() == 0 and terminal():
       form = 'step {n_fmt}/{total_fmt} |{bar}|{rate_noinv_fmt} {remaining} left {desc}'
       self._bar = tqdm.tqdm(
-        total=last, initial=first, bar_format=form, unit=' steps', dynamic_ncols=True, smoothing=0, mininterval=0
+        total=last,
+        initial=first,
+        bar_format=form,
+        unit=' steps',
+        dynamic_ncols=True,
+        smoothing=0,
+        mininterval=0,
+        miniters=1,
       )
 
   def show(self, step: int, metrics: dict[str, Any], waited: float, *, force: bool = False) -> None:
@@ -133,7 +146,7 @@ class Steps:
     losses = {short: f'{float(metrics[name]):.2f}' for short, name in LOSSES.items() if name in metrics}
     self._shown, elapsed = now, max(time.monotonic() - self._start, 1e-9)
     rate, waiting = (step - self._first) / elapsed, f'{100 * waited / elapsed:.0f}%'
-    if rate:
+    if rate and step < self._last:
       self._look_ahead(step, rate)
     if self._bar is not None:
       shown = f'D {losses.get("D_S", "")} {losses.get("D_T", "")} G {losses.get("G_S", "")} {losses.get("G_T", "")}'

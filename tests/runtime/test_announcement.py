@@ -22,7 +22,7 @@ def test_what_is_about_to_run(config, mesh, tmp_path, capsys):
   announcement.announce(config, epath.Path(tmp_path), mesh, state, source)
   out = capsys.readouterr().out
   assert '8 x cpu' in out and '1,234 clips, 3 classes' in out and '8 videos, 1 on each device' in out
-  assert 'D_S' in out and 'D_T' in out and 'up to 3 checkpoints' in out and 'WARNING' not in out
+  assert 'D_S' in out and 'D_T' in out and 'up to 3 more checkpoints' in out and 'WARNING' not in out
   config.train.update(keep_checkpoints=0, steps=10**9)
   announcement.announce(config, epath.Path(tmp_path), mesh, state, source)
   assert 'WARNING, they do not fit' in capsys.readouterr().out
@@ -32,13 +32,17 @@ def test_the_next_start_knows_how_long_compiling_took(config, mesh, tmp_path, ca
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setattr(announcement.time, 'monotonic', iter(range(0, 1000, 63)).__next__)
   jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL', raising=False)
+  levels = []
   try:
     for ch in (2, 2, 3):
-      config.gen.ch = ch
+      config.gen.ch, level = ch, jax.config.jax_logging_level
       with announcement.compiling(config, mesh):
-        pass
+        levels.append(jax.config.jax_logging_level)
+      assert jax.config.jax_logging_level == level
   finally:
     jax.config.update('jax_compilation_cache_dir', before)
   lines = ['compiling the train step', 'compiling the train step (63 s last time)', 'compiling the train step']
   assert capsys.readouterr().err.splitlines() == lines  # with other widths it is another program
   assert len(json.loads((tmp_path / announcement.COMPILED).read_text())) == 2
+  assert levels == ['CRITICAL'] * 3  # XLA's "Very slow compile?" is an error by its level

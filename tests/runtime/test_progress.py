@@ -52,14 +52,14 @@ def test_a_terminal_of_80_columns_shows_one_line(clock, monkeypatch):
   with os.fdopen(writing, 'w') as terminal:
     monkeypatch.setattr(sys, 'stderr', terminal)
     steps = progress.Steps(1, 30_000, 16, {})
-    for step in (2, 12_345):
+    for step in (10_000, 12_000, 12_345):  # also a smaller step than the one before is shown
       steps.show(step, METRICS, 40.0, force=True)
     shown = os.read(reading, 65536).decode()
     steps.close()
   os.close(reading)
   assert '\n' not in shown and max(map(len, shown.split('\r'))) <= 80
   last = shown.split('\r')[-1]
-  for word in ('step 12345/30000', 'steps/s', 'left', 'D 1.23 1.23 G 1.23 1.23', 'wait 50%'):
+  for word in ('step 12345/30000', 'steps/s', 'left', 'D 1.23 1.23 G 1.23 1.23', ' wait '):
     assert word in last
 
 

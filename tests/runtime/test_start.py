@@ -1,0 +1,61 @@
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from dvd_gan.runtime import multihost
+from dvd_gan.runtime.errors import RunError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def on_tpu(monkeypatch):
+  """JAX as on a TPU VM: the platform is named; (what initialize raises, what devices raises)."""
+
+  def call(initialize, devices):
+    def raising(error):
+      def fn(*args, **kwargs):
+        if error:
+          raise error
+
+      return fn
+
+    monkeypatch.setattr(jax.distributed, 'initialize', raising(initialize))
+    monkeypatch.setattr(jax, 'devices', raising(devices))
+    before = jax.config.jax_platforms
+    jax.config.update('jax_platforms', 'tpu,cpu')
+    try:
+      multihost.start('', 0, 0, 100)
+    finally:
+      jax.config.update('jax_platforms', before)
+
+  monkeypatch.delenv('SLURM_NTASKS', raising=False)
+  return call
+
+
+@pytest.mark.parametrize(
+  ('initialize', 'devices', 'message'),
+  [
+    (ValueError('coordinator_address should be defined.'), None, 'cannot find the hosts of its slice'),
+    (ConnectionError('metadata.google.internal'), None, 'cannot find the hosts of its slice: metadata'),
+    (None, RuntimeError("Unable to initialize backend 'tpu': busy\nmore"), 'no TPU: Unable .* busy$'),
+  ],
+)
+def test_a_tpu_vm_never_trains_alone_on_its_cpu(on_tpu, initialize, devices, message):
+  with pytest.raises(RunError, match=message):
+    on_tpu(initialize, devices)
+  on_tpu(None, None)
+
+
+def test_a_signal_before_the_first_step_ends_the_process_also_when_stdout_is_full():
+  code = """
+import os, signal, time
+from dvd_gan.runtime.preemption import StopSignal
+stop = StopSignal()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+  with open('/dev/full', 'w') as full:
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, stdout=full, stderr=subprocess.DEVNULL, timeout=50)
+  assert done.returncode == 42
