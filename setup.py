@@ -53,6 +53,8 @@ setup(
     'jinja2>=3.1',  # the report
     'tensorboard>=2.21',  # clu needs it and does not say so
     'importlib_resources>=7.1',  # so does tensorflow-datasets
+    'google-cloud-storage>=3.17',  # and orbax, for gs://
+    'tensorstore>=0.1.86',  # reads byte ranges of gs:// files
   ],
   extras_require={
     'tpu': ['jax[tpu]>=0.10.2'],
