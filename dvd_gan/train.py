@@ -119,6 +119,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         checkpoints.save(step, state, samples.standing, best_metric(config, metrics), statistics)
       if due.sample:
         write_samples(samples, names, workdir, step, writer)
+      if due.save:
+        writer.flush()
       shown.show(step, metrics, batches.waited, force=stopping or step == last_step)
       if stopping:
         break

@@ -3,13 +3,19 @@
 import concurrent.futures
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 
+from dvd_gan.runtime import files
+
 FILE = 'metrics.jsonl'
+# An object in a bucket cannot be appended to: each flush uploads it whole.
+FLUSH_EVERY = 300  # seconds
+ROTATE_EVERY = 3600  # seconds after which TensorBoard's events go on in another file
 # TensorBoard's groups: a metric belongs to the first whose words are in its name.
 GROUPS = {
   'loss': ('loss', 'squared_error', 'lecam'),
@@ -36,8 +42,8 @@ class Writer:
     self._workdir, self._path = workdir, workdir / FILE
     self._lines = lines(workdir, first_step)
     self._path.write_text(''.join(line + '\n' for line in self._lines))
-    self._remote = '://' in str(workdir)
-    self._opened = False
+    self._remote = files.is_remote(workdir)
+    self._opened, self._flushed = False, time.monotonic()
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'writer')
     self._pending: list[concurrent.futures.Future] = []
 
@@ -55,9 +61,10 @@ class Writer:
 
   def _scalars(self, step: int, values: dict[str, float]) -> None:
     line = json.dumps({'step': step, **{name: float(value) for name, value in values.items()}})
-    if self._remote:  # object stores cannot append
+    if self._remote:
       self._lines.append(line)
-      self._path.write_text(''.join(line + '\n' for line in self._lines))
+      if time.monotonic() - self._flushed > FLUSH_EVERY:
+        self._flush()
     else:
       with self._path.open('a') as file:
         file.write(line + '\n')
@@ -92,8 +99,22 @@ class Writer:
   def _open(self) -> Any:
     """TensorBoard's writer, if there is one; opened by what is first written: importing TensorFlow takes seconds."""
     if not self._opened:
-      self._events, self._opened = _events(self._workdir), True
+      self._events, self._opened, self._begun = _events(self._workdir), True, time.monotonic()
     return self._events
+
+  def flush(self) -> None:
+    """Uploads what a bucket does not have yet; a local disk has everything."""
+    if self._writes and self._remote:
+      self.later(self._flush)
+
+  def _flush(self) -> None:
+    self._flushed = time.monotonic()
+    self._path.write_text(''.join(line + '\n' for line in self._lines))
+    if self._events and self._flushed - self._begun > ROTATE_EVERY:
+      self._events.close()
+      self._opened, self._events = False, None  # the next write opens another file
+    elif self._events:
+      self._events.flush()
 
   def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
     """A moving picture to TensorBoard's image page, at once; size is (width, height)."""
@@ -110,6 +131,8 @@ class Writer:
     """Waits until all is written."""
     if not self._writes:
       return
+    if self._remote:
+      self._pending.append(self._thread.submit(self._flush))
     self._thread.shutdown()
     for pending in self._pending:
       pending.result()
@@ -157,4 +180,9 @@ def _events(workdir: epath.Path) -> Any:
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')  # they are JAX's
-  return metric_writers.SummaryWriter(str(workdir))
+  events = metric_writers.SummaryWriter(str(workdir))
+  if files.is_remote(workdir):
+    # TensorFlow flushes after ten scalars, as clu has it.
+    options = {'max_queue': 1_000_000, 'flush_millis': 1000 * FLUSH_EVERY}
+    events._summary_writer = tf.summary.create_file_writer(str(workdir), **options)
+  return events

@@ -10,6 +10,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from dvd_gan.datasets import buckets
 from dvd_gan.runtime.files import errors, is_remote, size_and_time, write
 
 PARALLEL_BYTES = 1 << 28  # less than this is scanned before other processes would have started
@@ -53,9 +55,10 @@ class Index(NamedTuple):
 def load(
   folder: epath.Path, files: list[epath.Path], name: str, *, video: str = 'video', numbers: Iterable[str] = ('label',)
 ) -> Index:
-  """The index of some record files, kept beside them; built where it is missing or out of date.
+  """The index of some record files, kept beside them; built where it is missing or of other files.
 
-  A read-only data set's index is kept in the user's cache folder.
+  That of a read-only data set is kept in the user's cache folder, and there is a copy of one in a bucket: it has
+  gigabytes for Kinetics, which are mapped from the disk.
 
   Args:
     folder: of the data set.
@@ -66,16 +69,21 @@ def load(
 
   Raises:
     ValueError: if a file is no such TFRecord.
+    tf.errors.OpError, google.api_core.exceptions.GoogleAPIError: if a bucket does not answer. Nothing is built then: the
+      index may well be there.
   """
-  sizes = np.array([size_and_time(file)[0] for file in files])
-  numbers = tuple(numbers)
+  sizes = np.array(buckets.sizes(files) if is_remote(folder) else [size_and_time(file)[0] for file in files])
   home = epath.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   elsewhere = home / 'dvd_gan' / 'index' / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-  for place in (folder, elsewhere):
-    # What cannot be read, a file cut short by a crash say, is as good as missing.
-    with contextlib.suppress(*errors(), ValueError, KeyError, EOFError, zipfile.BadZipFile):
-      return _read(place, name, sizes, video, numbers)
-  index = build(files, video, numbers)
+  about = name, sizes, video, tuple(numbers)
+  if not is_remote(folder):
+    found = _read(folder, *about) or _read(elsewhere, *about)
+  else:
+    found = _read(elsewhere, *about) or (_copy(folder, elsewhere, name) and _read(elsewhere, *about))
+  if found:
+    return found
+  print(f'indexing {len(files)} files of {folder} ({sizes.sum() / 1e9:.1f} GB are read)', file=sys.stderr, flush=True)
+  index = build(files, video, about[-1], sizes)
   for place in (folder, elsewhere):
     with contextlib.suppress(*errors()):
       _write(index, place, name, sizes, video)
@@ -83,21 +91,33 @@ def load(
   return index
 
 
-def _read(folder: epath.Path, name: str, sizes: np.ndarray, video: str, numbers: tuple[str, ...]) -> Index:
-  with (folder / f'index-{name}.npz').open('rb') as opened, np.load(opened) as arrays:
-    stored = dict(arrays)
-  if not np.array_equal(stored['sizes'], sizes) or stored['video'] != video:
-    raise ValueError('of other files')
-  path = folder / f'index-{name}.npy'
-  if is_remote(folder):
-    with path.open('rb') as opened:
-      offset = np.load(opened)
-  else:
-    # Gigabytes for Kinetics: its pages come when they are needed. A plain array, because np.memmap is slow to index.
-    offset = np.asarray(np.load(path, mmap_mode='r'))
-  if len(offset) != stored['first'][-1] or _digest(offset) != stored['digest']:
-    raise ValueError('two halves of different runs')
-  values = {number: stored[f'number-{number}'] for number in numbers}
+def _copy(folder: epath.Path, to: epath.Path, name: str) -> bool:
+  """Copies an index out of a bucket; False if there is none."""
+  try:
+    for suffix in ('npy', 'npz'):
+      write(to / f'index-{name}.{suffix}', (folder / f'index-{name}.{suffix}').read_bytes())
+  except FileNotFoundError:
+    return False
+  return True
+
+
+def _read(folder: epath.Path, name: str, sizes: np.ndarray, video: str, numbers: tuple[str, ...]) -> Index | None:
+  """The index in a local folder; None if there is none, or a damaged one (a crash has cut it), or one of other files."""
+  try:
+    with (folder / f'index-{name}.npz').open('rb') as opened, np.load(opened) as arrays:
+      stored = dict(arrays)
+    # Its pages come when they are needed. A plain array, because np.memmap is slow to index.
+    offset = np.asarray(np.load(folder / f'index-{name}.npy', mmap_mode='r'))
+    if not np.array_equal(stored['sizes'], sizes) or stored['video'] != video:
+      raise ValueError('it is of other files')
+    if len(offset) != stored['first'][-1] or _digest(offset) != stored['digest']:
+      raise ValueError('its two files are of different runs')
+    values = {number: stored[f'number-{number}'] for number in numbers}
+  except OSError:
+    return None
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    print(f'{folder}/index-{name} is not used: {error}', file=sys.stderr, flush=True)
+    return None
   return Index(stored['shard'], stored['begin'], stored['first'], offset, values)
 
 
@@ -120,11 +140,12 @@ def _digest(offset: np.ndarray) -> int:
   return int(offset[:: max(1, len(offset) // 997)].sum(dtype=np.int64))
 
 
-def build(files: list[epath.Path], video: str, numbers: tuple[str, ...]) -> Index:
-  """Scans record files, large sets of them in several processes."""
+def build(files: list[epath.Path], video: str, numbers: tuple[str, ...], sizes: np.ndarray | None = None) -> Index:
+  """Scans record files, large sets of them in several processes; `sizes` are the files', where they are known."""
+  sizes = np.array([size_and_time(file)[0] for file in files]) if sizes is None else sizes
   scan = functools.partial(_scan, video=video, numbers=numbers)
   workers = min(os.cpu_count() or 1, len(files), MAX_WORKERS)
-  if workers > 1 and sum(size_and_time(file)[0] for file in files) > PARALLEL_BYTES:
+  if workers > 1 and sizes.sum() > PARALLEL_BYTES:
     context = multiprocessing.get_context('spawn')  # threads of this process may hold locks
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
       parts = list(pool.map(scan, map(str, files)))

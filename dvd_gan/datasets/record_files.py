@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from dvd_gan.datasets import index, jpeg, window
+from dvd_gan.datasets import buckets, index, jpeg, window
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
@@ -184,7 +184,9 @@ def _patiently(read: Any, *arguments: Any) -> Any:
 
 
 def read_bytes(path: Any, offset: int, length: int) -> bytes:
-  """The bytes there, fewer at the file's end. No file stays open: a data set may have more than a process may open."""
+  """The bytes there; of a local file fewer at its end. No file stays open: there may be more than a process may open."""
+  if files.is_remote(path):
+    return buckets.read(path, offset, length)
   with path.open('rb') as file:
     file.seek(offset)
     return file.read(length)

@@ -52,8 +52,8 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
     code = program(argv)
   except UsageError as error:
     _fail(error)
-  except (RunError, *files.errors()) as error:  # a disk that is full or gone
-    _fail(error, code=1)
+  except (RunError, *files.errors()) as error:  # a disk that is full or gone, a bucket
+    _fail(error, code=2 if files.refused(error) else 1)
   except Exception as error:
     multihost.leave(1, error)
   if jax.distributed.is_initialized():

@@ -31,7 +31,7 @@ def with_config(argv: list[str]) -> list[str]:
     try:
       there = mode in OF_RUNS and workdir and epath.Path(saved).exists()
     except (KeyError, *files.errors()) as error:  # a scheme that epath does not know, a bucket
-      raise UsageError(f'--workdir={workdir} cannot be read: {error}') from None
+      raise files.failure(error, f'--workdir={workdir} cannot be read') from None
     if not there:
       run = f', or --workdir=DIR of a run ({saved} is not there)' if workdir and mode in OF_RUNS else ''
       raise UsageError(f'--mode={mode} needs --config=configs/FILE.py{run}')

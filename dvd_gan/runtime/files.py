@@ -1,17 +1,17 @@
 """Files and folders, local or in a bucket, where epath alone is not enough."""
 
 import contextlib
+import importlib.util
+import operator
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
 
 from etils import epath
 
-from dvd_gan.runtime.errors import UsageError
-
-# A window of frames is a fraction of a megabyte; TensorFlow's default fetches 64 MiB of a gs:// file for each read.
-os.environ.setdefault('GCS_READ_CACHE_BLOCK_SIZE_MB', '1')
+from dvd_gan.runtime.errors import RunError, UsageError
 
 
 def is_remote(path: object) -> bool:
@@ -20,9 +20,56 @@ def is_remote(path: object) -> bool:
 
 
 def errors() -> tuple[type[Exception], ...]:
-  """What a failing read or write raises: TensorFlow's errors, which buckets give, are no OSErrors."""
-  of_tf = getattr(sys.modules.get('tensorflow'), 'errors', None)  # another thread may be importing it
-  return (OSError, of_tf.OpError) if of_tf else (OSError,)
+  """What a failing read or write raises: those of TensorFlow and of Google's client, which buckets give, are no OSErrors."""
+  return (OSError, *_named('tensorflow', 'errors.OpError'), *_named('google.api_core.exceptions', 'GoogleAPIError'),
+          *_named('google.auth.exceptions', 'GoogleAuthError'))  # fmt: skip
+
+
+def refused(error: Exception) -> bool:
+  """Whether a bucket has said no: what is asked for is not there, or not for this account. Asking again will not help."""
+  kinds = [
+    *_named('tensorflow', *(f'errors.{name}Error' for name in ('NotFound', 'PermissionDenied', 'Unauthenticated')))
+  ]
+  kinds += _named('google.api_core.exceptions', 'NotFound', 'Forbidden', 'Unauthorized')
+  kinds += _named('google.auth.exceptions', 'DefaultCredentialsError', 'InvalidOperation')
+  return isinstance(error, tuple(kinds))
+
+
+def passing(error: Exception) -> bool:
+  """Whether an error is a bucket's or a network's that may be gone when the program is started again.
+
+  The libraries have retried by then: TensorFlow for 3 minutes, Google's client for 2, tensorstore for 15. The last of
+  them, by which orbax reads and writes, says what went wrong only in the text of a ValueError.
+  """
+  if isinstance(error, ValueError) and not isinstance(error, errors()):
+    return bool(re.search('ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|retry attempts failed', str(error)))
+  network = (ConnectionError, TimeoutError, *_named('requests.exceptions', 'RequestException'))
+  local = isinstance(error, OSError) and not isinstance(error, network)
+  return isinstance(error, errors()) and not local and not refused(error)
+
+
+def failure(error: Exception, message: str) -> UsageError | RunError:
+  """The error that ends the program with one line: a mistake of the user's, but where a launcher may try again."""
+  return (RunError if passing(error) else UsageError)(
+    f'{message}: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}'
+  )
+
+
+def _named(module: str, *names: str) -> Iterator[type[Exception]]:
+  """Exceptions of a module that is imported; another thread may be importing it."""
+  for name in names:
+    try:
+      yield operator.attrgetter(name)(sys.modules[module])
+    except (KeyError, AttributeError):
+      return
+
+
+def check_remote(path: str) -> None:
+  """Raises UsageError for a gs:// path on a host without TensorFlow, which reads and writes it."""
+  with contextlib.suppress(ValueError):  # where its import is barred
+    if not is_remote(path) or importlib.util.find_spec('tensorflow'):
+      return
+  raise UsageError(f'{path}: gs:// paths need TensorFlow, which is not installed (pip install tensorflow-cpu)')
 
 
 def size_and_time(path: object) -> tuple[int, float]:

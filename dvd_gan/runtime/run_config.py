@@ -30,14 +30,14 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 
 
 
 def open_workdir(workdir: epath.Path) -> None:
-  """Makes the workdir; UsageError if it cannot be made or written."""
+  """Makes the workdir; UsageError if it cannot be made or written, RunError if its bucket does not answer."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     probe = workdir / f'.probe-{jax.process_index()}'
     probe.write_text('')
     probe.unlink()
   except files.errors() as error:
-    raise UsageError(f'cannot write to workdir {workdir}: {error}') from None
+    raise files.failure(error, f'cannot write to workdir {workdir}') from None
 
 
 def write(config: Any, workdir: epath.Path, classes: tuple[str, ...] = ()) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from dvd_gan import models
 from dvd_gan.configs import fields
 from dvd_gan.models import discriminators
+from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 from dvd_gan.runtime.run_config import RENAMED
 
@@ -18,6 +19,8 @@ def validate(config: Any) -> None:
     value = operator.attrgetter(name)(config)
     fault = fields.RULES[name].fault(value)
     _require(not fault, f'{name}={value} {fault}')
+    if fields.RULES[name].path:
+      files.check_remote(value)
   data, res = config.data, config.data.resolution
   _require(res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)')
   _validate_networks(config)

@@ -36,10 +36,15 @@ class Cluster:
     rng = np.random.default_rng(0)
     np.savez(folder / 'clips.npz', video=rng.integers(0, 256, (20, 7, 8, 8, 3), np.uint8), label=np.arange(20) % 3)
 
-  def start(self, processes, devices, name, mode='train', **fields):
-    """Processes, each with some devices, on the workdir of that name."""
+  def start(self, processes, devices, name, mode='train', workdir=None, **fields):
+    """Processes, each with some devices, on the workdir of that name, or on another."""
     fields = SMALL | {'data.name': 'array_file', 'data.source': str(self.folder / 'clips.npz')} | fields
-    flags = [f'--mode={mode}', '--config=tests/tiny.py', f'--workdir={self.folder / name}', '--heartbeat_seconds=10']
+    flags = [
+      f'--mode={mode}',
+      '--config=tests/tiny.py',
+      f'--workdir={workdir or self.folder / name}',
+      '--heartbeat_seconds=10',
+    ]
     flags += [f'--config.{field}={value}' for field, value in fields.items()]
     env = {**os.environ, 'DEVICES': str(devices), 'XLA_FLAGS': FAST_COMPILE}
     log = (self.folder / f'{name}-{len(self.running)}.log').open('w+')

@@ -1,0 +1,175 @@
+"""gs:// paths against a fake of Cloud Storage on loopback, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from etils import epath
+
+from dvd_gan.datasets import buckets, index
+from dvd_gan.runtime import files
+from tests.conftest import FAST_COMPILE, ROOT
+from tests.fake_bucket import FakeBucket
+from tests.runtime.test_multihost import SMALL, Cluster, process_of, wait_for
+
+# TensorFlow's retries come after milliseconds, and end.
+IMPATIENT = {
+  'GCS_RETRY_CONFIG_INIT_DELAY_TIME_US': '1000',
+  'GCS_RETRY_CONFIG_MAX_DELAY_TIME_US': '5000',
+  'GCS_RETRY_CONFIG_MAX_RETRIES': '6',
+}
+DATA = {'data.name': 'moving_shapes', 'data.dir': 'gs://bucket/data', 'data.num_classes': 30, 'data.source': ''}
+RUN = 'gs://bucket/run'
+
+
+@pytest.fixture(scope='module')
+def bucket(tmp_path_factory):
+  """The fake, and `environment` for processes that use it; HOME's cache is empty."""
+  with FakeBucket() as bucket:
+    bucket.environment |= IMPATIENT | {'XDG_CACHE_HOME': str(tmp_path_factory.mktemp('cache'))}
+    yield bucket
+
+
+def program(bucket, *flags, **fields):
+  """Runs dvd_gan.main on the tiny config; (exit code, what it printed)."""
+  flags += tuple(f'--config.{field}={value}' for field, value in (SMALL | DATA | fields).items())
+  command = [sys.executable, '-m', 'dvd_gan.main', f'--workdir={RUN}', '--config=tests/tiny.py', *flags]
+  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE, **bucket.environment}
+  done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+  return done.returncode, done.stdout + done.stderr
+
+
+def logged(bucket):
+  """The lines of metrics.jsonl in the bucket."""
+  return [json.loads(line) for line in bucket.objects.get('bucket/run/metrics.jsonl', b'').decode().splitlines()]
+
+
+def saved(bucket):
+  """The steps that have a checkpoint."""
+  end = '/commit_success.txt'
+  names = [name for name in bucket.objects if name.startswith('bucket/run/checkpoints/') and name.endswith(end)]
+  return sorted(int(step) for name in names if (step := name.removesuffix(end).rpartition('/')[2]).isdigit())
+
+
+@pytest.fixture
+def cluster(bucket, tmp_path, monkeypatch):
+  for name, value in bucket.environment.items():
+    monkeypatch.setenv(name, value)
+  cluster = Cluster(tmp_path)
+  yield cluster
+  cluster.stop_all()
+  bucket.fail_share = 0.0
+
+
+def test_two_hosts_train_in_a_bucket_that_fails_now_and_then_and_lose_nothing(bucket, cluster):
+  fields = DATA | {'train.checkpoint_every': 2}
+  bucket.fail_share = 0.05
+  first = cluster.start(2, 1, 'first', workdir=RUN, **fields | {'train.steps': 10_000})
+  wait_for(lambda: saved(bucket), first, 'a checkpoint')
+  os.kill(process_of(first, 1), signal.SIGKILL)
+  code, output = cluster.end(first)
+  assert code not in (0, 2), output
+  reached, before = saved(bucket)[-1], len(bucket.log)
+  code, output = cluster.run(2, 1, 'again', workdir=RUN, **fields | {'train.steps': reached + 2})
+  assert code == 0 and f'resuming {RUN} at step ' in output and 'damaged' not in output, output
+  assert any(request.status == 503 for request in bucket.log[before:])
+  assert [line['step'] for line in logged(bucket)] == list(range(1, reached + 3))
+  assert saved(bucket)[-1] == reached + 2
+  # Steps are logged one by one, but uploaded at checkpoints: at the start, at each checkpoint, at the end.
+  uploads = [request.name for request in bucket.log[before:] if request.kind == 'upload' and request.status == 200]
+  assert uploads.count('bucket/run/metrics.jsonl') <= 4
+  bucket.fail_share = 0.0
+  for mode, result in (('sample', 'samples/'), ('evaluate', 'eval/toy-')):
+    code, output = program(bucket, f'--mode={mode}', **{'eval.protocols': 'toy', 'eval.samples': 16, 'sample.num': 2})
+    assert code == 0 and any(name.startswith(f'bucket/run/{result}') for name in bucket.objects), output
+
+
+WINDOWS = """
+import numpy as np
+from dvd_gan.datasets import sources, window
+from tests.tiny import get_config
+config = get_config()
+config.update_from_flattened_dict(FIELDS)
+source = sources.open_source(config)
+plan = window.plan(config, 0, np.arange(8), source.lengths)
+print('opened', flush=True)
+input()
+print(len(plan.clip), sum(len(frame) for frames in source.encoded(plan) for frame in frames))
+source.read(plan)
+"""
+
+
+def test_a_window_is_one_request_for_its_own_bytes(bucket):
+  code = WINDOWS.replace('FIELDS', repr(SMALL | DATA))
+  env = {**os.environ, **bucket.environment}
+  with subprocess.Popen(
+    [sys.executable, '-c', code], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == 'opened\n'
+    before = len(bucket.log)
+    count, size = map(int, process.communicate('\n', timeout=100)[0].split())
+  reads = [request for request in bucket.log[before:] if request.kind == 'read']
+  assert len(reads) == 2 * count and {request.status for request in reads} == {206}
+  assert size <= sum(request.sent for request in reads) / 2 <= 1.2 * size
+  # The next start maps its copy of the index.
+  assert any('index-train.npy' in request.name for request in bucket.log)
+  before = len(bucket.log)
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=env, input='\n', text=True, check=True, timeout=100)
+  assert not any('index-train' in request.name and request.kind == 'read' for request in bucket.log[before:])
+
+
+@pytest.mark.parametrize(('status', 'exit_code'), [(503, 1), (403, 2)])
+def test_a_launcher_tries_again_only_where_that_may_help(bucket, status, exit_code):
+  bucket.fail_share, bucket.status = 1.0, status
+  try:
+    code, output = program(bucket, '--mode=train')
+  finally:
+    bucket.fail_share, bucket.status = 0.0, 503
+  errors = [line for line in output.splitlines() if line.startswith('error: ')]
+  assert code == exit_code and len(errors) == 1 and 'Traceback' not in output, output
+
+
+def test_an_index_that_cannot_be_read_is_not_built_anew(monkeypatch, tmp_path, capsys):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  built = []
+  monkeypatch.setattr(buckets, 'sizes', lambda paths: [100] * len(paths))
+  monkeypatch.setattr(index, 'build', lambda *args: built.append(args) or index.Index(*np.zeros((4, 1), int), {}))
+  monkeypatch.setattr(index, '_write', lambda *args: None)
+  folder = epath.Path('gs://nowhere/data')
+
+  def load(error):
+    def read_bytes(path):
+      raise error
+
+    monkeypatch.setattr(type(folder), 'read_bytes', read_bytes)
+    index.load(folder, [folder / 'a.tfrecord'], 'train')
+
+  with pytest.raises(tf.errors.AbortedError):
+    load(tf.errors.AbortedError(None, None, 'All 10 retry attempts failed'))
+  assert not built
+  load(FileNotFoundError())
+  assert built and 'indexing 1 files of gs://nowhere/data' in capsys.readouterr().err
+
+
+def test_errors_of_buckets_are_told_apart():
+  from google.api_core import exceptions
+
+  passing = [tf.errors.AbortedError(None, None, ''), exceptions.RetryError('', None), exceptions.ServiceUnavailable('')]
+  passing += [ConnectionResetError(), TimeoutError(), ValueError('ABORTED: All 8 retry attempts failed')]
+  refused = [tf.errors.PermissionDeniedError(None, None, ''), exceptions.Forbidden(''), exceptions.NotFound('')]
+  others = [ValueError('checksum'), OSError(28, 'No space left on device'), PermissionError()]
+  assert all(files.passing(error) and not files.refused(error) for error in passing)
+  assert all(files.refused(error) and not files.passing(error) for error in refused)
+  assert not any(files.passing(error) or files.refused(error) for error in others)
+
+
+def test_a_host_without_tensorflow_refuses_buckets_in_one_line(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow', None)
+  files.check_remote('/local')
+  with pytest.raises(files.UsageError, match='gs://b/run: gs:// paths need TensorFlow'):
+    files.check_remote('gs://b/run')
