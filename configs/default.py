@@ -34,6 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.threads = 0  # decoder threads of training, processes of prepare; 0 for one per core
   data.prefetch = 2  # batches ready ahead of the step
   data.ram_gib = 8.0  # GiB of host memory for batches read ahead; limits data.prefetch
+  data.stage = ''  # local folder to copy a gs:// data set to before training; empty for reading it where it is
   data.cache = ''  # where prepare keeps decoded clips until it is done; empty for beside the data set
   data.file_seconds = 120.0  # of wall clock that prepare, or sample.video, gives to one file
   data.runner = ''  # Beam runner of prepare, DirectRunner or DataflowRunner say; empty for this machine without Beam

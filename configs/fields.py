@@ -107,6 +107,7 @@ RULES = {
   'data.threads': COUNT_OR_0,
   'data.prefetch': COUNT,
   'data.ram_gib': POSITIVE,
+  'data.stage': PATH,
   'data.cache': PATH,
   'data.file_seconds': POSITIVE,
   'data.runner': TEXT,

@@ -40,6 +40,8 @@ def train(config: Any, workdir: epath.Path) -> int:
   """
   run_config.settle(config, workdir)
   source = multihost.in_turn(lambda: sources.open_source(config))
+  if config.data.stage and not source.in_memory:
+    source.stage(config.data.stage)  # on all hosts at once
   run_config.number_classes(config, run_config.padded(config, source.classes))
   stop = StopSignal()
   try:

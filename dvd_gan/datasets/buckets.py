@@ -1,9 +1,19 @@
-"""Reads parts of files in a bucket: the bytes that are asked for and no more. The only file that imports tensorstore."""
+"""Record files in a bucket: the bytes of a window, their sizes, copies on this machine's disk."""
 
+import concurrent.futures
 import functools
+import pathlib
+import shutil
+import time
+import uuid
 from typing import Any
 
 from etils import epath
+
+from dvd_gan.runtime import progress
+from dvd_gan.runtime.errors import UsageError
+
+DOWNLOADS = 8  # at once
 
 
 @functools.cache
@@ -51,3 +61,49 @@ def sizes(paths: list[epath.Path]) -> list[int]:
   if missing:
     raise FileNotFoundError(f'{missing[0]} is not there')
   return [found[str(path)] for path in paths]
+
+
+def stage(paths: list[epath.Path], folder: str) -> list[pathlib.Path]:
+  """Copies gs:// files to a local folder, but for those that are there from an earlier start.
+
+  Args:
+    paths: gs:// files.
+    folder: local; a file's place in it is its bucket and name.
+
+  Returns:
+    The copies, in the order of `paths`.
+
+  Raises:
+    UsageError: if the disk is too small.
+    google.api_core.exceptions.GoogleAPIError: if the bucket does not answer. What has been copied stays.
+  """
+  from google.cloud import storage
+
+  root, client = pathlib.Path(folder).expanduser().absolute(), storage.Client()
+  copies = [root / str(path).removeprefix('gs://') for path in paths]
+  todo = [(path, copy, size) for path, copy, size in zip(paths, copies, sizes(paths), strict=True)
+          if not copy.exists() or copy.stat().st_size != size]  # fmt: skip
+  total, done, begun = sum(size for *_, size in todo), 0, time.monotonic()
+  root.mkdir(parents=True, exist_ok=True)
+  free = shutil.disk_usage(root).free
+  if total > free:
+    raise UsageError(f'data.stage={folder}: {total / 1e9:.1f} GB are to be copied and {free / 1e9:.1f} GB are free')
+  if todo:
+    progress.say(f'copying {len(todo)} of {len(paths)} files to {root}: {total / 1e9:.2f} GB')
+
+  def copy(path: epath.Path, to: pathlib.Path, size: int) -> int:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(f'{to.name}.{uuid.uuid4().hex[:8]}')  # a copy has its name when it is whole
+    storage.Blob.from_string(str(path), client).download_to_filename(str(partial))
+    partial.rename(to)
+    return size
+
+  with concurrent.futures.ThreadPoolExecutor(DOWNLOADS) as pool:
+    said = begun
+    for running in concurrent.futures.as_completed([pool.submit(copy, *one) for one in todo]):
+      done += running.result()
+      if time.monotonic() - said > progress.EVERY_LINE:
+        said = time.monotonic()
+        left = progress.span((said - begun) * (total - done) / done)
+        progress.say(f'copied {done / 1e9:.2f} of {total / 1e9:.2f} GB, {left} left')
+  return copies

@@ -82,7 +82,8 @@ def load(
     found = _read(elsewhere, *about) or (_copy(folder, elsewhere, name) and _read(elsewhere, *about))
   if found:
     return found
-  print(f'indexing {len(files)} files of {folder} ({sizes.sum() / 1e9:.1f} GB are read)', file=sys.stderr, flush=True)
+  if is_remote(folder) or sizes.sum() > PARALLEL_BYTES:
+    print(f'indexing {len(files)} files of {folder} ({sizes.sum() / 1e9:.1f} GB are read)', file=sys.stderr, flush=True)
   index = build(files, video, about[-1], sizes)
   for place in (folder, elsewhere):
     with contextlib.suppress(*errors()):

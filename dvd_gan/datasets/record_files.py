@@ -80,6 +80,11 @@ class Records:
     self.lengths, self.labels = self._frames[self._clips], labels.astype(np.int32)
     self._warned: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
 
+  def stage(self, folder: str) -> None:
+    """Copies the record files, where they are in a bucket, to a local folder, and reads them there; see `buckets.stage`."""
+    if files.is_remote(self.folder):
+      self._paths = buckets.stage(self._paths, folder)
+
   def describe(self) -> str:
     """One line for `--mode=prepare`."""
     rejects = self.folder / 'rejects.jsonl'

@@ -22,6 +22,7 @@ def validate(config: Any) -> None:
     if fields.RULES[name].path:
       files.check_remote(value)
   data, res = config.data, config.data.resolution
+  _require('://' not in data.stage, f'data.stage={data.stage} is not a folder on this machine')
   _require(res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)')
   _validate_networks(config)
   _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')

@@ -14,7 +14,7 @@ from etils import epath
 from dvd_gan.datasets import buckets, index
 from dvd_gan.runtime import files
 from tests.conftest import FAST_COMPILE, ROOT
-from tests.fake_bucket import FakeBucket
+from tests.fake_bucket import Blob, FakeBucket
 from tests.runtime.test_multihost import SMALL, Cluster, process_of, wait_for
 
 # TensorFlow's retries come after milliseconds, and end.
@@ -121,6 +121,43 @@ def test_a_window_is_one_request_for_its_own_bytes(bucket):
   before = len(bucket.log)
   subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=env, input='\n', text=True, check=True, timeout=100)
   assert not any('index-train' in request.name and request.kind == 'read' for request in bucket.log[before:])
+
+
+STAGE = """
+import sys
+from dvd_gan.datasets import buckets
+from etils import epath
+paths = [epath.Path(f'gs://other/set/{name}') for name in ('a', 'b')]
+copies = buckets.stage(paths, sys.argv[1])
+print([copy.read_bytes() for copy in copies])
+"""
+
+
+def test_a_data_set_is_copied_to_the_disk_once(bucket, tmp_path):
+  bucket.objects |= {'other/set/a': Blob(b'first'), 'other/set/b': Blob(b'second')}
+
+  def stage():
+    before = len(bucket.log)
+    command = [sys.executable, '-c', STAGE, str(tmp_path)]
+    env = {**os.environ, **bucket.environment, 'JAX_PLATFORMS': 'cpu'}
+    output = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert output.splitlines()[-1] == "[b'first', b'second']"
+    return output, [request.name for request in bucket.log[before:] if request.kind == 'read']
+
+  output, read = stage()
+  assert 'copying 2 of 2 files' in output and sorted(read) == ['other/set/a', 'other/set/b']
+  (tmp_path / 'other' / 'set' / 'b').write_bytes(b'sec')  # of an earlier data set of that name
+  assert stage()[1] == ['other/set/b'] and stage()[1] == []
+  assert sorted(path.name for path in (tmp_path / 'other' / 'set').iterdir()) == ['a', 'b']
+
+
+def test_a_disk_that_is_too_small_is_refused(monkeypatch, tmp_path):
+  from google.cloud import storage
+
+  monkeypatch.setattr(storage, 'Client', lambda: None)
+  monkeypatch.setattr(buckets, 'sizes', lambda paths: [10**18])
+  with pytest.raises(files.UsageError, match='1000000000.0 GB are to be copied'):
+    buckets.stage([epath.Path('gs://b/a')], str(tmp_path))
 
 
 @pytest.mark.parametrize(('status', 'exit_code'), [(503, 1), (403, 2)])
