@@ -88,7 +88,8 @@ def load(
   for place in (folder, elsewhere):
     with contextlib.suppress(*errors()):
       _write(index, place, name, sizes, video)
-      break
+      if not is_remote(place):
+        break
   return index
 
 
