@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 import sys
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dvd_gan import models, sharding, train_step
+from dvd_gan.datasets import buckets
 from dvd_gan.runtime import checksums, files, multihost
 from dvd_gan.runtime.errors import RunError, UsageError
 
@@ -58,6 +60,11 @@ class Checkpoints:
       )
     except (ValueError, *files.errors()) as error:  # ValueError: tensorstore's
       raise files.failure(error, f'cannot open checkpoints in {self.folder}') from None
+    if files.is_remote(self.folder) and not self._manager.all_steps():
+      # Orbax asks TensorFlow for the folder, which says that it is not there where the bucket does not answer.
+      for step in filter(str.isdigit, buckets.folders(self.folder)):
+        if (self.folder / step / 'commit_success.txt').exists():
+          raise RunError(f'{self.folder} cannot be listed now: it has a checkpoint of step {step}')
 
   def newest(self) -> int | None:
     """The newest step saved, or None."""
@@ -157,7 +164,7 @@ class Checkpoints:
 
     Raises:
       UsageError: if the step is not there or its arrays have other shapes; DamagedError if its files are not what was
-        saved: unreadable, or with other checksums; RunError if its bucket does not answer.
+        saved: unreadable, or with other checksums; RunError if its bucket does not answer or keeps this host out.
     """
     if step not in self.steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {self.steps()}')
@@ -187,9 +194,9 @@ class Checkpoints:
       except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
         cause = error
     # Each host reads its own part.
-    found = multihost.gather('' if cause is None else 'passing' if files.passing(cause) else 'damaged')
+    found = multihost.gather('' if cause is None else 'damaged' if _is_damage(cause) else 'kept away')
     if any(found):
-      kind, what = RunError if 'passing' in found else DamagedError, _line(cause) if cause else 'on another host'
+      kind, what = RunError if 'kept away' in found else DamagedError, _line(cause) if cause else 'on another host'
       raise kind(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
       found = checksums.of(restored[name])
@@ -304,6 +311,14 @@ def warm_up(state: train_step.TrainState) -> None:
 def _named(state: train_step.TrainState) -> dict[str, Any]:
   """The parts of a state by name, without those that its config does not have."""
   return {name: part for name, part in state._asdict().items() if part is not None}
+
+
+def _is_damage(error: Exception) -> bool:
+  """Whether an error of reading a checkpoint is in its files, and not between them and this host."""
+  kept_out = re.search(
+    'PERMISSION_DENIED|UNAUTHENTICATED|PermissionDenied|Forbidden', f'{type(error).__name__} {error}'
+  )
+  return not kept_out and not files.passing(error)
 
 
 def _line(error: Exception) -> str:

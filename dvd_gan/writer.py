@@ -134,10 +134,12 @@ class Writer:
     if self._remote:
       self._pending.append(self._thread.submit(self._flush))
     self._thread.shutdown()
-    for pending in self._pending:
-      pending.result()
-    if self._events:
-      self._events.close()
+    try:
+      for pending in self._pending:
+        pending.result()
+    finally:
+      if self._events:
+        self._events.close()
 
 
 def tag(name: str) -> str:
@@ -180,9 +182,19 @@ def _events(workdir: epath.Path) -> Any:
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')  # they are JAX's
-  events = metric_writers.SummaryWriter(str(workdir))
-  if files.is_remote(workdir):
-    # TensorFlow flushes after ten scalars, as clu has it.
-    options = {'max_queue': 1_000_000, 'flush_millis': 1000 * FLUSH_EVERY}
-    events._summary_writer = tf.summary.create_file_writer(str(workdir), **options)
-  return events
+  if not files.is_remote(workdir):
+    return metric_writers.SummaryWriter(str(workdir))
+
+  class Buffered(metric_writers.SummaryWriter):
+    """Writes at `flush` and `close` alone: TensorFlow flushes after ten scalars and whenever `as_default` ends."""
+
+    def __init__(self):
+      options = {'max_queue': 1_000_000, 'flush_millis': 1000 * FLUSH_EVERY}
+      self._summary_writer = tf.summary.create_file_writer(str(workdir), **options)
+      self.flush, self._summary_writer.flush = self._summary_writer.flush, lambda: None
+
+    def close(self):
+      self.flush()
+      self._summary_writer.close()
+
+  return Buffered()

@@ -1,11 +1,11 @@
 """Record files in a bucket: the bytes of a window, their sizes, copies on this machine's disk."""
 
 import concurrent.futures
+import fcntl
 import functools
 import pathlib
 import shutil
 import time
-import uuid
 from typing import Any
 
 from etils import epath
@@ -14,6 +14,7 @@ from dvd_gan.runtime import progress
 from dvd_gan.runtime.errors import UsageError
 
 DOWNLOADS = 8  # at once
+TIMEOUT = 300  # seconds for a read, attempts included: a connection may be half open
 
 
 @functools.cache
@@ -35,7 +36,7 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
   """
   bucket, _, name = str(path).removeprefix('gs://').partition('/')
   try:
-    found = _bucket(bucket).read(name, byte_range=slice(offset, offset + length)).result()
+    found = _bucket(bucket).read(name, byte_range=slice(offset, offset + length)).result(timeout=TIMEOUT)
   except ValueError as error:  # whatever it is, tensorstore says it in the text alone
     raise OSError(f'{path}: {error}') from None
   if found.state != 'value':
@@ -43,28 +44,59 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
   return found.value
 
 
+@functools.cache
+def _client() -> Any:
+  """Google's client; without credentials, as public data sets need none, anonymous."""
+  from google.auth import exceptions
+  from google.cloud import storage
+
+  try:
+    return storage.Client()
+  except (exceptions.DefaultCredentialsError, OSError):  # OSError: credentials without a project
+    return storage.Client.create_anonymous_client()
+
+
+def _split(path: epath.Path) -> tuple[str, str]:
+  """Bucket of a gs:// folder, and what the names of its files begin with."""
+  bucket, _, name = str(path).removeprefix('gs://').partition('/')
+  return bucket, f'{name}/' if name else ''
+
+
+def folders(folder: epath.Path) -> list[str]:
+  """Names of the folders in a gs:// folder.
+
+  Raises:
+    google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
+  """
+  bucket, prefix = _split(folder)
+  listing = _client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='prefixes,nextPageToken')
+  for _ in listing:
+    continue  # the folders are known when all pages are read
+  return sorted(name.removeprefix(prefix).rstrip('/') for name in listing.prefixes)
+
+
 def sizes(paths: list[epath.Path]) -> list[int]:
   """Bytes of gs:// files, by listing their folders: asking for one after another would take minutes for thousands.
 
   Raises:
-    FileNotFoundError: if one is not there.
+    UsageError: if one is not there.
     google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
   """
-  from google.cloud import storage
-
-  found, client = {}, storage.Client()
+  found = {}
   for folder in {path.parent for path in paths}:
-    bucket, _, name = str(folder).removeprefix('gs://').partition('/')
-    for blob in client.list_blobs(bucket, prefix=f'{name}/', delimiter='/', fields='items(name,size),nextPageToken'):
-      found[f'gs://{bucket}/{blob.name}'] = blob.size
+    bucket, prefix = _split(folder)
+    listing = _client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='items(name,size),nextPageToken')
+    found |= {f'gs://{bucket}/{blob.name}': blob.size for blob in listing}
   missing = [path for path in paths if str(path) not in found]
   if missing:
-    raise FileNotFoundError(f'{missing[0]} is not there')
+    raise UsageError(f'{missing[0]} is not there')
   return [found[str(path)] for path in paths]
 
 
 def stage(paths: list[epath.Path], folder: str) -> list[pathlib.Path]:
   """Copies gs:// files to a local folder, but for those that are there from an earlier start.
+
+  Processes of one host take turns, and the later ones find the copies there.
 
   Args:
     paths: gs:// files.
@@ -77,33 +109,45 @@ def stage(paths: list[epath.Path], folder: str) -> list[pathlib.Path]:
     UsageError: if the disk is too small.
     google.api_core.exceptions.GoogleAPIError: if the bucket does not answer. What has been copied stays.
   """
-  from google.cloud import storage
-
-  root, client = pathlib.Path(folder).expanduser().absolute(), storage.Client()
-  copies = [root / str(path).removeprefix('gs://') for path in paths]
-  todo = [(path, copy, size) for path, copy, size in zip(paths, copies, sizes(paths), strict=True)
-          if not copy.exists() or copy.stat().st_size != size]  # fmt: skip
-  total, done, begun = sum(size for *_, size in todo), 0, time.monotonic()
+  root = pathlib.Path(folder).expanduser().absolute()
   root.mkdir(parents=True, exist_ok=True)
+  with (root / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return _stage(paths, root)
+
+
+def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
+  for partial in root.rglob('*.partial'):  # of a start that was stopped
+    partial.unlink()
+  copies = [root / str(path).removeprefix('gs://') for path in paths]
+  todo = [
+    (path, copy, size)
+    for path, copy, size in zip(paths, copies, sizes(paths), strict=True)
+    if not copy.exists() or copy.stat().st_size != size
+  ]
+  total, done, begun = sum(size for *_, size in todo), 0, time.monotonic()
   free = shutil.disk_usage(root).free
   if total > free:
-    raise UsageError(f'data.stage={folder}: {total / 1e9:.1f} GB are to be copied and {free / 1e9:.1f} GB are free')
+    raise UsageError(f'data.stage={root}: {total / 1e9:.1f} GB are to be copied and {free / 1e9:.1f} GB are free')
   if todo:
     progress.say(f'copying {len(todo)} of {len(paths)} files to {root}: {total / 1e9:.2f} GB')
 
   def copy(path: epath.Path, to: pathlib.Path, size: int) -> int:
     to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f'{to.name}.{uuid.uuid4().hex[:8]}')  # a copy has its name when it is whole
-    storage.Blob.from_string(str(path), client).download_to_filename(str(partial))
+    partial = to.with_name(f'{to.name}.partial')  # a copy has its name when it is whole
+    bucket, _, name = str(path).removeprefix('gs://').partition('/')
+    _client().bucket(bucket).blob(name).download_to_filename(str(partial))
     partial.rename(to)
     return size
 
-  with concurrent.futures.ThreadPoolExecutor(DOWNLOADS) as pool:
-    said = begun
+  pool, said = concurrent.futures.ThreadPoolExecutor(DOWNLOADS), begun
+  try:
     for running in concurrent.futures.as_completed([pool.submit(copy, *one) for one in todo]):
       done += running.result()
       if time.monotonic() - said > progress.EVERY_LINE:
         said = time.monotonic()
         left = progress.span((said - begun) * (total - done) / done)
         progress.say(f'copied {done / 1e9:.2f} of {total / 1e9:.2f} GB, {left} left')
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)  # after an error the others need not be waited for
   return copies

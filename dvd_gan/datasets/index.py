@@ -12,8 +12,8 @@ import multiprocessing
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -76,10 +76,8 @@ def load(
   home = epath.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   elsewhere = home / 'dvd_gan' / 'index' / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
   about = name, sizes, video, tuple(numbers)
-  if not is_remote(folder):
-    found = _read(folder, *about) or _read(elsewhere, *about)
-  else:
-    found = _read(elsewhere, *about) or (_copy(folder, elsewhere, name) and _read(elsewhere, *about))
+  found = _read(folder, *about) if not is_remote(folder) else None
+  found = found or _read(elsewhere, *about) or (_copied(folder, elsewhere, *about) if is_remote(folder) else None)
   if found:
     return found
   if is_remote(folder) or sizes.sum() > PARALLEL_BYTES:
@@ -93,30 +91,50 @@ def load(
   return index
 
 
-def _copy(folder: epath.Path, to: epath.Path, name: str) -> bool:
-  """Copies an index out of a bucket; False if there is none."""
+def _copied(folder: epath.Path, to: epath.Path, name: str, *about: Any) -> Index | None:
+  """The index in a bucket, by a local copy that is mapped, or in memory where there is no room for one; None if none is there."""
   try:
-    for suffix in ('npy', 'npz'):
-      write(to / f'index-{name}.{suffix}', (folder / f'index-{name}.{suffix}').read_bytes())
+    npy, npz = ((folder / f'index-{name}.{suffix}').read_bytes() for suffix in ('npy', 'npz'))
   except FileNotFoundError:
-    return False
-  return True
-
-
-def _read(folder: epath.Path, name: str, sizes: np.ndarray, video: str, numbers: tuple[str, ...]) -> Index | None:
-  """The index in a local folder; None if there is none, or a damaged one (a crash has cut it), or one of other files."""
+    return None
   try:
-    with (folder / f'index-{name}.npz').open('rb') as opened, np.load(opened) as arrays:
-      stored = dict(arrays)
+    write(to / f'index-{name}.npy', npy)
+    write(to / f'index-{name}.npz', npz)
+  except OSError as error:
+    print(f'{to}: {error}; the index is held in memory', file=sys.stderr, flush=True)
+    return _parsed(folder, name, io.BytesIO(npz), lambda: np.load(io.BytesIO(npy)), *about)
+  return _read(to, name, *about)
+
+
+def _read(folder: epath.Path, name: str, *about: Any) -> Index | None:
+  """The index in a local folder; None if there is none, or one that `_parsed` does not take."""
+  npy, npz = (folder / f'index-{name}.{suffix}' for suffix in ('npy', 'npz'))
+  if not (npy.exists() and npz.exists()):
+    return None
+  with npz.open('rb') as opened:
     # Its pages come when they are needed. A plain array, because np.memmap is slow to index.
-    offset = np.asarray(np.load(folder / f'index-{name}.npy', mmap_mode='r'))
+    return _parsed(folder, name, opened, lambda: np.asarray(np.load(npy, mmap_mode='r')), *about)
+
+
+def _parsed(
+  folder: epath.Path,
+  name: str,
+  npz: Any,
+  offset_of: Callable[[], np.ndarray],
+  sizes: np.ndarray,
+  video: str,
+  numbers: tuple[str, ...],
+) -> Index | None:
+  """The index in an open file and an array; None, with a line, if it is damaged (a crash has cut it) or of other files."""
+  try:
+    with np.load(npz) as arrays:
+      stored = dict(arrays)
+    offset = offset_of()
     if not np.array_equal(stored['sizes'], sizes) or stored['video'] != video:
       raise ValueError('it is of other files')
     if len(offset) != stored['first'][-1] or _digest(offset) != stored['digest']:
       raise ValueError('its two files are of different runs')
     values = {number: stored[f'number-{number}'] for number in numbers}
-  except OSError:
-    return None
   except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     print(f'{folder}/index-{name} is not used: {error}', file=sys.stderr, flush=True)
     return None

@@ -50,10 +50,8 @@ def config_name() -> str:
 def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> None:
   try:
     code = program(argv)
-  except UsageError as error:
-    _fail(error)
-  except (RunError, *files.errors()) as error:  # a disk that is full or gone, a bucket
-    _fail(error, code=2 if files.refused(error) else 1)
+  except (UsageError, RunError, *files.errors()) as error:  # the last: a disk that is full or gone, a bucket
+    _fail(error, _code(error))
   except Exception as error:
     multihost.leave(1, error)
   if jax.distributed.is_initialized():
@@ -75,8 +73,8 @@ def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str])
       _fail(f'the config has no field {name}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
   try:
     sys.argv = argv = with_config(argv)  # where ml_collections looks for fields
-  except UsageError as error:
-    _fail(error)
+  except (UsageError, RunError, *files.errors()) as error:
+    _fail(error, _code(error))
   try:
     rest = flags.FLAGS(argv)
     if CONFIG.value is None:
@@ -87,9 +85,17 @@ def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str])
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if not isinstance(error, (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError)):
       lines.insert(0, f'{type(error).__name__} in the config:')
-    _fail(f'--config: {lines[-1]}' if 'Traceback' in lines[0] else ' '.join(' '.join(lines).split()))
+    message = f'--config: {lines[-1]}' if 'Traceback' in lines[0] else ' '.join(' '.join(lines).split())
+    _fail(message, code=1 if files.passing(error) else 2)
+
+
+def _code(error: Exception) -> int:
+  """The exit code: a launcher may try again on 1."""
+  return 2 if isinstance(error, UsageError) or files.refused(error) else 1
 
 
 def _fail(message: object, code: int = 2) -> None:
+  if isinstance(message, Exception) and not isinstance(message, (UsageError, RunError)):
+    message = files.first_line(message)  # TensorFlow appends the answer of the bucket
   print(f'error: {message}', file=sys.stderr)
   multihost.leave(code)

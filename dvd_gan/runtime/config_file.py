@@ -27,6 +27,7 @@ def with_config(argv: list[str]) -> list[str]:
   rest = list(argv)
   if given is None:
     mode = mode or 'train'
+    files.check_remote(workdir or '')
     saved = os.path.join(os.path.expanduser(workdir or ''), run_config.FILE)
     try:
       there = mode in OF_RUNS and workdir and epath.Path(saved).exists()
@@ -57,6 +58,7 @@ def with_config(argv: list[str]) -> list[str]:
 
 def get_config(path: str) -> Any:
   """The config in a run's config.json, over today's defaults; what they no longer have is left out."""
+  files.check_remote(path)
   file = epath.Path(path).expanduser()
   if not file.exists():
     raise UsageError(f'--config={path}: there is no such file')

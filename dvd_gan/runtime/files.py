@@ -21,18 +21,25 @@ def is_remote(path: object) -> bool:
 
 def errors() -> tuple[type[Exception], ...]:
   """What a failing read or write raises: those of TensorFlow and of Google's client, which buckets give, are no OSErrors."""
-  return (OSError, *_named('tensorflow', 'errors.OpError'), *_named('google.api_core.exceptions', 'GoogleAPIError'),
-          *_named('google.auth.exceptions', 'GoogleAuthError'))  # fmt: skip
+  return (
+    OSError,
+    *_named('tensorflow', 'errors.OpError'),
+    *_named('google.api_core.exceptions', 'GoogleAPIError'),
+    *_named('google.auth.exceptions', 'GoogleAuthError'),
+    *_named('google.cloud.storage.exceptions', 'DataCorruption', 'InvalidResponse'),
+  )
 
 
 def refused(error: Exception) -> bool:
-  """Whether a bucket has said no: what is asked for is not there, or not for this account. Asking again will not help."""
+  """Whether a bucket has said no: what is asked for is not there, or not for this account. Asking again will not help.
+
+  401 is no refusal: a TPU VM whose metadata server does not answer for a moment has no token.
+  """
   kinds = [
-    *_named('tensorflow', *(f'errors.{name}Error' for name in ('NotFound', 'PermissionDenied', 'Unauthenticated')))
+    *_named('tensorflow', *(f'errors.{name}Error' for name in ('NotFound', 'PermissionDenied', 'InvalidArgument')))
   ]
-  kinds += _named('google.api_core.exceptions', 'NotFound', 'Forbidden', 'Unauthorized')
-  kinds += _named('google.auth.exceptions', 'DefaultCredentialsError', 'InvalidOperation')
-  return isinstance(error, tuple(kinds))
+  kinds += _named('google.api_core.exceptions', 'NotFound', 'Forbidden', 'BadRequest')
+  return isinstance(error, tuple(kinds)) and not re.search('response code 401', str(error))
 
 
 def passing(error: Exception) -> bool:
@@ -42,10 +49,16 @@ def passing(error: Exception) -> bool:
   them, by which orbax reads and writes, says what went wrong only in the text of a ValueError.
   """
   if isinstance(error, ValueError) and not isinstance(error, errors()):
-    return bool(re.search('ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|retry attempts failed', str(error)))
+    words = 'ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|code=.?401|retry attempts failed'
+    return bool(re.search(words, str(error)))
   network = (ConnectionError, TimeoutError, *_named('requests.exceptions', 'RequestException'))
   local = isinstance(error, OSError) and not isinstance(error, network)
   return isinstance(error, errors()) and not local and not refused(error)
+
+
+def first_line(error: Exception) -> str:
+  """The first line of an error's message, else its name."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def failure(error: Exception, message: str) -> UsageError | RunError:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dvd_gan import sharding
+from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import RunError, UsageError
 
 PATIENCE = 7 * 24 * 3600  # seconds
@@ -44,8 +45,9 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
     try:
       jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
     except Exception as error:
-      if on_tpu:  # its metadata server names the hosts, and may answer 503
-        raise RunError(f'this TPU VM cannot find the hosts of its slice: {error}') from None
+      if on_tpu and 'TPU_SKIP_MDS_QUERY' not in os.environ:  # the metadata server names the hosts; it may answer 503
+        message = 'this TPU VM cannot find the hosts of its slice (--coordinator names them)'
+        raise RunError(f'{message}: {files.first_line(error)}') from None
       if not isinstance(error, ValueError):
         raise
       if 'coordinator_address' not in str(error):  # there is a cluster around, but it cannot be made out

@@ -35,10 +35,10 @@ def bucket(tmp_path_factory):
     yield bucket
 
 
-def program(bucket, *flags, **fields):
-  """Runs dvd_gan.main on the tiny config; (exit code, what it printed)."""
+def program(bucket, *flags, config=True, **fields):
+  """Runs dvd_gan.main on the tiny config, or on that of the run; (exit code, what it printed)."""
   flags += tuple(f'--config.{field}={value}' for field, value in (SMALL | DATA | fields).items())
-  command = [sys.executable, '-m', 'dvd_gan.main', f'--workdir={RUN}', '--config=tests/tiny.py', *flags]
+  command = [sys.executable, '-m', 'dvd_gan.main', f'--workdir={RUN}', *['--config=tests/tiny.py'] * config, *flags]
   env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE, **bucket.environment}
   done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
   return done.returncode, done.stdout + done.stderr
@@ -83,6 +83,8 @@ def test_two_hosts_train_in_a_bucket_that_fails_now_and_then_and_lose_nothing(bu
   # Steps are logged one by one, but uploaded at checkpoints: at the start, at each checkpoint, at the end.
   uploads = [request.name for request in bucket.log[before:] if request.kind == 'upload' and request.status == 200]
   assert uploads.count('bucket/run/metrics.jsonl') <= 4
+  events = [name for name in uploads if 'events.out.tfevents' in name]
+  assert 1 <= len(events) <= 5 and len(set(events)) == 1
   bucket.fail_share = 0.0
   for mode, result in (('sample', 'samples/'), ('evaluate', 'eval/toy-')):
     code, output = program(bucket, f'--mode={mode}', **{'eval.protocols': 'toy', 'eval.samples': 16, 'sample.num': 2})
@@ -147,24 +149,24 @@ def test_a_data_set_is_copied_to_the_disk_once(bucket, tmp_path):
   output, read = stage()
   assert 'copying 2 of 2 files' in output and sorted(read) == ['other/set/a', 'other/set/b']
   (tmp_path / 'other' / 'set' / 'b').write_bytes(b'sec')  # of an earlier data set of that name
+  (tmp_path / 'other' / 'set' / 'b.partial').write_bytes(b's')  # of a start that was stopped
   assert stage()[1] == ['other/set/b'] and stage()[1] == []
   assert sorted(path.name for path in (tmp_path / 'other' / 'set').iterdir()) == ['a', 'b']
 
 
 def test_a_disk_that_is_too_small_is_refused(monkeypatch, tmp_path):
-  from google.cloud import storage
-
-  monkeypatch.setattr(storage, 'Client', lambda: None)
   monkeypatch.setattr(buckets, 'sizes', lambda paths: [10**18])
   with pytest.raises(files.UsageError, match='1000000000.0 GB are to be copied'):
     buckets.stage([epath.Path('gs://b/a')], str(tmp_path))
 
 
-@pytest.mark.parametrize(('status', 'exit_code'), [(503, 1), (403, 2)])
-def test_a_launcher_tries_again_only_where_that_may_help(bucket, status, exit_code):
+@pytest.mark.parametrize(
+  ('status', 'exit_code', 'config'), [(503, 1, True), (503, 1, False), (401, 1, True), (403, 2, True), (403, 2, False)]
+)
+def test_a_launcher_tries_again_only_where_that_may_help(bucket, status, exit_code, config):
   bucket.fail_share, bucket.status = 1.0, status
   try:
-    code, output = program(bucket, '--mode=train')
+    code, output = program(bucket, '--mode=train', config=config)
   finally:
     bucket.fail_share, bucket.status = 0.0, 503
   errors = [line for line in output.splitlines() if line.startswith('error: ')]
@@ -198,6 +200,7 @@ def test_errors_of_buckets_are_told_apart():
 
   passing = [tf.errors.AbortedError(None, None, ''), exceptions.RetryError('', None), exceptions.ServiceUnavailable('')]
   passing += [ConnectionResetError(), TimeoutError(), ValueError('ABORTED: All 8 retry attempts failed')]
+  passing += [tf.errors.PermissionDeniedError(None, None, 'HTTP response code 401'), exceptions.Unauthorized('')]
   refused = [tf.errors.PermissionDeniedError(None, None, ''), exceptions.Forbidden(''), exceptions.NotFound('')]
   others = [ValueError('checksum'), OSError(28, 'No space left on device'), PermissionError()]
   assert all(files.passing(error) and not files.refused(error) for error in passing)
