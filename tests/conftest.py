@@ -40,6 +40,9 @@ def random_batch(config, seed=0):
   }
 
 
+PACE = ('steps_per_s', 'clips_per_s', 'input_wait')  # of metrics.jsonl: what the clock decides
+
+
 class Step(NamedTuple):
   """The tiny config's train step on some devices, compiled; it donates its state, so `fresh` makes a new one."""
 

@@ -16,9 +16,7 @@ from dvd_gan.datasets import record_files
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 from dvd_gan.runtime.progress import Steps
-from tests.conftest import FAST_COMPILE, ROOT
-
-PACE = ('steps_per_s', 'clips_per_s', 'input_wait')
+from tests.conftest import FAST_COMPILE, PACE, ROOT
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from etils import epath
 
 from dvd_gan import checkpoint, evaluate, prediction, sharding
-from tests.conftest import FAST_COMPILE, ROOT, tiny_config
+from tests.conftest import FAST_COMPILE, PACE, ROOT, tiny_config
 
 SMALL = {
   'data.resolution': 8,
@@ -146,8 +146,8 @@ def test_processes_are_one_run(cluster):
   parts, whole = lines(workdir), lines(cluster.folder / 'whole')
   assert [line['step'] for line in parts] == [line['step'] for line in whole] == list(range(1, stopped + 2))
   for one, other in zip(parts, whole, strict=True):
-    for name, value in one.items():
-      assert value == pytest.approx(other[name], rel=1e-3, abs=1e-4), (one['step'], name)
+    for name in one.keys() - set(PACE):
+      assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), (one['step'], name)
   emas = (ema_of(cluster.folder / name, stopped + 1) for name in ('parts', 'whole'))
   jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), *emas)
 
