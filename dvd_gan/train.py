@@ -81,7 +81,6 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   if config.train.decay_start >= last_step:
     say(f'train.decay_start={config.train.decay_start} is not below train.steps: the learning rates stay as they are')
   announcement.announce(config, workdir, mesh, state, source)
-  writer.describe(first_step, validation.listing(config), announcement.networks(state))
   if first_step:
     say(f'resuming {workdir} at step {first_step}')
 
@@ -103,6 +102,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         shown = progress.Steps(step, last_step, clips_per_step, coming)  # the rate leaves compilation out
         cleanup.callback(shown.close)
         batches.waited = 0.0
+        # Only now: it imports TensorFlow, and the hosts should be done with compiling at the same time.
+        writer.describe(first_step, validation.listing(config), announcement.networks(state))
       check_finite(previous, step - 1, checkpoints)  # one step late, so that the device never waits for the host
       stopping = stop_anywhere(bool(stop)) and step < last_step
       due = due_at(config.train, step, stopping)
