@@ -196,7 +196,10 @@ class Checkpoints:
     # Each host reads its own part.
     found = multihost.gather('' if cause is None else 'damaged' if _is_damage(cause) else 'kept away')
     if any(found):
-      kind, what = RunError if 'kept away' in found else DamagedError, _line(cause) if cause else 'on another host'
+      kind, what = (
+        RunError if 'kept away' in found else DamagedError,
+        files.first_line(cause) if cause else 'on another host',
+      )
       raise kind(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
       found = checksums.of(restored[name])
@@ -254,7 +257,7 @@ class Checkpoints:
   def _unwritten(self, error: Exception) -> RunError:
     steps = self.steps()
     newest = f'the newest is {steps[-1]}' if steps else 'there is none'
-    return RunError(f'cannot write a checkpoint to {self.folder}: {_line(error)}; {newest}')
+    return RunError(f'cannot write a checkpoint to {self.folder}: {files.first_line(error)}; {newest}')
 
 
 class _Marked:
@@ -319,7 +322,3 @@ def _is_damage(error: Exception) -> bool:
     'PERMISSION_DENIED|UNAUTHENTICATED|PermissionDenied|Forbidden', f'{type(error).__name__} {error}'
   )
   return not kept_out and not files.passing(error)
-
-
-def _line(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0]

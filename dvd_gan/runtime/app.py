@@ -96,6 +96,6 @@ def _code(error: Exception) -> int:
 
 def _fail(message: object, code: int = 2) -> None:
   if isinstance(message, Exception) and not isinstance(message, (UsageError, RunError)):
-    message = files.first_line(message)  # TensorFlow appends the answer of the bucket
+    message = files.first_line(message)[:300]  # TensorFlow appends the answer of the bucket
   print(f'error: {message}', file=sys.stderr)
   multihost.leave(code)

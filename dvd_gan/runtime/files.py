@@ -58,13 +58,13 @@ def passing(error: Exception) -> bool:
 
 def first_line(error: Exception) -> str:
   """The first line of an error's message, else its name."""
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def failure(error: Exception, message: str) -> UsageError | RunError:
   """The error that ends the program with one line: a mistake of the user's, but where a launcher may try again."""
   return (RunError if passing(error) else UsageError)(
-    f'{message}: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}'
+    f'{message}: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
   )
 
 
