@@ -92,10 +92,15 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
     for step in range(first_step + 1, last_step + 1):
       batch, previous = next(batches), metrics
       first = step == first_step + 1
-      with trace(step), announcement.compiling(config, mesh) if first else contextlib.nullcontext():
+      if first:
+        with announcement.compiling(config, mesh):
+          step_fn = step_fn.lower(state, batch, seed_key).compile()
+        multihost.gather()  # a host that still compiles would keep the others waiting in the middle of a step
+      with trace(step):
         state, metrics = step_fn(state, batch, seed_key)
       if first:
         warm_up(config, state, metrics, context)
+        multihost.gather()
         stop_anywhere(False)
         stop.nothing_to_save = False
         coming = {'samples': config.train.sample_every, 'checkpoint': config.train.checkpoint_every, 'end': last_step}
