@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from dvd_gan.runtime import progress
+from dvd_gan.runtime import files, progress
 from dvd_gan.runtime.errors import UsageError
 
 DOWNLOADS = 8  # at once
@@ -44,32 +44,14 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
   return found.value
 
 
-@functools.cache
-def _client() -> Any:
-  """Google's client; without credentials, as public data sets need none, anonymous."""
-  from google.auth import exceptions
-  from google.cloud import storage
-
-  try:
-    return storage.Client()
-  except (exceptions.DefaultCredentialsError, OSError):  # OSError: credentials without a project
-    return storage.Client.create_anonymous_client()
-
-
-def _split(path: epath.Path) -> tuple[str, str]:
-  """Bucket of a gs:// folder, and what the names of its files begin with."""
-  bucket, _, name = str(path).removeprefix('gs://').partition('/')
-  return bucket, f'{name}/' if name else ''
-
-
 def folders(folder: epath.Path) -> list[str]:
   """Names of the folders in a gs:// folder.
 
   Raises:
     google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
   """
-  bucket, prefix = _split(folder)
-  listing = _client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='prefixes,nextPageToken')
+  bucket, prefix = files.bucket_and_prefix(folder)
+  listing = files.client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='prefixes,nextPageToken')
   for _ in listing:
     continue  # the folders are known when all pages are read
   return sorted(name.removeprefix(prefix).rstrip('/') for name in listing.prefixes)
@@ -84,8 +66,8 @@ def sizes(paths: list[epath.Path]) -> list[int]:
   """
   found = {}
   for folder in {path.parent for path in paths}:
-    bucket, prefix = _split(folder)
-    listing = _client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='items(name,size),nextPageToken')
+    bucket, prefix = files.bucket_and_prefix(folder)
+    listing = files.client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='items(name,size),nextPageToken')
     found |= {f'gs://{bucket}/{blob.name}': blob.size for blob in listing}
   missing = [path for path in paths if str(path) not in found]
   if missing:
@@ -136,7 +118,7 @@ def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f'{to.name}.partial')  # a copy has its name when it is whole
     bucket, _, name = str(path).removeprefix('gs://').partition('/')
-    _client().bucket(bucket).blob(name).download_to_filename(str(partial))
+    files.client().bucket(bucket).blob(name).download_to_filename(str(partial))
     partial.rename(to)
     return size
 

@@ -139,7 +139,7 @@ def folder(config: Any, frames: int) -> VideoSet:
     UsageError: if there are none; where its turn comes, if one cannot be read or is too short.
   """
   root = epath.Path(config.eval.videos).expanduser()
-  if not root.is_dir():
+  if not files.is_folder(root):
     raise UsageError(f'eval.videos={config.eval.videos} is not a folder')
   names = sorted(path for path in files.walk(root) if path.lower().endswith(SUFFIXES))
   if not names:

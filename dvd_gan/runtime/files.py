@@ -1,6 +1,7 @@
 """Files and folders, local or in a bucket, where epath alone is not enough."""
 
 import contextlib
+import functools
 import importlib.util
 import operator
 import os
@@ -8,6 +9,7 @@ import re
 import sys
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -134,6 +136,36 @@ def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
       lock.unlink(missing_ok=True)
 
 
+def is_folder(path: epath.Path) -> bool:
+  """Whether a folder is there. (epath says that it is not where the bucket does not answer.)
+
+  Raises:
+    google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
+  """
+  if not is_remote(path):
+    return path.is_dir()
+  bucket, prefix = bucket_and_prefix(path)
+  return any(client().list_blobs(bucket, prefix=prefix, max_results=1, fields='items(name)'))
+
+
+@functools.cache
+def client() -> Any:
+  """Google's client of buckets; without credentials, as public data sets need none, anonymous."""
+  from google.auth import exceptions
+  from google.cloud import storage
+
+  try:
+    return storage.Client()
+  except (exceptions.DefaultCredentialsError, OSError):  # OSError: credentials without a project
+    return storage.Client.create_anonymous_client()
+
+
+def bucket_and_prefix(folder: object) -> tuple[str, str]:
+  """Bucket of a gs:// folder, and what the names of its files begin with."""
+  bucket, _, name = str(folder).removeprefix('gs://').rstrip('/').partition('/')
+  return bucket, f'{name}/' if name else ''
+
+
 def is_junk(path: str) -> bool:
   """Whether a relative path is litter: ._* of macOS archives, .Trash and the like of file managers."""
   return any(part.startswith('.') and part != '.' for part in path.split('/'))
@@ -146,7 +178,10 @@ def walk(root: epath.Path) -> list[str]:
   also where it lies hidden, or has no suffix and the link has.
   """
   if is_remote(root):
-    return sorted(path for path in _walk_remote(str(root).rstrip('/'), '') if not is_junk(path))
+    bucket, prefix = bucket_and_prefix(root)
+    listing = client().list_blobs(bucket, prefix=prefix, fields='items(name),nextPageToken')
+    names = (blob.name.removeprefix(prefix) for blob in listing)
+    return sorted(name for name in names if name and not name.endswith('/') and not is_junk(name))
   found, links, seen = {}, [str(root)], set()
   while links:
     link = links.pop(0)
@@ -188,14 +223,3 @@ def _tree(root: str, found: dict[str, str], seen: set[str]) -> list[str]:
 def printable(path: object) -> str:
   """A path as text: bytes of its name that are not UTF-8 become \\xNN."""
   return str(path).encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
-
-
-def _walk_remote(root: str, below: str):
-  """By listings alone: asking a bucket whether each name is a folder takes hours for half a million."""
-  import tensorflow as tf
-
-  for name in tf.io.gfile.listdir(f'{root}/{below}'):
-    if name.endswith('/'):
-      yield from _walk_remote(root, below + name)
-    else:
-      yield below + name

@@ -157,6 +157,22 @@ def test_a_data_set_is_copied_to_the_disk_once(bucket, tmp_path):
   assert sorted(path.name for path in (tmp_path / 'other' / 'set').iterdir()) == ['a', 'b']
 
 
+def test_a_folder_of_a_bucket_is_listed_and_never_taken_for_missing(bucket, monkeypatch):
+  for name, value in bucket.environment.items():
+    monkeypatch.setenv(name, value)
+  files.client.cache_clear()
+  bucket.objects |= {f'other/films/{name}': Blob(b'') for name in ('', 'b/', 'b/1.mp4', 'a.mp4', '.DS_Store')}
+  films = epath.Path('gs://other/films')
+  assert files.is_folder(films) and files.walk(films) == ['a.mp4', 'b/1.mp4']
+  assert not files.is_folder(epath.Path('gs://other/film'))
+  monkeypatch.setattr(bucket, 'fail_share', 1.0)
+  monkeypatch.setattr(bucket, 'status', 401)
+  with pytest.raises(files.errors()) as raised:
+    files.is_folder(films)
+  assert files.passing(raised.value)
+  files.client.cache_clear()
+
+
 def test_a_disk_that_is_too_small_is_refused(monkeypatch, tmp_path):
   monkeypatch.setattr(buckets, 'sizes', lambda paths: [10**18])
   with pytest.raises(files.UsageError, match='1000000000.0 GB are to be copied'):

@@ -51,7 +51,7 @@ class Kinetics600(VideoBuilder):
 
   def sources(self) -> dict[str, list[Source]]:
     root = epath.Path(self.source).expanduser()
-    if not root.is_dir():
+    if not files.is_folder(root):
       raise UsageError(f'data.source={self.source} is not a folder')
     paths = files.walk(root)
     notes = _annotations(root, paths)

@@ -44,7 +44,7 @@ class Ucf101Clips(VideoBuilder):
     root = epath.Path(self.source).expanduser()
     if root.suffix.lower() == '.zip' and root.exists():
       root, paths = root.parent, [root]
-    elif root.is_dir():
+    elif files.is_folder(root):
       paths = [root / path for path in files.walk(root)]
     else:
       raise UsageError(f'data.source={self.source} is neither a folder nor a .zip')

@@ -42,7 +42,7 @@ def make_config(config: Any) -> VideoFolderConfig:
   if not data.source:
     raise UsageError('data.name=video_folder needs data.source=FOLDER, with one subfolder of videos per class')
   root = _root(data.source)
-  if not root.is_dir():
+  if not files.is_folder(root):
     raise UsageError(f'data.source={data.source} is not a folder')
   paths = files.walk(root)
   videos = [path for path in paths if path.lower().endswith(SUFFIXES)]
