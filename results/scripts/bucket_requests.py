@@ -11,6 +11,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tempfile
 
 import measured  # beside this script
 
@@ -27,7 +28,7 @@ def run(clone: str) -> dict[str, float | str]:
   """Trains in a bucket of its own; what the run asked of it after its data set had been prepared."""
   sys.path.append(str(measured.ROOT))
   with importlib.import_module('tests.fake_bucket').FakeBucket() as bucket:
-    cache = f'{clone}/.cache_of_bucket_py'
+    cache = tempfile.mkdtemp()
     env = os.environ | bucket.environment | {'PYTHONPATH': clone, 'JAX_PLATFORMS': 'cpu', 'XDG_CACHE_HOME': cache}
     flags = [f'--config.{field}={value}' for field, value in FIELDS.items()]
 
