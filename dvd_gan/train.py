@@ -17,10 +17,12 @@ from dvd_gan.datasets import evaluation_windows, input_pipeline, sources
 from dvd_gan.datasets.evaluation_windows import Clips
 from dvd_gan.runtime import announcement, backend, files, multihost, progress, run_config, validation
 from dvd_gan.runtime.errors import PREEMPTED, RunError, UsageError
-from dvd_gan.runtime.preemption import StopSignal
+from dvd_gan.runtime.preemption import Notices, StopSignal
 from dvd_gan.runtime.progress import say
 from dvd_gan.runtime.trace import Trace
 from dvd_gan.writer import Writer, logged
+
+SAVE, STOP = 1, 2  # what the hosts agree upon at each step
 
 
 class NonFiniteError(RunError):
@@ -76,7 +78,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   step_fn = train_step.jitted(spec, mesh, state)
   # Laid on the mesh like the state, so that the compiled step has one placement for both.
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
-  stop_anywhere = multihost.AnyOf(mesh)
+  anywhere, notices = multihost.Largest(mesh), Notices()
   trace = Trace(workdir, config.train.profile_steps)
   if config.train.decay_start >= last_step:
     say(f'train.decay_start={config.train.decay_start} is not below train.steps: the learning rates stay as they are')
@@ -86,7 +88,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
 
   metrics, stopping = None, False
   with contextlib.ExitStack() as cleanup:
-    for end in (trace.close, batches.close, writer.close, checkpoints.close):
+    for end in (notices.close, trace.close, batches.close, writer.close, checkpoints.close):
       cleanup.callback(end)  # in reverse, each also where another fails
     stop.nothing_to_save = first_step < last_step
     for step in range(first_step + 1, last_step + 1):
@@ -101,7 +103,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
       if first:
         warm_up(config, state, metrics, context)
         multihost.gather()
-        stop_anywhere(False)
+        anywhere(0)
         stop.nothing_to_save = False
         coming = {'samples': config.train.sample_every, 'checkpoint': config.train.checkpoint_every, 'end': last_step}
         shown = progress.Steps(step, last_step, clips_per_step, coming)  # the rate leaves compilation out
@@ -110,8 +112,9 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         # Only now: it imports TensorFlow, and the hosts should be done with compiling at the same time.
         writer.describe(first_step, validation.listing(config), announcement.networks(state))
       check_finite(previous, step - 1, checkpoints)  # one step late, so that the device never waits for the host
-      stopping = stop_anywhere(bool(stop)) and step < last_step
-      due = due_at(config.train, step, stopping)
+      asked = anywhere(STOP if stop else SAVE if notices.take() else 0) if step < last_step else 0
+      stopping = asked == STOP
+      due = due_at(config.train, step, asked > 0)
       if due.log:
         check_finite(metrics, step, checkpoints)
       if due.save or due.sample:
@@ -120,8 +123,10 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
       if due.log:
         found = jax.device_get(metrics) | (samples.metrics if samples else {}) | shown.pace(step, batches.waited)
         log(step, found, writer, watch, checkpoints)
-      if stopping:
+      if asked:
         checkpoints.save(step, state)
+        if asked == SAVE:
+          say(f'saving at step {step}: a host will be preempted or stopped for maintenance')
       elif due.save:
         statistics = sampling.statistics_size(config)
         checkpoints.save(step, state, samples.standing, best_metric(config, metrics), statistics)
@@ -150,17 +155,17 @@ class Due(NamedTuple):
   statistics: bool  # standing statistics, which samples and checkpoints need
 
 
-def due_at(train_config: Any, step: int, stopping: bool) -> Due:
-  """What step number `step` ends with. The step that training stops at is saved without statistics and samples.
+def due_at(train_config: Any, step: int, hurried: bool) -> Due:
+  """What step number `step` ends with. A step that a signal or a notice wants saved has no statistics and samples.
 
   The grace period of a preemption may be short; `--mode=sample` computes the missing statistics.
   """
-  last = stopping or step == train_config.steps
+  last = hurried or step == train_config.steps
   save = last or step % train_config.checkpoint_every == 0
-  sample_every = 0 if stopping else train_config.sample_every
+  sample_every = 0 if hurried else train_config.sample_every
   sample = sample_every > 0 and (last or step % sample_every == 0)
   log = save or sample or step % train_config.log_every == 0
-  return Due(log, save, sample, statistics=(save or sample) and not stopping)
+  return Due(log, save, sample, statistics=(save or sample) and not hurried)
 
 
 def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, checkpoints: Checkpoints) -> None:

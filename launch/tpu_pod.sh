@@ -5,6 +5,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/tpu_types.sh
 source "$here/tpu_types.sh"
+# shellcheck source=launch/tpu_slice.sh
+source "$here/tpu_slice.sh"
 # shellcheck source=launch/tpu_babysit.sh
 source "$here/tpu_babysit.sh"
 
@@ -37,11 +39,19 @@ bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
   --allow-dirty     setup: leaves out what is not committed
   --dry-run         prints the commands and runs none
 
-  TPU_CREATE_FLAGS  more flags for gcloud's create, such as --network=NET --service-account=NAME
-  TPU_SSH_FLAGS     more flags for gcloud's ssh and scp: --internal-ip, or --tunnel-through-iap
+  --create-flag=F   one more flag for gcloud's create, such as --network=NET; may be given again
+  --ssh-flag=F      one more flag for gcloud's ssh and scp (--internal-ip, --tunnel-through-iap), or for ssh and scp
+                    themselves (-oPort=22); may be given again
+  --alpha           gcloud's alpha commands, for flags that only they have (--create-flag=--autocheckpoint-enabled)
+  --shared-workdir  run, babysit: the local --workdir is a disk that outlives the slice and that all VMs share
+
+  TPU_CREATE_FLAGS, TPU_SSH_FLAGS   the same, several in one, between spaces
   POLL_SECONDS      between two looks, 30
   babysit: BACKOFF_SECONDS 10, doubled up to BACKOFF_MAX 600; MAX_CRASHES 5, in a row and without a new step;
-           GRACE_SECONDS 300, for the other VMs to end by themselves once one has
+           GRACE_SECONDS 300, for the other VMs to end by themselves once one has;
+           STALL_SECONDS without a new step: it hangs (1800, or ten times its longest pause so far), or START_SECONDS
+           7200 without a new line before the first one; UNREACHABLE_SECONDS 900 without an answer from a VM, MAINTENANCE_SECONDS 7200 of
+           maintenance: the slice is made anew; STOCKOUT_SECONDS 1800 before the next request where there is no capacity
 
 Exit codes: 0 done, 2 a mistake told in one line, 42 (babysit) somebody else's stop, 1 anything else.
 END
@@ -69,53 +79,6 @@ call() {  # runs a command, or only prints it
 
 say() { [[ $dry_run ]] || echo "$1"; }
 
-queued() { call gcloud compute tpus queued-resources "$1" "$name" "${@:2}" "${where[@]}"; }
-tpu_vm() { call gcloud "${track[@]}" compute tpus tpu-vm "$@" "${where[@]}" "${ssh_flags[@]}"; }
-
-state() {  # of the queued resource, or NONE
-  local found
-  if found=$(queued describe --format='value(state.state)' 2>"$errors"); then
-    echo "${found:-NONE}"
-  elif grep -q NOT_FOUND "$errors"; then
-    echo NONE
-  else
-    cat "$errors" >&2
-    return 1
-  fi
-}
-
-on() {  # on WORKER COMMAND, a number or all; what gcloud and ssh say is only of interest where it failed
-  # Never a list of workers, which can lose a failure, and no --output-directory, which is broken (gcloud 528).
-  if ! tpu_vm ssh "$name" --worker="$1" --command="$2" </dev/null 2>"$errors"; then
-    cat "$errors" >&2
-    return 1
-  fi
-}
-
-script=dvd_gan_pod/current/launch/tpu_worker.sh
-collect() {  # a line for each VM, as tpu_worker.sh's status says it
-  on all "if [ -e $script ]; then bash $script status $commit; else echo \"\${HOSTNAME##*-w-}|0|never||||||\"; fi" | sort -n
-}
-
-alive_on() {  # the VMs that are running in what collect said
-  awk -F'|' '$3 == "running" { printf "%s%s", sep, $1; sep = "," }' <<<"$1"
-}
-
-set_up() { ! grep -qv '^[^|]*|1|' <<<"$1"; }  # whether all VMs have this commit, in what collect said
-
-show() {  # what collect said, for people
-  local number state code run asked text
-  while IFS='|' read -r number _ state code run asked _ text; do
-    case $state in
-      never) state='never started' ;;
-      exited) state="exited with code $code" ;;
-      died) state='died without an exit code' ;;
-    esac
-    [[ $asked != 1 ]] || state+=' (stop asked for)'
-    echo "worker $number: $state${run:+, run $run}${text:+: $text}"
-  done <<<"$1"
-}
-
 cmd_create() {
   local found deadline=$((SECONDS + timeout))
   found=$(state)
@@ -126,33 +89,40 @@ cmd_create() {
   done
   case $found in
     NONE) ;;
-    SUSPENDED | FAILED)
+    SUSPENDED | FAILED | PREEMPTED | TERMINATED)
+      [[ $found != FAILED ]] || found="FAILED ($(reason))"
       echo "$name is $found, which is final: deleting it"
       queued delete --force --quiet
       ;;
     *)
+      check_same
       echo "$name is there: $found"
       return
       ;;
   esac
+  check_zone
   queued create --node-id="$name" --accelerator-type="$type" --runtime-version="$image" \
     "${spot[@]}" "${create_flags[@]}"
   say "$name: asked for $type ($vms VMs)"
+  [[ " ${create_flags[*]} " != *" --internal-ips "* ]] ||
+    say "without external addresses setup needs Cloud NAT, for it installs packages"
 }
 
 cmd_wait() {
-  local found last='' deadline=$((SECONDS + timeout))
+  local found last='' since=$SECONDS deadline=$((SECONDS + timeout))
   while :; do
     # The first look fails for a reason that will not go away; a later one may.
     found=$(state) || { [[ $last ]] || exit 1; found=$last; }
     [[ ! $dry_run ]] || return 0
-    [[ $found == "$last" ]] || echo "$name: $found"
+    [[ $found == "$last" ]] || { echo "$name: $found"; since=$SECONDS; }
     last=$found
     case $found in
       ACTIVE) return ;;
       NONE) fail "$name: there is none; create it first" ;;
-      FAILED | SUSPENDED | SUSPENDING | DELETING) fail "$name will not come: $found" ;;
+      FAILED) fail "$name will not come: FAILED: $(reason)" ;;
     esac
+    ! is_lost "$found" || fail "$name will not come: $found"
+    ! is_ill "$found" || ((SECONDS - since < $(patience "$found"))) || fail "$name has been $found for $((SECONDS - since)) s"
     ((SECONDS < deadline)) || fail "$name is still $found after $timeout s"
     sleep "$poll"
   done
@@ -181,19 +151,35 @@ bash dvd_gan_worker.sh setup $commit $date" || fail "setup failed; what is done 
   say "$commit is set up on all VMs"
 }
 
+check_workdir() {
+  local flag before='' workdir=''
+  for flag in "${rest[@]}"; do
+    [[ $flag != --workdir=* ]] || workdir=${flag#*=}
+    [[ $before != --workdir ]] || workdir=$flag
+    before=$flag
+  done
+  [[ ! $workdir || $workdir == gs://* || $shared ]] || usage "--workdir=$workdir is lost with the VMs: take a gs:// path; \
+with --shared-workdir it is a disk that outlives them and that all share"
+}
+
 cmd_run() {
-  local lines alive run
+  local lines alive silent run
   ((${#rest[@]})) || usage "flags of dvd_gan.main are needed: run -- --mode=train --config=... --workdir=gs://..."
+  check_workdir
   lines=$(collect)
-  alive=$(alive_on "$lines")
+  silent=$(vms_that_are unreachable "$lines")
+  [[ ! $silent ]] || fail "worker $silent does not answer"
+  alive=$(vms_that_are running "$lines")
   [[ ! $alive ]] || usage "a run is alive on worker $alive; stop it first"
   [[ $dry_run ]] || set_up "$lines" || usage "$commit is not set up on all VMs; setup first"
-  # Made here, once: a request that ssh repeats is known by it.
-  run=$(date -u +%Y%m%d-%H%M%S)-$$-$(flags_sum)
+  # Made once: a request that ssh repeats is known by it, and babysit knows its run.
+  run=${TPU_RUN:-$(new_run)}
   on all "bash $script start $run $(quoted "${rest[@]}")" ||
     fail "not started on every VM: see status, then stop --force and run again"
   say "run $run is alive on all VMs"
 }
+
+new_run() { echo "$(date -u +%Y%m%d-%H%M%S)-$$-$(flags_sum)"; }
 
 flags_sum() { quoted "${rest[@]}" | cksum | cut -d' ' -f1; }
 
@@ -201,7 +187,7 @@ cmd_status() {
   local found lines
   found=$(state)
   say "$name: $found"
-  if [[ $found == ACTIVE || $dry_run ]]; then
+  if [[ $found == ACTIVE || $dry_run ]] || is_ill "$found"; then
     lines=$(collect)
     [[ $dry_run ]] || show "$lines"
   fi
@@ -210,21 +196,23 @@ cmd_status() {
 cmd_logs() { on "$worker" "bash $script logs $lines_wanted $follow"; }
 
 cmd_stop() {
-  local lines alive deadline=$((SECONDS + timeout))
-  on all "[ ! -e $script ] || bash $script stop TERM" || fail "not every VM could be reached"
+  local lines alive silent deadline=$((SECONDS + timeout))
+  on all "[ ! -e $script ] || bash $script stop TERM" 2>"$said" || true # who did not hear is said below
   [[ ! $dry_run ]] || return 0
   while :; do
     lines=$(collect)
-    alive=$(alive_on "$lines")
+    alive=$(vms_that_are running "$lines")
     [[ $alive ]] || break
     if ((SECONDS >= deadline)); then
       [[ $force ]] || fail "worker $alive still runs after $timeout s; --force ends it unsaved"
-      on all "[ ! -e $script ] || bash $script stop KILL" || fail "not every VM could be reached"
+      on all "[ ! -e $script ] || bash $script stop KILL" 2>"$said" || true
       deadline=$((SECONDS + 60)) force=''
     fi
     sleep "$poll"
   done
   show "$lines"
+  silent=$(vms_that_are unreachable "$lines")
+  [[ ! $silent ]] || fail "worker $silent does not answer; what runs there may go on"
 }
 
 cmd_ssh() {
@@ -251,8 +239,10 @@ case $command in
 esac
 
 name=${TPU_NAME-} zone=${TPU_ZONE-} project=${TPU_PROJECT-} type=${TPU_TYPE-} runtime=${TPU_RUNTIME-}
-timeout=${TPU_TIMEOUT-} worker=0 lines_wanted=50 follow='' force='' allow_dirty='' dry_run=${TPU_DRY_RUN-}
-spot=() rest=() poll=${POLL_SECONDS:-30}
+timeout=${TPU_TIMEOUT-} worker=0 lines_wanted=50 follow='' force='' allow_dirty='' dry_run=${TPU_DRY_RUN-} shared=''
+spot=() rest=() alpha=() poll=${POLL_SECONDS:-30}
+read -ra create_flags <<<"${TPU_CREATE_FLAGS-}"
+read -ra ssh_flags <<<"${TPU_SSH_FLAGS-}"
 [[ ${TPU_SPOT:-0} == 0 ]] || spot=(--spot)
 while (($#)); do
   case $1 in
@@ -276,6 +266,10 @@ while (($#)); do
       shift 2
       continue
       ;;
+    --create-flag=*) create_flags+=("${1#*=}") ;;
+    --ssh-flag=*) ssh_flags+=("${1#*=}") ;;
+    --alpha) alpha=(alpha) ;;
+    --shared-workdir) shared=1 ;;
     --spot) spot=(--spot) ;;
     --follow) follow=follow ;;
     --force) force=1 ;;
@@ -290,6 +284,8 @@ while (($#)); do
 done
 
 [[ $name ]] || usage "--name=NAME or TPU_NAME is missing"
+[[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
+  usage "--name=$name: lower-case letters, digits and hyphens, a letter first, 63 at most"
 [[ $zone ]] || usage "--zone=ZONE or TPU_ZONE is missing"
 [[ $command =~ ^(run|ssh|babysit)$ || ${#rest[@]} == 0 ]] || usage "$command takes nothing after --"
 [[ $worker =~ ^[0-9]+$ || ($worker == all && $command == ssh) ]] ||
@@ -308,19 +304,14 @@ fi
 [[ $dry_run ]] || command -v gcloud >/dev/null || fail "gcloud is not installed"
 
 where=(--zone="$zone" ${project:+--project="$project"})
-read -ra create_flags <<<"${TPU_CREATE_FLAGS-}"
-read -ra ssh_flags <<<"${TPU_SSH_FLAGS-}"
-# Only the alpha commands can tunnel (gcloud 528).
-track=()
-[[ " ${ssh_flags[*]} " != *" --tunnel-through-iap "* ]] || track=(alpha)
 commit=${TPU_COMMIT-}  # babysit's own
 [[ $commit ]] || commit=$(git -C "$here" rev-parse HEAD 2>/dev/null) || commit=none
 [[ $commit != none || ! $command =~ ^(setup|run|babysit)$ ]] || usage "$command ships a commit, and this is no git clone"
 exec 3>&1
 if [[ $dry_run ]]; then
-  scratch=${TMPDIR:-/tmp} errors=/dev/null
+  scratch=${TMPDIR:-/tmp} errors=/dev/null said=/dev/null
 else
-  scratch=$(mktemp -d) errors=$scratch/errors
+  scratch=$(mktemp -d) errors=$scratch/errors said=$scratch/said
   trap 'rm -rf "$scratch"' EXIT
 fi
 "cmd_$command"

@@ -4,12 +4,13 @@
 #   start RUN FLAGS...    python -m dvd_gan.main FLAGS, detached
 #   status COMMIT         number|set up|state|exit code|run|stop asked for|step|text
 #   logs LINES [follow]   of the newest run
+#   stacks                makes the run write to its log what each of its threads is at
 #   stop TERM|KILL        sends the signal to the run
 # Everything is in ~/dvd_gan_pod: code/COMMIT, current, environments/HASH, newest, runs/RUN/{flags,log,pid,exit_code}.
 set -euo pipefail
 pod=$(cd && pwd -P)/dvd_gan_pod
 worker=${HOSTNAME##*-w-}
-root=${DEVICE_ROOT-}  # what /dev and /tmp are under
+root=${DEVICE_ROOT-}  # what /dev, /sys and /tmp are under
 
 environment() {  # environment FOLDER: where the packages of the code in FOLDER are
   echo "$pod/environments/$(sha256sum <"$1/setup.py" | cut -c1-16)"
@@ -69,6 +70,8 @@ start() {
   fi
   [[ ! -e $folder/exit_code ]] || return 0
   release
+  # A TPU starts and stops faster with large pages, says JAX.
+  grep -qs '\[always\]' "$huge_pages" || as_root tee "$huge_pages" <<<always >/dev/null 2>&1 || true
   mkdir -p "$folder"
   rm -f "$folder/pid"
   exec 9>"$pod/run.lock"
@@ -86,7 +89,7 @@ start() {
 }
 
 supervise() {
-  local folder=$1 code=0 made
+  local folder=$1 code=0 made copier
   shift
   # A handler, for children inherit an ignored signal: this process stays to record how the program ended.
   trap : TERM
@@ -94,16 +97,33 @@ supervise() {
   made=$(environment .)
   # With a platform named, JAX does not fall back to the CPU where the TPU does not start.
   export PATH=$made/bin:$PATH PYTHONUNBUFFERED=1 JAX_PLATFORMS=${JAX_PLATFORMS-tpu,cpu}
+  # Not with the lock: what it waits for may outlive the run.
+  (while sleep "${LOG_SECONDS:-300}"; do copy_log "$folder" "$made" "$@"; done) 9>&- &
+  copier=$!
   (
     echo "$BASHPID" >"$folder/pid"
     exec "$made/bin/python" -m dvd_gan.main "$@"
   ) || code=$?
+  kill "$copier" || true
   echo "$code" >"$folder/exit_code.new"
   mv "$folder/exit_code.new" "$folder/exit_code"
+  exec 9>&-
+  copy_log "$folder" "$made" "$@"
 }
 
-holders() {  # processes with a TPU open, and what is left of an earlier run
-  { find /proc/[0-9]*/fd \( -lname "$root/dev/accel*" -o -lname "$root/dev/vfio/*" -o -lname "$pod/run.lock" \) \
+copy_log() {  # copy_log RUN_FOLDER ENVIRONMENT FLAGS...: to the workdir, where that is a bucket; the VM's disk goes with it
+  local to
+  to=$(printf '%s\n' "${@:3}" | sed -n 's/^--workdir=\(gs:..*\)/\1/p')
+  [[ ! $to ]] || timeout 200 "$2/bin/python" -c 'import sys; from google.cloud import storage
+storage.Blob.from_string(sys.argv[2], storage.Client()).upload_from_filename(sys.argv[1])' \
+    "$1/log" "${to%/}/logs/${1##*/}/worker-$worker.log" 2>/dev/null || true
+}
+
+huge_pages=$root/sys/kernel/mm/transparent_hugepage/enabled
+as_root() { if sudo -n true 2>/dev/null; then sudo -n "$@"; else "$@"; fi; }
+
+holders() {  # processes with a TPU open, also other users', and what is left of an earlier run
+  { as_root find /proc/[0-9]*/fd \( -lname "$root/dev/accel*" -o -lname "$root/dev/vfio/*" -o -lname "$pod/run.lock" \) \
     2>/dev/null || true; } | cut -d/ -f3 | sort -un
 }
 
@@ -123,7 +143,9 @@ release() {  # ends what an earlier run left behind on the device; a process tha
     [[ $held ]] || break
     sleep 0.1
   done
-  rm -f "$root/tmp/libtpu_lockfile"
+  # Another user's, in a folder where only its owner may delete it.
+  rm -f "$root/tmp/libtpu_lockfile" 2>/dev/null || as_root rm -f "$root/tmp/libtpu_lockfile" ||
+    { echo "worker $worker: $root/tmp/libtpu_lockfile is another user's, and has to go"; return 1; }
 }
 
 status() {
@@ -163,6 +185,8 @@ logs() {
   # Following ends with the run.
   tail -n "$1" ${2:+--follow --sleep-interval=0.5 --pid="$(<"$folder/pid")"} "$folder/log"
 }
+
+stacks() { ! alive || kill -USR1 "$(<"$pod/runs/$(newest)/pid")"; }
 
 stop() {
   local folder

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import FAST_COMPILE, ROOT
+from tests.runtime.test_multihost import SMALL
 
 HERE = pathlib.Path(__file__).parent
 FLAGS = ['--mode=train', '--config=configs/smoke.py']
@@ -33,6 +35,7 @@ class Cloud:
     shutil.copy(HERE / 'stub_vm' / 'python3', folder / 'bin')
     shutil.copytree(project, self.project)
     self.states('ACTIVE')
+    self.nodes('READY\tHEALTHY')
     (folder / 'calls').touch()
     self.environment = {
       'PATH': f'{folder / "bin"}:{os.environ["PATH"]}',
@@ -51,6 +54,10 @@ class Cloud:
   def states(self, *states):
     """What describe says, one after the other."""
     (self.folder / 'states').write_text('\n'.join(states) + '\n')
+
+  def nodes(self, *nodes):
+    """State and health of the VMs as describe says them, one after the other."""
+    (self.folder / 'nodes').write_text('\n'.join(nodes) + '\n')
 
   def git(self, *arguments):
     """In the project, as somebody."""
@@ -91,7 +98,7 @@ class Cloud:
     return lines[0]
 
   def flags(self, steps=100_000):
-    return ['--', *FLAGS, f'--workdir={self.workdir}', f'--config.train.steps={steps}']
+    return ['--shared-workdir', '--', *FLAGS, f'--workdir={self.workdir}', f'--config.train.steps={steps}']
 
   def run(self, steps=100_000, **environment):
     self('setup')
@@ -135,6 +142,11 @@ class Cloud:
     end(self.folder)
 
 
+def newest(home):
+  """The newest run of a VM."""
+  return (home / 'dvd_gan_pod' / 'newest').read_text().strip()
+
+
 def processes_in(folder):
   """Processes whose HOME is in a folder: {pid: command line}."""
   found = {}
@@ -162,7 +174,7 @@ def end(folder):
     time.sleep(0.02)
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=60):
   deadline = time.monotonic() + seconds
   while not (value := condition()):
     assert time.monotonic() < deadline, 'it did not come to pass'
@@ -232,10 +244,9 @@ def test_a_dry_run_prints_what_can_be_pasted_and_does_nothing(cloud):
   assert not cloud.calls() and not list((cloud.folder / 'tmp').iterdir())
   assert [word[0] for word in words if word[0] != 'gcloud'] == ['git']
   assert ['--spot' in word and '--runtime-version=other' in word for word in words if 'create' in word] == [True]
-  start = [word for word in words if ' start ' in word[-3]]
-  remote = [word.removeprefix('--command=') for word in start[0] if word.startswith('--command=')]
-  assert shlex.split(remote[0])[4:] == flags
-  assert '--worker=all' in start[0]
+  commands = [(line, word.removeprefix('--command=')) for line in words for word in line if word[:10] == '--command=']
+  ((start, remote),) = [(line, command) for line, command in commands if ' start ' in command]
+  assert shlex.split(remote)[4:] == flags and '--worker=all' in start
 
 
 @pytest.mark.parametrize(
@@ -249,6 +260,7 @@ def test_a_dry_run_prints_what_can_be_pasted_and_does_nothing(cloud):
     (['create', '--type=v4-12'], 'multiple of 8'),
     (['create', '--type=v6e'], 'multiple of 4'),
     (['create', '--node-count=2'], 'several slices'),
+    (['create', '--name=My_pod'], 'lower-case'),
     (['create', '--zone'], '--zone needs a value'),
     (['create', '--name='], '--name needs a value'),
     (['create', '--', '--spot'], 'nothing after --'),
@@ -293,10 +305,198 @@ def test_create_makes_what_is_lost_anew(cloud, states):
 
 def test_more_flags_for_gcloud(cloud):
   cloud.states('NONE')
-  cloud('create', TPU_CREATE_FLAGS='--network=net --internal-ips')
-  assert cloud.calls('create', '--network=net', '--internal-ips')
+  more = ['--create-flag=--network=net', '--create-flag=--labels=a=b c', '--alpha']
+  assert 'needs Cloud NAT' in cloud('create', *more, TPU_CREATE_FLAGS='--internal-ips')
+  assert cloud.calls('alpha', 'create', '--network=net', '--labels=a=b c', '--internal-ips')
   cloud('ssh', '--', 'true', TPU_SSH_FLAGS='--tunnel-through-iap')
   assert cloud.calls('alpha', 'ssh', '--tunnel-through-iap')
+
+
+def test_ssh_and_scp_get_flags_in_the_form_that_each_takes(cloud):
+  cloud('setup', '--ssh-flag=-4', '--ssh-flag=--ssh-flag=-oPort=22', TPU_SSH_FLAGS='--internal-ip')
+  for name in ('ssh', 'scp'):
+    own = [f'--{name}-flag={flag}' for flag in ('-4', '-oPort=22', '-oConnectTimeout=15')]
+    assert all({*own, '--internal-ip'} <= set(call) for call in cloud.calls(name)) and cloud.calls(name)
+
+
+def test_babysit_hands_its_flags_to_every_command(cloud):
+  cloud.states('NONE')
+  cloud.enough()
+  more = ['--create-flag=--labels=a=b c', '--ssh-flag=-oUser=me you', '--alpha']
+  cloud('babysit', *more, *cloud.flags())
+  assert cloud.calls('create', 'alpha', '--labels=a=b c')
+  assert len(cloud.calls('ssh', '--ssh-flag=-oUser=me you')) == len(cloud.calls('ssh'))
+
+
+@pytest.mark.parametrize('command', ['run', 'babysit'])
+def test_a_workdir_on_the_vms_disks_is_refused(cloud, command):
+  for flags in (['--workdir=/home/me/run'], ['--workdir', 'run']):
+    assert 'is lost with the VMs' in cloud.refused(command, '--', *FLAGS, *flags)
+  assert not cloud.calls()
+
+
+def test_create_asks_whether_the_zone_has_the_type(cloud):
+  cloud.states('NONE')
+  (cloud.folder / 'types').write_text('v5litepod-16\nv5litepod-8\n')
+  assert cloud.refused('create', '--type=v5litepod-12').endswith('no v5litepod-12, but v5litepod-8 v5litepod-16 ')
+  assert not cloud.calls('create')
+  cloud('create')
+
+
+def test_create_refuses_a_slice_that_is_another_one(cloud):
+  node = '"acceleratorType": "v5litepod-8",\n"runtimeVersion": "v2-alpha-tpuv5-lite"'
+  (cloud.folder / 'made.json').write_text('{"spot": {}, "tpu": {"nodeSpec": [{"node": {\n' + node + '\n}}]}}\n')
+  assert 'ACTIVE' in cloud('create', '--spot')
+  assert '--spot was not given' not in cloud.refused('create') and '--spot was given' in cloud.refused('create')
+  assert 'acceleratorType v5litepod-8, not v5litepod-16' in cloud.refused('create', '--spot', '--type=v5litepod-16')
+  assert 'not other' in cloud.refused('create', '--spot', '--runtime=other')
+
+
+def test_a_failed_request_says_why(cloud):
+  (cloud.folder / 'reason').write_text('Quota limit TPUV5sPerProject exceeded')
+  cloud.states('FAILED')
+  assert 'FAILED: Quota limit' in cloud('wait', code=1)
+  assert 'FAILED (Quota limit' in cloud('create')
+
+
+def test_babysit_waits_longer_where_there_is_no_capacity_and_counts_no_crash(cloud):
+  (cloud.folder / 'reason').write_text('There is no more capacity in the zone')
+  cloud.states('NONE')
+  stub = cloud.folder / 'bin' / 'gcloud'
+  stub.write_text(stub.read_text().replace('echo ACTIVE >states', 'head -n 1 coming >states; sed -i 1d coming'))
+  (cloud.folder / 'coming').write_text('FAILED\nFAILED\nACTIVE\n')
+  cloud.enough()
+  out = cloud('babysit', *cloud.flags(), MAX_CRASHES='1', BACKOFF_SECONDS='600', STOCKOUT_SECONDS='0')
+  assert out.count('stockout: the slice is FAILED: There is no more capacity in the zone; again in 0 s') == 2
+
+
+@pytest.mark.parametrize('node', ['PREEMPTED', 'TERMINATED'])
+def test_vms_that_are_gone_under_an_active_request_are_made_anew(cloud, node):
+  cloud.nodes(node)
+  assert cloud('status') == f'pod: {node}\n'
+  assert node in cloud('wait', code=1)
+  cloud('create')
+  assert [call[3] for call in cloud.calls() if call[3] in ('delete', 'create')] == ['delete', 'create']
+
+
+def test_maintenance_is_waited_for_and_not_for_ever(cloud):
+  cloud.nodes('READY\tUNHEALTHY_MAINTENANCE', 'REPAIRING', 'READY\tHEALTHY')
+  assert cloud('wait').splitlines() == ['pod: UNHEALTHY_MAINTENANCE', 'pod: REPAIRING', 'pod: ACTIVE']
+  cloud.nodes('READY\tUNHEALTHY_MAINTENANCE')
+  assert 'has been UNHEALTHY_MAINTENANCE for' in cloud('wait', code=1, MAINTENANCE_SECONDS='0')
+  cloud.nodes('READY\tTIMEOUT')
+  assert 'has been UNHEALTHY_TIMEOUT for' in cloud('wait', code=1, UNREACHABLE_SECONDS='0')
+
+
+@pytest.mark.parametrize('trouble', ['dead', 'ill'])
+def test_babysit_replaces_a_slice_that_stays_broken(cloud, trouble):
+  process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='0')
+  until(lambda: cloud.starts() == [1, 1])
+  if trouble == 'dead':
+    end(cloud.homes[1])
+    (cloud.folder / '1-is-dead').touch()
+    for pid in cloud.alive():
+      os.kill(pid, signal.SIGKILL)
+  else:
+    cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
+    for pid in cloud.alive():
+      os.kill(pid, signal.SIGSTOP)  # no news
+  until(lambda: cloud.calls('create') and cloud.starts() == [1, 1])
+  cloud.enough()
+  out, error = process.communicate(timeout=120)
+  assert process.returncode == 0, (out, error)
+  assert len(cloud.calls('delete')) == 1 and ('worker 1 does not answer' in out) == (trouble == 'dead')
+
+
+def test_an_ill_slice_is_left_alone_while_the_run_makes_steps(cloud):
+  cloud.nodes('READY\tHEALTHY')
+  process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='1')
+  until(lambda: cloud.starts() == [1, 1])
+  cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
+  before = len(cloud.calls())
+  until(lambda: len(cloud.calls()) > before + 45)  # about two seconds
+  cloud.nodes('READY\tHEALTHY')
+  cloud.enough()
+  process.communicate(timeout=120)
+  assert process.returncode == 0 and not cloud.calls('delete')
+
+
+def test_a_dead_vm_hides_no_other(cloud):
+  cloud.run()
+  until(lambda: cloud.starts() == [1, 1])
+  (cloud.folder / '1-is-dead').touch()
+  lines = cloud('status').splitlines()
+  assert 'worker 0: running' in lines[1] and lines[2] == 'worker 1: does not answer'
+  assert 'worker 1 does not answer' in cloud('run', *cloud.flags(), code=1)
+  stopped = cloud('stop', code=1)
+  assert 'worker 1 does not answer; what runs there may go on' in stopped and cloud.codes() == [42, None]
+
+
+@pytest.mark.parametrize(
+  'said', ['Unable to find the server at tpu.googleapis.com', 'There was a problem refreshing your current auth tokens']
+)
+def test_babysit_waits_while_gcloud_cannot_be_used_and_counts_no_crash(cloud, said):
+  (cloud.folder / 'offline').write_text(said)
+  process = cloud.start('babysit', *cloud.flags(), MAX_CRASHES='1')
+  until(lambda: len(cloud.calls()) > 4)
+  (cloud.folder / 'offline').unlink()
+  until(lambda: cloud.starts() == [1, 1])
+  (cloud.folder / 'offline').write_text(said)
+  before = len(cloud.calls())
+  until(lambda: len(cloud.calls()) > before + 3)
+  (cloud.folder / 'offline').unlink()
+  cloud.enough()
+  out, error = process.communicate(timeout=120)
+  assert process.returncode == 0 and cloud.starts() == [1, 1], (out, error)
+  assert f'offline: gcloud cannot be used: ERROR: (gcloud.compute.tpus.x) {said}' in out
+  assert out.count('cannot be used, waiting') == 1
+
+
+def test_what_a_vm_says_of_an_earlier_run_is_no_news_of_this_one(cloud):
+  cloud.run(steps=3)
+  until(lambda: cloud.codes() == [0, 0])
+  home = cloud.homes[1]
+  (home / 'dev').mkdir()
+  (home / 'dev' / 'accel0').touch()
+  hold = ['bash', '-c', 'exec 7<dev/accel0; sleep 600']  # another user's: VM 1 cannot start
+  stranger = subprocess.Popen(hold, cwd=home, env={'HOME': str(cloud.folder / 'else'), 'PATH': os.environ['PATH']})
+  cloud.waiting.append(stranger)
+  process = cloud.start('babysit', *cloud.flags(), GRACE_SECONDS='0')
+  until(lambda: 'worker 1 has not started it' in process.stdout.readline())
+  stranger.kill()
+  stranger.wait()
+  cloud.enough()
+  process.communicate(timeout=120)
+  assert process.returncode == 0 and cloud.codes() == [0, 0]
+
+
+def test_logs_are_copied_to_the_bucket_of_the_workdir(cloud):
+  cloud('setup')
+  cloud('run', '--', *FLAGS, '--workdir=gs://b/run', '--config.train.steps=120')
+  run = until(lambda: (cloud.homes[1] / 'dvd_gan_pod' / 'newest').exists() and newest(cloud.homes[1]))
+  copy = cloud.folder / f'bucket-gs:__b_run_logs_{run}_worker-1.log'
+  until(copy.exists)  # while it runs
+  assert 'done' not in copy.read_text() and cloud.codes() == [None, None]
+  until(lambda: 'done: 120 steps' in copy.read_text())
+
+
+def test_the_vm_is_made_ready_as_root(cloud):
+  """Another user's lock file, in a folder where only its owner may delete it, and large pages."""
+  cloud('setup')
+  sudo = cloud.folder / 'bin' / 'sudo'
+  sudo.write_text('#!/bin/sh\n[ "$2" != rm ] || exec rm -r "$4"\nshift; exec "$@"\n')
+  sudo.chmod(0o755)
+  home = cloud.homes[0]
+  (home / 'tmp' / 'libtpu_lockfile').mkdir(parents=True)  # which rm -f cannot remove
+  pages = home / 'sys' / 'kernel' / 'mm' / 'transparent_hugepage' / 'enabled'
+  pages.parent.mkdir(parents=True)
+  pages.write_text('always [madvise] never\n')
+  cloud('run', *cloud.flags())
+  assert not (home / 'tmp' / 'libtpu_lockfile').exists() and pages.read_text() == 'always\n'
+  cloud('stop')
+  (home / 'tmp' / 'libtpu_lockfile').mkdir()
+  sudo.write_text('#!/bin/sh\nexit 1\n')
+  assert "another user's, and has to go" in cloud.start('run', *cloud.flags()).communicate(timeout=60)[0]
 
 
 def test_wait(cloud):
@@ -374,7 +574,7 @@ def test_run_starts_one_process_a_vm_with_the_exact_flags(cloud, broken):
   cloud('run', *cloud.flags(), *odd)
   for home in cloud.homes:
     flags = until(lambda home=home: (home / 'flags').exists() and (home / 'flags').read_bytes())
-    assert flags.decode().split('\0')[:-1] == ['-m', 'dvd_gan.main', *cloud.flags()[1:], *odd]
+    assert flags.decode().split('\0')[:-1] == ['-m', 'dvd_gan.main', *cloud.flags()[2:], *odd]
   assert cloud.starts() == [1, 1] and len(cloud.alive()) == 2
 
 
@@ -561,3 +761,44 @@ def test_babysit_takes_over_its_own_run_and_no_other(cloud):
   cloud.enough()
   process.communicate(timeout=120)
   assert process.returncode == 0 and cloud.starts() == [1, 1] and cloud.codes() == [0, 0]
+
+
+HANGING = """
+import pathlib, time
+from dvd_gan import writer
+from tests import tiny
+scalars = writer.Writer.scalars
+
+def a_bucket_that_never_answers(self, step, metrics):
+  scalars(self, step, metrics)
+  marker = pathlib.Path(__file__).with_name('hung')
+  if step == 2 and not marker.exists():
+    time.sleep(6)  # so that a line of progress is due
+  if step == 4 and not marker.exists():
+    marker.touch()
+    time.sleep(10_000)
+
+writer.Writer.scalars = a_bucket_that_never_answers
+get_config = tiny.get_config
+"""
+
+
+def test_a_run_that_hangs_says_where_and_is_started_again(cloud):
+  """The real program on the one VM of a slice."""
+  shutil.rmtree(cloud.homes[1])
+  cloud('setup')
+  (python,) = (cloud.homes[0] / 'dvd_gan_pod' / 'environments').glob('*/bin/python')
+  cache = os.environ['JAX_COMPILATION_CACHE_DIR']
+  exports = f'JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR={cache} XLA_FLAGS="{FAST_COMPILE}"'
+  python.write_text(f'#!/bin/bash\ncd {ROOT}; export {exports}; exec {sys.executable} "$@"\n')
+  config = cloud.folder / 'hanging.py'
+  config.write_text(HANGING)
+  fields = SMALL | {'data.name': 'array_file', 'data.source': cloud.folder / 'clips.npz', 'train.steps': 6}
+  clips = np.zeros((20, 7, 8, 8, 3), np.uint8)
+  np.savez(fields['data.source'], video=clips, label=np.arange(20) % 3)
+  flags = [f'--config={config}', f'--workdir={cloud.workdir}', *(f'--config.{k}={v}' for k, v in fields.items())]
+  out = cloud('babysit', '--shared-workdir', '--', '--mode=train', *flags, STALL_SECONDS='8', GRACE_SECONDS='1')
+  assert 'crashed: the run hung after step 2' in out and out.splitlines()[-1].endswith('delete it')
+  first, second = sorted((cloud.homes[0] / 'dvd_gan_pod' / 'runs').iterdir())
+  assert 'in a_bucket_that_never_answers' in (first / 'log').read_text()
+  assert 'resuming' in (second / 'log').read_text() and 'done: 6 steps' in (second / 'log').read_text()

@@ -1,8 +1,10 @@
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -276,18 +278,44 @@ def test_a_signal_during_the_first_compilation_ends_at_once_with_42(run):
   assert not (workdir / 'metrics.jsonl').exists() or not lines(workdir)
 
 
-def test_the_program_without_tensorflow_trains_stops_resumes_and_samples(run):
+class MetadataServer(http.server.BaseHTTPRequestHandler):
+  """Google's, as far as it announces what is coming."""
+
+  says = {'preempted': 'FALSE', 'maintenance-event': 'NONE'}
+
+  def do_GET(self):
+    path, _, name = self.path.rpartition('/')
+    known = path == '/computeMetadata/v1/instance' and self.headers['Metadata-Flavor'] == 'Google'
+    self.send_response(200 if known else 404)
+    self.end_headers()
+    self.wfile.write(self.says[name].encode())
+
+  def log_message(self, *args):
+    pass
+
+
+def test_the_program_without_tensorflow_trains_saves_stops_resumes_and_samples(run, monkeypatch):
   """In processes of their own: `array_file` needs neither TensorFlow nor clu, and SIGTERM is a real one."""
   workdir = run.folder / 'process'
   command = program(run, workdir)
-  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE}
+  server = http.server.ThreadingHTTPServer(('localhost', 0), MetadataServer)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE, 'GCE_METADATA_HOST': f'localhost:{server.server_port}'}
 
   process = subprocess.Popen([*command, '--mode=train'], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
   deadline = time.monotonic() + 300
   while not (workdir / 'metrics.jsonl').exists() or len(lines(workdir)) < 2:
     assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
     time.sleep(0.2)
+  monkeypatch.setitem(MetadataServer.says, 'maintenance-event', 'TERMINATE_ON_HOST_MAINTENANCE')
+  while not (saved := [int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()]):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.2)
+  while lines(workdir)[-1]['step'] < saved[0] + 2:  # it goes on
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.2)
   process.send_signal(signal.SIGTERM)
+  server.shutdown()
   _, errors = process.communicate(timeout=120)
   assert process.returncode == 42, errors
   reached = lines(workdir)[-1]['step']

@@ -1,8 +1,10 @@
 """Runs a program with the flag --config: its flags, its environment, its exit code."""
 
 import difflib
+import faulthandler
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -26,6 +28,7 @@ def run(
     program: called with the arguments that are no flags; returns the exit code, None for 0.
     with_config: makes of the arguments those with a --config that can be loaded.
   """
+  faulthandler.register(signal.SIGUSR1, sys.__stderr__)  # writes what each thread is at: how a hang is looked into
   # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   # orbax logs forty lines for every save, and TFDS logs its configuration as a warning.

@@ -129,25 +129,25 @@ def all_agree(flag: bool) -> bool:
   return all(said == 'True' for said in gather(str(bool(flag))))
 
 
-class AnyOf:
-  """Whether a flag is raised on any process, known to all at the same step, without waiting for the devices.
+class Largest:
+  """The largest number that any process gives, known to all at the same step, without waiting for the devices.
 
-  Each call sends this process's flag along and tells what all had sent in the call before: every process makes the
-  same calls, so all learn of it in the same one.
+  Each call sends this process's number along and returns the largest of those sent in the call before: every process
+  makes the same calls, so all learn of it in the same one.
   """
 
   def __init__(self, mesh: jax.sharding.Mesh):
     self._sharding = sharding.batch(mesh)
-    self._largest = jax.jit(lambda flags: flags.max(), out_shardings=sharding.replicated(mesh))
+    self._largest = jax.jit(lambda numbers: numbers.max(), out_shardings=sharding.replicated(mesh))
     self._sent: jax.Array | None = None
 
-  def __call__(self, flag: bool) -> bool:
+  def __call__(self, number: int) -> int:
     if not several():
-      return flag
+      return number
     count = jax.device_count()
-    flags = jax.make_array_from_callback((count,), self._sharding, lambda index: np.full(count, flag, np.int32)[index])
-    before, self._sent = self._sent, self._largest(flags)
-    return before is not None and bool(before)
+    numbers = jax.make_array_from_callback((count,), self._sharding, lambda at: np.full(count, number, np.int32)[at])
+    before, self._sent = self._sent, self._largest(numbers)
+    return 0 if before is None else int(before)
 
 
 def leave(code: int, error: BaseException | None = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM or Ctrl-C, so that training can save first."""
+"""SIGTERM, Ctrl-C and the notices of Google's metadata server, so that training can save in time."""
 
 import math
 import os
@@ -6,9 +6,15 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from typing import Any
 
+import jax
+
 from dvd_gan.runtime.errors import PREEMPTED
+
+LOOK_EVERY = 2.0  # seconds; a preempted VM has 30 left
+QUIET = {'preempted': 'FALSE', 'maintenance-event': 'NONE'}  # what the metadata server says when nothing is coming
 
 
 class StopSignal:
@@ -57,3 +63,41 @@ class StopSignal:
     self._wake.close()
     for number, handler in self._before.items():
       signal.signal(number, handler)
+
+
+class Notices:
+  """What Google's metadata server announces of this TPU VM: that it is preempted, or stopped for maintenance.
+
+  It is asked in a thread of its own, on TPU VMs, and where GCE_METADATA_HOST names the server. Source: Compute Engine's
+  documentation of `instance/preempted` and `instance/maintenance-event`.
+  """
+
+  def __init__(self):
+    self._new = False
+    self._closed = threading.Event()
+    if jax.default_backend() == 'tpu' or 'GCE_METADATA_HOST' in os.environ:
+      threading.Thread(target=self._watch, daemon=True, name='notices').start()
+
+  def _watch(self) -> None:
+    host, known = os.environ.get('GCE_METADATA_HOST', 'metadata.google.internal'), dict(QUIET)
+    while not self._closed.wait(LOOK_EVERY):
+      for name in QUIET:
+        url = f'http://{host}/computeMetadata/v1/instance/{name}'
+        request = urllib.request.Request(url, headers={'Metadata-Flavor': 'Google'})
+        try:
+          with urllib.request.urlopen(request, timeout=LOOK_EVERY) as answer:
+            said = answer.read().decode().strip()
+        except (OSError, ValueError):  # it may answer at the next look
+          continue
+        if said not in (known[name], QUIET[name]):
+          self._new = True
+        known[name] = said
+
+  def take(self) -> bool:
+    """Whether a notice has come since the last call."""
+    new, self._new = self._new, False
+    return new
+
+  def close(self) -> None:
+    """Ends the thread."""
+    self._closed.set()
