@@ -5,7 +5,7 @@ tpu_type() {  # tpu_type TYPE: sets the globals image and vms
   local kind=${1%-*} size=${1##*-} per_vm
   case ${1,,} in
     tpu7* | v7* | *ironwood*)
-      usage "$1: the Cloud TPU API does not serve TPU7x; the README's section 'XPK and GKE' does" ;;
+      usage "$1: the Cloud TPU API does not serve TPU7x; launch/README.md, XPK and GKE, has what does" ;;
   esac
   # v2 to v5p count cores, two on a chip; v5litepod and v6e count chips. A VM has four chips.
   case $kind in
