@@ -1,8 +1,8 @@
 """Every field of every config, with its default and what it does.
 
 The other files here change a few lines of this one. On the command line any field is a flag:
-`--config.train.batch_size=64 --config.data.dir=gs://bucket/data`. Numbers are the paper's where README's table of
-deviations and decisions does not say otherwise.
+`--config.train.batch_size=64 --config.data.dir=gs://bucket/data`. Numbers are the paper's where
+dvd_gan/models/README.md does not say otherwise.
 """
 
 import ml_collections

@@ -20,7 +20,7 @@ def get_config():
   config.disc.ch = 4
   config.disc.multipliers = (2, 6, 12)
   config.disc.frames_k = 3
-  config.disc.pool = 1  # at 8x8, what the paper's pooling would leave, motion cannot be told
+  config.disc.pool = 1  # the paper's pooling would leave 8x8 pixels, too few to see motion
   config.train.batch_size = 8
   config.train.steps = 2500
   # Higher than the paper's: the batch is 64 times smaller and the run 200 times shorter.

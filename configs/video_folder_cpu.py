@@ -1,8 +1,8 @@
 """Your own videos at 32x32, 8 frames, within an hour on two CPU cores: a folder with one subfolder per class.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder_cpu.py --workdir=DIR --config.data.source=FOLDER
-Hardware: 2 CPU cores, 54 minutes at 0.93 steps a second, 96,000 windows shown. Expected: the classes can be told apart and
-move. Measured: so after 64,000 windows of five videos: results/footage_32.
+Hardware: 2 CPU cores, 54 minutes at 0.93 steps a second, 96,000 windows shown. Expected: motion, and
+classes that can be recognised. Measured: so after 64,000 windows of five videos: results/footage_32.
 """
 
 from dvd_gan.configs import moving_shapes_32

@@ -178,7 +178,7 @@ def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, 
     if before:
       back = f'the checkpoint from before it, step {before[-1]}, is kept'
       checkpoint.mark(checkpoints.folder.parent, f'alarm-{sign.name.replace(" ", "-")}', before[-1])
-    say(f'warning: step {step}: {sign.message}; {back} (README, Going back)', sys.stderr)
+    say(f'warning: step {step}: {sign.message}; {back} (dvd_gan/runtime/README.md, Going back)', sys.stderr)
   writer.scalars(step, metrics | ({'alarm': len(signs)} if signs else {}))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
 MIN_ALONE = 256  # pixels: and in files of their own
@@ -79,14 +80,14 @@ def write(path: Any, video: np.ndarray, fps: float) -> list[str]:
   """Writes PATH.mp4 (where PyAV is installed) and PATH.gif.
 
   Args:
-    path: an epath.Path without suffix; its folder exists.
+    path: without suffix; its folder exists.
     video: uint8 [T, H, W, 3].
     fps: frames a second; above 50 the GIF leaves some out.
 
   Returns:
     The names of the files written.
   """
-  written = []
+  path, written = epath.Path(path), []
   encoded = {'.mp4': mp4(video, fps), '.gif': gif(video, fps)}
   for suffix, data in encoded.items():
     if data is not None:

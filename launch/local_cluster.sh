@@ -24,7 +24,7 @@ export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-4}"
 pids=()
 for ((i = 0; i < count; i++)); do
-  # Each line is told with its process's number; the shell's own child is python, so that signals reach it.
+  # Each line begins with its process's number. The shell's own child is python, so that signals reach it.
   python -m dvd_gan.main --coordinator="localhost:$port" --processes="$count" --process="$i" "$@" \
     > >(exec sed -u "s/^/[$i] /") 2> >(exec sed -u "s/^/[$i] /" >&2) &
   pids+=($!)

@@ -1,7 +1,7 @@
 # Sourced by tpu_pod.sh: a run kept going through preemptions, crashes and hangs.
 # shellcheck shell=bash disable=SC2154  # the settings are tpu_pod.sh's
 
-tell() { echo "$(date '+%F %T') $1"; }
+report() { echo "$(date '+%F %T') $1"; }
 
 again() {  # a process of its own, so that its errors end it and not this loop
   TPU_CREATE_FLAGS='' TPU_SSH_FLAGS='' "$BASH" "$here/tpu_pod.sh" "$1" "${create_flags[@]/#/--create-flag=}" \
@@ -25,9 +25,9 @@ cmd_babysit() {
     before=$best outcome='' why='' broken=''
     ! begin || watch
     case $outcome in
-      finished) tell "done on all VMs; the slice still costs: delete it"; return ;;
+      finished) report "done on all VMs; the slice still costs: delete it"; return ;;
       usage) [[ ! $why ]] || usage "$why"; exit 2 ;;
-      stopped) tell "somebody stopped the run"; exit 42 ;;
+      stopped) report "somebody stopped the run"; exit 42 ;;
     esac
     if ((best > before)); then
       crashes=0 tries=0
@@ -39,7 +39,7 @@ cmd_babysit() {
     ((delay <= ${BACKOFF_MAX:-600})) || delay=${BACKOFF_MAX:-600}
     [[ $outcome != stockout ]] || delay=${STOCKOUT_SECONDS:-1800}
     tries=$((tries + 1))
-    tell "$outcome: $why; again in $delay s"
+    report "$outcome: $why; again in $delay s"
     [[ ! $broken ]] || again delete || true
     sleep "$delay"
   done
@@ -89,7 +89,7 @@ begin() {  # a slice with the run on it; a run with the same flags that is alive
       try setup --allow-dirty || return 1
       TPU_RUN=$run try run -- "${rest[@]}"
       ;;
-    *-"$(flags_sum)") tell "run $run is alive already: watching it" ;;
+    *-"$(flags_sum)") report "run $run is alive already: watching it" ;;
     *) outcome=usage why="run $run with other flags is alive; stop it first"; return 1 ;;
   esac
 }
@@ -99,7 +99,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
   while [[ ! $outcome ]]; do
     sleep "$poll"
     if ! found=$(state 2>/dev/null) || { ! is_lost "$found" && ! lines=$(collect 2>/dev/null); }; then
-      [[ $away ]] || tell "gcloud cannot be used, waiting: $(head -n 1 "$errors")"
+      [[ $away ]] || report "gcloud cannot be used, waiting: $(head -n 1 "$errors")"
       away=1 moved=$SECONDS sick=0 mixed=0
       continue
     fi
@@ -119,7 +119,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
     ((${step:-0} <= best)) || best=$step
     silent=$(vms_that_are unreachable "$lines")
     if ! grep -qvE '\|(running|unreachable)\|' <<<"$lines" && hangs; then
-      tell "no news from the run for $((SECONDS - moved)) s: its processes write to their logs where they are"
+      report "no news from the run for $((SECONDS - moved)) s: its processes write to their logs where they are"
       on all "bash $script stacks" 2>/dev/null || true
       sleep 2 # they write
       again stop --force --timeout="${GRACE_SECONDS:-300}" || true

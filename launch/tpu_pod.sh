@@ -53,7 +53,7 @@ bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
            7200 without a new line before the first one; UNREACHABLE_SECONDS 900 without an answer from a VM, MAINTENANCE_SECONDS 7200 of
            maintenance: the slice is made anew; STOCKOUT_SECONDS 1800 before the next request where there is no capacity
 
-Exit codes: 0 done, 2 a mistake told in one line, 42 (babysit) somebody else's stop, 1 anything else.
+Exit codes: 0 done, 2 a mistake, in one line, 42 (babysit) somebody else's stop, 1 anything else.
 END
 }
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != 'fields')
 
-# Millions of parameters of a prototype without attention (paper.md): generator, D_S, D_T. "About": one per cent.
+# Millions of parameters of an independent prototype without attention: generator, D_S, D_T. "About": one per cent.
 PAPER = {64: (303, 154, 163), 128: (187, 87, 89), 256: (190, 99, 100)}
 
 

@@ -124,7 +124,10 @@ def test_a_collapse_is_logged_with_the_checkpoint_to_go_back_to(run, monkeypatch
   run('run', steps=3)
   assert lines(run.folder / 'run')[-1]['alarm'] == 2 and 'alarm' not in lines(run.folder / 'run')[-2]
   warning = capsys.readouterr().err
-  assert 'warning: step 3: disc_loss_spatial is' in warning and 'step 2, is kept (README, Going back)' in warning
+  assert (
+    'warning: step 3: disc_loss_spatial is' in warning
+    and 'step 2, is kept (dvd_gan/runtime/README.md, Going back)' in warning
+  )
   assert checkpoint.marks(run.folder / 'run')['alarm-disc_loss_spatial-high'] == {'step': 2}
 
 

@@ -25,7 +25,7 @@ class Factors(NamedTuple):
   weights: float
 
 
-# Fitted by results/dry_run/table.py, which tells how far off they are.
+# Fitted by results/dry_run/table.py, which also prints their errors.
 PLAIN = Factors(0.0, 0.74, 0.40)
 REMAT = Factors(1.0, 0.13, 2.07)
 

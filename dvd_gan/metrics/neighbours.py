@@ -45,7 +45,7 @@ def memorised(known: np.ndarray, others: np.ndarray, fake: np.ndarray, *, closes
 
   Returns:
     'nearer': share of the samples that lie nearer to a known clip than 99 in 100 of the others do. 0.01 is what real
-    clips would get; much more tells of copies. 'closest': [[sample, known clip], ...], by rows, the nearest first.
+    clips would get; a much larger share means copies. 'closest': [[sample, known clip], ...], by rows, the nearest first.
   """
   (index, distance), (_, usual) = (_nearest(points, known) for points in (fake, others))
   first = np.argsort(distance, kind='stable')[:closest]

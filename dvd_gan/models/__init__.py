@@ -11,7 +11,7 @@ from dvd_gan.models.discriminators import DualDiscriminator
 from dvd_gan.models.generator import Generator
 from dvd_gan.runtime.errors import UsageError
 
-# Widths in units of gen.ch (stem, then each unit) and disc.ch (each block), by resolution (paper.md). The paper's table
+# Widths in units of gen.ch (stem, then each unit) and disc.ch (each block), by resolution (README.md here). The paper's table
 # starts at 64; below it ours continue the same shape.
 GEN_MULTIPLIERS = {
   8: (4, 2),

@@ -2,7 +2,7 @@
 
 The modules see ordinary weights. The step normalises a tree once for each optimizer update of its network, outside
 the modules, the scan over time and rematerialisation, so that every use of a network between two updates sees the
-same weights (paper.md, step semantics). Source: Miyato et al. 2018; which weights: paper, section 3.
+same weights (models/README.md, Decisions). Source: Miyato et al. 2018; which weights: paper, section 3.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 Tree = Any
 
-# The generator's class embedding e(y) is the one matrix that stays as it is (paper.md, training).
+# The generator's class embedding e(y) is the one matrix that stays as it is (models/README.md, Training).
 UNNORMALISED = 'label_embed'
 EPS = 1e-12
 

