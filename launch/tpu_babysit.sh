@@ -1,11 +1,14 @@
 # Sourced by tpu_pod.sh: a run kept going through preemptions, crashes and hangs.
 # shellcheck shell=bash disable=SC2154  # the settings are tpu_pod.sh's
 
+launcher=$here/tpu_pod.sh
+
 report() { echo "$(date '+%F %T') $1"; }
 
 again() {  # a process of its own, so that its errors end it and not this loop
-  TPU_CREATE_FLAGS='' TPU_SSH_FLAGS='' "$BASH" "$here/tpu_pod.sh" "$1" "${create_flags[@]/#/--create-flag=}" \
-    "${ssh_flags[@]/#/--ssh-flag=}" ${alpha[0]:+--alpha} ${shared:+--shared-workdir} "${@:2}"
+  TPU_CREATE_FLAGS='' TPU_SSH_FLAGS='' "$BASH" "$launcher" "$1" \
+    "${create_flags[@]/#/--create-flag=}" "${ssh_flags[@]/#/--ssh-flag=}" ${alpha[0]:+--alpha} \
+    ${shared:+--shared-workdir} "${@:2}"
 }
 
 cmd_babysit() {
@@ -14,13 +17,17 @@ cmd_babysit() {
   check_workdir
   export TPU_NAME=$name TPU_ZONE=$zone TPU_PROJECT=$project TPU_TYPE=$type TPU_RUNTIME=$runtime
   export TPU_SPOT=${#spot[@]} TPU_DRY_RUN=$dry_run
-  # A run lasts for days, and the clone changes: what it began with is shipped to every slice.
+  # A run lasts for days, and the clone changes: what it began with is shipped to every slice, and used here.
   refuse_dirty
-  export TPU_COMMIT=$commit
+  export TPU_COMMIT=$commit TPU_REPOSITORY=$repository TPU_STOPPER=babysit
   if [[ $dry_run ]]; then
     again create && again wait && again setup --allow-dirty && again run -- "${rest[@]}" && again status
     return
   fi
+  cp -r "$here" "$scratch/launch"
+  launcher=$scratch/launch/tpu_pod.sh
+  # What fails at the first look does not pass by itself, but for a network.
+  state >/dev/null || is_offline "$errors" || exit 1
   while :; do
     before=$best outcome='' why='' broken=''
     ! begin || watch
@@ -54,35 +61,47 @@ try() {  # a command of tpu_pod.sh; where it fails, outcome and why
     2) outcome=usage; return 1 ;;
   esac
   outcome=crashed why="$1 failed"
-  if is_offline "$said"; then
+  # setup and run also pass on what the VMs say, of their own network too.
+  if ! found=$(state 2>/dev/null) || { [[ $1 =~ ^(create|wait)$ ]] && is_offline "$said"; }; then
     outcome=offline why="gcloud cannot be used: $(head -n 1 "$said")"
-  elif ! found=$(state 2>/dev/null); then
-    ! is_offline "$errors" || outcome=offline why="gcloud cannot be used: $(head -n 1 "$errors")"
   elif [[ $found == FAILED ]]; then
     why="the slice is FAILED: $(reason)"
-    ! grep -qiE 'capacity|stockout|resource_exhausted' <<<"$why" || outcome=stockout
-  elif [[ $1 != create ]] && is_lost "$found"; then
+    ! is_stockout <<<"$why" || outcome=stockout
+  elif [[ $1 == create ]]; then
+    ! is_stockout <"$said" || outcome=stockout why=$(tail -n 1 "$said")
+  elif is_lost "$found"; then
     outcome=preempted why="the slice is $found"
   elif is_ill "$found"; then
-    broken=1 why="the slice is $found"
+    why="the slice is $found"
+    [[ $1 != wait ]] || broken=1 # its patience is over
   fi
   return 1
 }
 
+is_stockout() { grep -qiE 'no more capacity|stockout|out of capacity|insufficient capacity'; }
+
+alive_run() { awk -F'|' '$3 == "running" { print $5; exit }' <<<"$1"; }
+
 begin() {  # a slice with the run on it; a run with the same flags that is alive already is taken over
-  local lines silent since=$SECONDS
-  try create && try wait --timeout="$timeout" || return 1
-  while :; do  # VMs that have just been made do not answer at once
-    lines=$(collect) || { outcome=offline why="the VMs cannot be asked: $(head -n 1 "$errors")"; return 1; }
-    run=$(awk -F'|' '$3 == "running" { print $5; exit }' <<<"$lines")
-    silent=$(vms_that_are unreachable "$lines")
-    [[ $silent && ! $run ]] || break
-    if ((SECONDS - since >= $(patience ACTIVE))); then
-      outcome=crashed broken=1 why="worker $silent does not answer"
-      return 1
-    fi
-    sleep "$poll"
-  done
+  local lines silent since
+  try create || return 1
+  # A run that is alive is watched, whatever the slice's health.
+  lines=$(collect 2>/dev/null) || lines=''
+  run=$(alive_run "$lines")
+  if [[ ! $run ]]; then
+    try wait --timeout="$timeout" || return 1
+    since=$SECONDS
+    while :; do  # VMs that have just been made do not answer at once
+      lines=$(collect) || { outcome=offline why="the VMs cannot be asked: $(head -n 1 "$errors")"; return 1; }
+      run=$(alive_run "$lines") silent=$(vms_that_are unreachable "$lines")
+      [[ $silent && ! $run ]] || break
+      if ((SECONDS - since >= $(patience ACTIVE "$lines"))); then
+        outcome=crashed broken=1 why="worker $silent does not answer"
+        return 1
+      fi
+      sleep "$poll"
+    done
+  fi
   case $run in
     '')
       run=$(new_run)
@@ -95,12 +114,18 @@ begin() {  # a slice with the run on it; a run with the same flags that is alive
 }
 
 watch() {  # until the run has ended on all VMs; sets outcome and why
-  local lines found silent news='' before step='' moved=$SECONDS pause=0 sick=0 mixed=0 ours='' away=''
+  local lines found silent alive newer news='' step='' away='' pause=0 sick=0 mixed=0
+  local moved=$SECONDS looked=$SECONDS gap
   while [[ ! $outcome ]]; do
     sleep "$poll"
+    gap=$((SECONDS - looked)) looked=$SECONDS
+    # What passes while this machine sleeps, or gcloud cannot be used, is not counted as silence of the run.
+    if [[ $away ]] || ((gap > 2 * ${poll%.*} + 1200)); then
+      moved=$((moved + gap)) sick=$((sick ? sick + gap : 0)) mixed=$((mixed ? mixed + gap : 0))
+    fi
     if ! found=$(state 2>/dev/null) || { ! is_lost "$found" && ! lines=$(collect 2>/dev/null); }; then
       [[ $away ]] || report "gcloud cannot be used, waiting: $(head -n 1 "$errors")"
-      away=1 moved=$SECONDS sick=0 mixed=0
+      away=1
       continue
     fi
     away=''
@@ -110,32 +135,34 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
     fi
     # What a VM says of an earlier run is no news of this one.
     lines=$(awk -F'|' -v run="$run" '$3 != "unreachable" && $5 != run { $0 = $1 "|" $2 "|never||||||" } 1' <<<"$lines")
-    before=$news news=$(grep -v '|unreachable|' <<<"$lines" | cut -d'|' -f1,3,7- || true)
-    if [[ $news != "$before" ]]; then
-      [[ ! $step ]] || ((SECONDS - moved <= pause)) || pause=$((SECONDS - moved)) # compiling is no pause of the run's
-      moved=$SECONDS sick=0
+    silent=$(vms_that_are unreachable "$lines") alive=$(vms_that_are running "$lines")
+    newer=$(cut -d'|' -f7 <<<"$lines" | sort -n | tail -n 1)
+    # Once there are steps, only a new one is news; until then, any line of worker 0's log.
+    if [[ $newer ]] && ((newer > ${step:-0})); then
+      [[ ! $step ]] || ((SECONDS - moved <= pause)) || pause=$((SECONDS - moved))
+      step=$newer moved=$SECONDS sick=0
+      ((step <= best)) || best=$step
+    elif [[ ! $step && $(grep '^0|' <<<"$lines") != "$news" ]]; then
+      news=$(grep '^0|' <<<"$lines" || true) moved=$SECONDS
     fi
-    step=$(cut -d'|' -f7 <<<"$lines" | sort -n | tail -n 1)
-    ((${step:-0} <= best)) || best=$step
-    silent=$(vms_that_are unreachable "$lines")
-    if ! grep -qvE '\|(running|unreachable)\|' <<<"$lines" && hangs; then
+    [[ $silent ]] || is_ill "$found" || sick=0
+    if [[ ! $alive ]] && { [[ ! $silent ]] || awk -F'|' '$6 == 1 { asked = 1 } END { exit !asked }' <<<"$lines"; }; then
+      judge "$lines"
+    elif [[ $alive ]] && ! is_ill "$found" && ! grep -qvE '\|(running|unreachable)\|' <<<"$lines" && hangs; then
       report "no news from the run for $((SECONDS - moved)) s: its processes write to their logs where they are"
       on all "bash $script stacks" 2>/dev/null || true
       sleep 2 # they write
-      again stop --force --timeout="${GRACE_SECONDS:-300}" || true
+      again stop --force --timeout="${GRACE_SECONDS:-300}" || broken=1
       outcome=crashed why="the run hung after step ${step:-0}"
-    elif [[ $silent ]] || is_ill "$found"; then # no matter as long as there is news from the run
+    elif [[ $silent ]] || is_ill "$found"; then # no matter as long as the run makes steps
       ((sick)) || sick=$SECONDS
-      if ((SECONDS - sick >= $(patience "$found"))); then
+      if ((SECONDS - sick >= $(patience "$found" "$lines"))); then
         outcome=crashed broken=1 why="the slice is $found${silent:+, worker $silent does not answer}"
       fi
-    elif [[ ! $(vms_that_are running "$lines") ]]; then
-      judge "$lines"
     elif grep -qv '|running|' <<<"$lines"; then
       # The others end by themselves, saved or by JAX's heartbeat; a signal now could cut a save short.
       ((mixed)) || mixed=$SECONDS
       if ((SECONDS - mixed >= ${GRACE_SECONDS:-300})) || grep -q '|exited|2|' <<<"$lines"; then
-        ours=1
         again stop --force --timeout="${GRACE_SECONDS:-300}" || true
       fi
     fi
@@ -143,7 +170,8 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
 }
 
 hangs() {  # whether the run has been silent for too long, by its own pace; compiling, saving and evaluating take a while
-  local most=${STALL_SECONDS:-$((pause * 10 > 1800 ? pause * 10 : 1800))}
+  local most=$((pause * 10 < 1800 ? 1800 : pause * 10 > 7200 ? 7200 : pause * 10))
+  most=${STALL_SECONDS:-$most}
   [[ $step ]] || most=${START_SECONDS:-7200}
   ((SECONDS - moved >= most))
 }
@@ -157,7 +185,9 @@ judge() {  # judge LINES: how a run ended that is alive on no VM
       return
     elif [[ $state:$code == exited:0 || $outcome == stopped ]]; then
       continue
-    elif [[ $asked == 1 && ! $ours ]]; then
+    elif [[ $state == unreachable ]]; then
+      continue
+    elif [[ $asked == 1 ]]; then
       outcome=stopped
     elif [[ $code == 42 ]]; then
       outcome=preempted why='the run was stopped and has saved'

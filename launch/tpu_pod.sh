@@ -3,6 +3,7 @@
 set -euo pipefail
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || { echo "error: bash 4.4 or newer is needed" >&2; exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=${TPU_REPOSITORY:-${here%/*}}
 # shellcheck source=launch/tpu_types.sh
 source "$here/tpu_types.sh"
 # shellcheck source=launch/tpu_slice.sh
@@ -109,10 +110,16 @@ cmd_create() {
 }
 
 cmd_wait() {
-  local found last='' since=$SECONDS deadline=$((SECONDS + timeout))
+  local found last='' away='' since=$SECONDS deadline=$((SECONDS + timeout))
   while :; do
     # The first look fails for a reason that will not go away; a later one may.
-    found=$(state) || { [[ $last ]] || exit 1; found=$last; }
+    if ! found=$(state 2>"$said"); then
+      [[ $last ]] || { cat "$said" >&2; exit 1; }
+      [[ $away ]] || echo "$name: gcloud cannot be used, waiting: $(head -n 1 "$said")"
+      away=1 found=$last
+    else
+      away=''
+    fi
     [[ ! $dry_run ]] || return 0
     [[ $found == "$last" ]] || { echo "$name: $found"; since=$SECONDS; }
     last=$found
@@ -130,7 +137,7 @@ cmd_wait() {
 
 refuse_dirty() {
   local dirty
-  dirty=$(git -C "$here" status --porcelain)
+  dirty=$(git -C "$repository" status --porcelain)
   [[ ! $dirty || $allow_dirty ]] || usage "not all is committed; commit it, or leave it out with --allow-dirty"
 }
 
@@ -142,8 +149,8 @@ cmd_setup() {
     say "$commit is set up on all VMs"
     return
   fi
-  date=$(git -C "$here" log -1 --format=%cI "$commit" -- "$here/../setup.py")
-  call git -C "$(cd "$here/.." && pwd)" archive --format=tar.gz --output="$archive" "$commit"
+  date=$(git -C "$repository" log -1 --format=%cI "$commit" -- "$repository/setup.py")
+  call git -C "$repository" archive --format=tar.gz --output="$archive" "$commit"
   say "shipping $commit; the first environment takes minutes"
   tpu_vm scp "$archive" "$name:" --worker=all 2>"$errors" || fail "copying failed: $(<"$errors")"
   on all "tar -xzOf dvd_gan-$commit.tar.gz launch/tpu_worker.sh >dvd_gan_worker.sh && \
@@ -154,8 +161,8 @@ bash dvd_gan_worker.sh setup $commit $date" || fail "setup failed; what is done 
 check_workdir() {
   local flag before='' workdir=''
   for flag in "${rest[@]}"; do
-    [[ $flag != --workdir=* ]] || workdir=${flag#*=}
-    [[ $before != --workdir ]] || workdir=$flag
+    [[ ! $flag =~ ^--?workdir=(.*) ]] || workdir=${BASH_REMATCH[1]}
+    [[ ! $before =~ ^--?workdir$ ]] || workdir=$flag
     before=$flag
   done
   [[ ! $workdir || $workdir == gs://* || $shared ]] || usage "--workdir=$workdir is lost with the VMs: take a gs:// path; \
@@ -197,7 +204,7 @@ cmd_logs() { on "$worker" "bash $script logs $lines_wanted $follow"; }
 
 cmd_stop() {
   local lines alive silent deadline=$((SECONDS + timeout))
-  on all "[ ! -e $script ] || bash $script stop TERM" 2>"$said" || true # who did not hear is said below
+  on all "[ ! -e $script ] || bash $script stop TERM ${TPU_STOPPER-}" 2>"$said" || true # who did not hear is said below
   [[ ! $dry_run ]] || return 0
   while :; do
     lines=$(collect)
@@ -205,7 +212,7 @@ cmd_stop() {
     [[ $alive ]] || break
     if ((SECONDS >= deadline)); then
       [[ $force ]] || fail "worker $alive still runs after $timeout s; --force ends it unsaved"
-      on all "[ ! -e $script ] || bash $script stop KILL" 2>"$said" || true
+      on all "[ ! -e $script ] || bash $script stop KILL ${TPU_STOPPER-}" 2>"$said" || true
       deadline=$((SECONDS + 60)) force=''
     fi
     sleep "$poll"
@@ -305,7 +312,7 @@ fi
 
 where=(--zone="$zone" ${project:+--project="$project"})
 commit=${TPU_COMMIT-}  # babysit's own
-[[ $commit ]] || commit=$(git -C "$here" rev-parse HEAD 2>/dev/null) || commit=none
+[[ $commit ]] || commit=$(git -C "$repository" rev-parse HEAD 2>/dev/null) || commit=none
 [[ $commit != none || ! $command =~ ^(setup|run|babysit)$ ]] || usage "$command ships a commit, and this is no git clone"
 exec 3>&1
 if [[ $dry_run ]]; then

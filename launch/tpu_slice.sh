@@ -52,19 +52,21 @@ state() {
 is_lost() { [[ $1 =~ ^(NONE|SUSPENDING|SUSPENDED|DELETING|PREEMPTED|TERMINATED)$ ]]; }  # is_lost STATE
 is_ill() { [[ $1 =~ ^(UNHEALTHY_.*|UNKNOWN|REPAIRING|RESTARTING|REIMAGING|STARTING|STOPPING|STOPPED)$ ]]; }
 
-patience() {  # patience STATE: seconds for which a slice may be so
-  case $1 in
-    UNHEALTHY_MAINTENANCE | REPAIRING) echo "${MAINTENANCE_SECONDS:-7200}" ;;
-    *) echo "${UNREACHABLE_SECONDS:-900}" ;;
-  esac
+patience() {  # patience STATE [LINES]: seconds for which a slice may be so; LINES as collect says them
+  # Where no VM answers, it may well be this machine's ssh.
+  if [[ $1 == UNHEALTHY_MAINTENANCE || $1 == REPAIRING ]] || { [[ ${2-} ]] && ! grep -qv '|unreachable|' <<<"$2"; }; then
+    echo "${MAINTENANCE_SECONDS:-7200}"
+  else
+    echo "${UNREACHABLE_SECONDS:-900}"
+  fi
 }
 
 reason() { queued describe --format='value(state.failedData.error.message)' 2>/dev/null || true; }  # of a FAILED one
 
-is_offline() {  # is_offline FILE: whether what gcloud said is this machine's fault: no network, an expired login
+is_offline() {  # is_offline FILE: whether what gcloud said passes by itself or by a login: no network, an API that is down
   grep -qiE 'unable to find the server|resolve|name resolution|name or service|nodename nor servname|is unreachable|'\
 'connection (reset|refused|aborted)|connectionerror|timed out|max retries|auth tokens|reauthentication|invalid_grant|'\
-'gcloud auth login|active account' "$1"
+'do not currently have an active account|httperror (429|5..)|unavailable|internal error|deadline.exceeded' "$1"
 }
 
 on() {  # on WORKER COMMAND, a number or all; what gcloud and ssh say is only of interest where it failed

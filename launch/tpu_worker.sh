@@ -5,7 +5,7 @@
 #   status COMMIT         number|set up|state|exit code|run|stop asked for|step|text
 #   logs LINES [follow]   of the newest run
 #   stacks                makes the run write to its log what each of its threads is at
-#   stop TERM|KILL        sends the signal to the run
+#   stop TERM|KILL [WHO]  sends the signal to the run; WHO is babysit, or nothing for a person
 # Everything is in ~/dvd_gan_pod: code/COMMIT, current, environments/HASH, newest, runs/RUN/{flags,log,pid,exit_code}.
 set -euo pipefail
 pod=$(cd && pwd -P)/dvd_gan_pod
@@ -112,9 +112,13 @@ supervise() {
 }
 
 copy_log() {  # copy_log RUN_FOLDER ENVIRONMENT FLAGS...: to the workdir, where that is a bucket; the VM's disk goes with it
-  local to
-  to=$(printf '%s\n' "${@:3}" | sed -n 's/^--workdir=\(gs:..*\)/\1/p')
-  [[ ! $to ]] || timeout 200 "$2/bin/python" -c 'import sys; from google.cloud import storage
+  local flag before='' to=''
+  for flag in "${@:3}"; do
+    [[ ! $flag =~ ^--?workdir=(.*) ]] || to=${BASH_REMATCH[1]}
+    [[ ! $before =~ ^--?workdir$ ]] || to=$flag
+    before=$flag
+  done
+  [[ $to != gs://* ]] || timeout 200 "$2/bin/python" -c 'import sys; from google.cloud import storage
 storage.Blob.from_string(sys.argv[2], storage.Client()).upload_from_filename(sys.argv[1])' \
     "$1/log" "${to%/}/logs/${1##*/}/worker-$worker.log" 2>/dev/null || true
 }
@@ -162,7 +166,7 @@ status() {
     else
       state=died  # killed with its supervisor, or the VM was started anew
     fi
-    [[ ! -e $folder/stopping ]] || asked=1
+    [[ ! -s $folder/stopping ]] || asked=1
     text=$(tail -c 65536 "$folder/log" | tr '\r' '\n' | sed 's/[[:space:]]*$//' | grep -a . || true)
     step=$(grep -a '^step [0-9]' <<<"$text" | tail -n 1 || true)
     # A run that failed says why in its last error line, or in its last line.
@@ -199,6 +203,7 @@ stop() {
     kill "-$1" "$(<"$folder/pid")" || true
     touch "$folder/stopping"
   fi
+  [[ ${2-} == babysit ]] || echo "a person" >"$folder/stopping"
 }
 
 "$@"

@@ -330,7 +330,7 @@ def test_babysit_hands_its_flags_to_every_command(cloud):
 
 @pytest.mark.parametrize('command', ['run', 'babysit'])
 def test_a_workdir_on_the_vms_disks_is_refused(cloud, command):
-  for flags in (['--workdir=/home/me/run'], ['--workdir', 'run']):
+  for flags in (['--workdir=/home/me/run'], ['--workdir', 'run'], ['-workdir=run']):
     assert 'is lost with the VMs' in cloud.refused(command, '--', *FLAGS, *flags)
   assert not cloud.calls()
 
@@ -421,6 +421,53 @@ def test_an_ill_slice_is_left_alone_while_the_run_makes_steps(cloud):
   assert process.returncode == 0 and not cloud.calls('delete')
 
 
+def test_a_run_is_left_alone_while_ssh_reaches_no_vm(cloud):
+  process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='0')
+  until(lambda: cloud.starts() == [1, 1])
+  for number in range(2):
+    (cloud.folder / f'{number}-is-dead').touch()
+  before = len(cloud.calls())
+  until(lambda: len(cloud.calls()) > before + 20)
+  for number in range(2):
+    (cloud.folder / f'{number}-is-dead').unlink()
+  cloud.enough()
+  process.communicate(timeout=60)
+  assert process.returncode == 0 and not cloud.calls('delete') and cloud.starts() == [1, 1]
+
+
+def test_a_stop_is_noticed_on_an_ill_slice(cloud):
+  process = cloud.start('babysit', *cloud.flags())
+  until(lambda: cloud.starts() == [1, 1])
+  cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
+  cloud('stop')
+  process.communicate(timeout=60)
+  assert process.returncode == 42 and not cloud.calls('delete')
+
+
+def test_a_live_run_on_an_ill_slice_is_taken_over(cloud):
+  cloud.run()
+  cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
+  process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='1')
+  until(lambda: 'watching it' in process.stdout.readline())
+  cloud.enough()
+  process.communicate(timeout=60)
+  assert process.returncode == 0 and not cloud.calls('delete') and cloud.starts() == [1, 1]
+
+
+def test_a_network_that_the_vms_lack_is_no_network_of_ours(cloud):
+  for home in cloud.homes:
+    (home / 'no-network').touch()
+  error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='2')
+  assert 'Temporary failure in name resolution' in error and '2 crashes in a row' in error.splitlines()[-1]
+
+
+def test_babysit_ends_where_the_first_look_is_refused(cloud):
+  said = 'HTTPError 403: denied. This command is authenticated as me which is the active account specified by x.'
+  (cloud.folder / 'offline').write_text(said)
+  assert 'HTTPError 403' in cloud('babysit', *cloud.flags(), code=1)
+  assert len(cloud.calls()) == 1
+
+
 def test_a_dead_vm_hides_no_other(cloud):
   cloud.run()
   until(lambda: cloud.starts() == [1, 1])
@@ -433,7 +480,8 @@ def test_a_dead_vm_hides_no_other(cloud):
 
 
 @pytest.mark.parametrize(
-  'said', ['Unable to find the server at tpu.googleapis.com', 'There was a problem refreshing your current auth tokens']
+  'said',
+  ['Unable to find the server at x', 'There was a problem refreshing your current auth tokens', 'HTTPError 503: x'],
 )
 def test_babysit_waits_while_gcloud_cannot_be_used_and_counts_no_crash(cloud, said):
   (cloud.folder / 'offline').write_text(said)
@@ -472,7 +520,7 @@ def test_what_a_vm_says_of_an_earlier_run_is_no_news_of_this_one(cloud):
 
 def test_logs_are_copied_to_the_bucket_of_the_workdir(cloud):
   cloud('setup')
-  cloud('run', '--', *FLAGS, '--workdir=gs://b/run', '--config.train.steps=120')
+  cloud('run', '--', *FLAGS, '--workdir', 'gs://b/run', '--workdir=gs://b/run', '--config.train.steps=120')
   run = until(lambda: (cloud.homes[1] / 'dvd_gan_pod' / 'newest').exists() and newest(cloud.homes[1]))
   copy = cloud.folder / f'bucket-gs:__b_run_logs_{run}_worker-1.log'
   until(copy.exists)  # while it runs

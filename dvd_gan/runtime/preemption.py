@@ -1,5 +1,6 @@
 """SIGTERM, Ctrl-C and the notices of Google's metadata server, so that training can save in time."""
 
+import http.client
 import math
 import os
 import signal
@@ -87,7 +88,7 @@ class Notices:
         try:
           with urllib.request.urlopen(request, timeout=LOOK_EVERY) as answer:
             said = answer.read().decode().strip()
-        except (OSError, ValueError):  # it may answer at the next look
+        except (OSError, ValueError, http.client.HTTPException):  # it may answer at the next look
           continue
         if said not in (known[name], QUIET[name]):
           self._new = True
