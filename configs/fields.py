@@ -1,4 +1,4 @@
-"""Which values each field of default.py may have. What depends on several fields is in dvd_gan/runtime/validation.py."""
+"""Valid values of each field of default.py. Checks that involve several fields: dvd_gan/runtime/validation.py."""
 
 import dataclasses
 import math
@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """What a field may be.
+  """Valid values of a field.
 
   Attributes:
-    kind: bool, int, float (which whole numbers are, too, but not inf and nan) or str.
+    kind: bool, int, float (integers are valid, inf and nan are not) or str.
     least: the smallest value.
-    most: the largest one.
-    above_least: `least` itself is too small.
-    choices: all values there are.
+    most: the largest value.
+    above_least: `least` itself is excluded.
+    choices: the valid strings; empty for any.
     several: the field is a tuple of such values.
     path: a file or folder, local or gs://.
-    named: text is a value, too: a name.
+    named: names (non-blank strings) are valid, too.
   """
 
   kind: type
@@ -31,7 +31,7 @@ class Rule:
   named: bool = False
 
   def fault(self, value: Any) -> str | None:
-    """What is wrong with a value, in words that follow it; None if nothing is."""
+    """The error in a value, as text to append to the value; None if it is valid."""
     if not self.several:
       return None if self._suits(value) else f'is not {self._wanted()}'
     if not isinstance(value, (tuple, list)):
@@ -78,11 +78,11 @@ NOT_NEGATIVE = Rule(float, least=0)
 
 
 def one_of(*choices: str) -> Rule:
-  """A field with one of some values."""
+  """The rule of a field whose value is one of `choices`."""
   return Rule(str, choices=choices)
 
 
-# Classes of the data sets that always have as many.
+# Number of classes of data sets where it is fixed.
 KNOWN_CLASSES = {'moving_shapes': 30, 'ucf101': 101, 'kinetics600': 600}
 
 RULES = {

@@ -16,5 +16,5 @@ def get_config():
   config.gen.ch = 96
   config.gen.attention = (64,)
   config.disc.ch = 96
-  config.gen.remat = config.disc.remat = True  # or it needs 17.8 of a v5e's 15.75 GiB at two videos a chip
+  config.gen.remat = config.disc.remat = True  # without it two videos a chip need 17.8 GiB; a v5e has 15.75 GiB
   return config

@@ -1,8 +1,8 @@
-"""Moving shapes at 32x32, 8 frames: a day on one CPU core.
+"""Moving shapes at 32x32, 8 frames: one day on one CPU core.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_32.py --workdir=DIR
-Hardware: 1 CPU core, 1.5 million real clips shown. Expected: shape and motion right in 95 % of samples, Inception Score
-95 % of real clips', Frechet distance within 2 floors. Measured: results/long_runs.
+Hardware: 1 CPU core, training on 1.5 million real clips. Expected: shape and motion correct in 95 % of samples,
+Inception Score 95 % of real clips', Frechet distance at most twice the floor. Measured: results/long_runs.
 """
 
 from dvd_gan.configs import moving_shapes_16

@@ -1,8 +1,8 @@
-"""Moving shapes at 64x64, 12 frames: the paper's smallest shape of model, at a quarter of its width.
+"""Moving shapes at 64x64, 12 frames: the paper's 64x64 model at a quarter of its width.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/moving_shapes_64.py --workdir=DIR
-Hardware: one GPU, some hours (half a minute a step on two CPU cores). Expected: all 30 classes right in shape and
-motion. Measured: not run.
+Hardware: one GPU, a few hours (half a minute a step on two CPU cores). Expected: all 30 classes with the correct shape
+and motion. Measured: not run.
 """
 
 from dvd_gan.configs import default

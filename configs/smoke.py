@@ -1,8 +1,8 @@
-"""The whole program in minutes on two CPU cores: what `launch/local.sh` trains.
+"""The whole program in minutes on two CPU cores; `launch/local.sh` trains this config.
 
 Command:  bash launch/local.sh
-Hardware: 2 CPU cores, under 10 minutes. Expected: one coloured shape on a plain background that moves as its class
-says. Measured: results/smoke.
+Hardware: 2 CPU cores, under 10 minutes. Expected: one coloured shape on a plain background, with the motion of its
+class. Measured: results/smoke.
 """
 
 from dvd_gan.configs import default
@@ -14,7 +14,7 @@ def get_config():
   config.data.frames = 6
   config.data.clips = 3000
   config.gen.ch = 8
-  config.gen.z_dim = 16  # the class embedding then weighs more from the start
+  config.gen.z_dim = 16  # small, so that the class embedding has more weight from the start
   config.gen.embed_dim = 32
   config.gen.attention = ()
   config.disc.ch = 4
@@ -23,7 +23,7 @@ def get_config():
   config.disc.pool = 1  # the paper's pooling would leave 8x8 pixels, too few to see motion
   config.train.batch_size = 8
   config.train.steps = 2500
-  # Higher than the paper's: the batch is 64 times smaller and the run 200 times shorter.
+  # Higher than the paper's: the batch is 64 times smaller and the run 120 times shorter.
   config.train.gen_lr = 1e-3
   config.train.disc_lr = 2e-3
   config.train.ema_decay = 0.995

@@ -1,8 +1,8 @@
 """Your own videos at 32x32, 8 frames, within an hour on two CPU cores: a folder with one subfolder per class.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder_cpu.py --workdir=DIR --config.data.source=FOLDER
-Hardware: 2 CPU cores, 54 minutes at 0.93 steps a second, 96,000 windows shown. Expected: motion, and
-classes that can be recognised. Measured: so after 64,000 windows of five videos: results/footage_32.
+Hardware: 2 CPU cores, 54 minutes at 0.93 steps a second, training on 96,000 windows. Expected: motion and recognisable
+classes. Measured: both, after 64,000 windows of five videos: results/footage_32.
 """
 
 from dvd_gan.configs import moving_shapes_32
@@ -11,9 +11,9 @@ from dvd_gan.configs import moving_shapes_32
 def get_config():
   config = moving_shapes_32.get_config()
   config.data.name = 'video_folder'
-  config.data.stride = 2  # at 25 frames a second 8 frames would last a third of a second
+  config.data.stride = 2  # with stride 1, 8 frames at 25 frames a second last only a third of a second
   config.data.flip = True
-  config.train.augment = ('translation', 'cutout')  # a few minutes of footage are soon learned by heart
+  config.train.augment = ('translation', 'cutout')  # D soon overfits a few minutes of footage
   config.train.steps = 3_000
   config.train.decay_start = 1_500
   config.train.gen_lr = 5e-4

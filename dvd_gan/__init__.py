@@ -10,7 +10,7 @@ __version__ = '0.1.0'
 
 
 def load(path: Any, step: int | None = None) -> Any:
-  """Opens a trained model; see dvd_gan.model.load, which is imported when this is called."""
+  """Opens a trained model; see `dvd_gan.model.load`, which is imported only on this call."""
   from dvd_gan import model
 
   return model.load(path, step)

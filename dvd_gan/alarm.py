@@ -1,24 +1,24 @@
-"""Signs in a run's metrics that it drifts to collapse, raised while a good checkpoint is still there.
+"""Detects signs of collapse in a run's metrics, while a good checkpoint still exists.
 
-The limits were set on the runs under results/: healthy ones stay within them, those that went wrong do not
+The limits were chosen from the runs under results/: healthy runs stay within them, failed runs do not
 (tests/test_alarm.py).
 """
 
 import statistics
 from typing import NamedTuple
 
-WINDOW = 20  # lines of metrics that a mean is taken over
-WON = 0.15  # hinge loss below which a discriminator has won, and G learns nothing more from it
-DEAD = 1.9  # loss above which it cannot separate real from fake (at a score of 0 the loss is 2)
-DEAD_AFTER = 10_000  # real clips shown; the loss of a young D is as high
-SIGMA, GROWTH = 5.0, 3.0  # raw weights whose spectral norm is above the first and has grown by the second in a window
-ALIKE, UNLIKE = 0.5, 0.8  # of the median deviation so far: samples of one class have become alike; are well
+WINDOW = 20  # number of consecutive lines of metrics that are examined
+WON = 0.15  # hinge loss of a discriminator below which G no longer learns from it
+DEAD = 1.9  # hinge loss above which a discriminator does not separate real from fake (a score of 0 gives 2)
+DEAD_AFTER = 10_000  # real clips seen before DEAD applies: early in training the loss is as high
+SIGMA, GROWTH = 5.0, 3.0  # limits of the raw weights' largest spectral norm and of its growth factor in a window
+ALIKE, UNLIKE = 0.5, 0.8  # sample_deviation relative to its median: collapsed below ALIKE, healthy above UNLIKE
 
-Line = dict[str, float]  # of metrics.jsonl
+Line = dict[str, float]  # one line of metrics.jsonl
 
 
 class Sign(NamedTuple):
-  """A sign of collapse: its name, the step up to which all was well, and what was found."""
+  """A sign of collapse: its name, the last step considered healthy, and a message."""
 
   name: str
   since: int
@@ -26,17 +26,17 @@ class Sign(NamedTuple):
 
 
 class Alarm:
-  """Reports each sign when it appears, and again only when it comes back after a window of lines without it."""
+  """Reports each sign when it first appears, and again only if it returns after WINDOW lines without it."""
 
   def __init__(self, lines: list[Line], clips_per_step: int):
-    """Goes on after the `lines` that a run has logged; `clips_per_step` are the real clips that D sees in a step."""
+    """Starts from the `lines` already logged; `clips_per_step` is the number of real clips that D sees in a step."""
     self._lines = lines
     self._clips_per_step = clips_per_step
-    self._last: dict[str, int] = {}  # number of the line at which a sign was last there
+    self._last: dict[str, int] = {}  # line number at which each sign was last present
     self._appearing()
 
   def __call__(self, line: Line) -> list[Sign]:
-    """The signs that appear with one more line."""
+    """Adds a line and returns the signs that appear with it."""
     self._lines.append(line)
     return self._appearing()
 
@@ -55,7 +55,7 @@ def signs(lines: list[Line], clips_per_step: int) -> list[Sign]:
   since, step = window[0]['step'], window[-1]['step']
   found = []
   for name in ('disc_loss_spatial', 'disc_loss_temporal'):
-    if any(name not in line for line in window):  # a run with one discriminator, now or until it was resumed
+    if any(name not in line for line in window):  # the run has, or had before it was resumed, one discriminator
       continue
     loss = statistics.fmean(line[name] for line in window)
     if loss < WON:

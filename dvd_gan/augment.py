@@ -1,53 +1,53 @@
-"""DiffAugment on clips (Zhao et al. 2020): random changes that gradients flow through, one draw for a whole clip.
+"""DiffAugment for clips (Zhao et al. 2020): differentiable random augmentations, with one draw per clip.
 
-The discriminators see real and generated clips through the same kind of change, so that they cannot memorise a small
-training set, and G is not taught the change. The ranges are those of the authors' code. Sharing a draw among a clip's
-frames is ours: a draw for each frame would look like motion.
+Both real and generated clips are augmented before the discriminators. The discriminators then cannot memorise a small
+training set, and G does not learn to generate augmented clips. The ranges are those of the authors' code. Sharing a
+draw among a clip's frames is ours: a draw for each frame would look like motion.
 """
 
 import jax
 import jax.numpy as jnp
 
-Draws = dict[str, jax.Array]  # of B clips: each array is [B, ...]
+Draws = dict[str, jax.Array]  # random parameters for B clips; each array is [B, ...]
 
 KINDS = ('colour', 'translation', 'cutout')
-SHIFT = 1 / 8  # of the side: the farthest that a clip is moved
-CUTOUT = 1 / 2  # of the side: the side of the square that is blanked
+SHIFT = 1 / 8  # largest translation, as a fraction of the side
+CUTOUT = 1 / 2  # side of the blanked square, as a fraction of the clip's side
 
 
 def draw(key: jax.Array, count: int, size: int, kinds: tuple[str, ...]) -> Draws:
-  """Random numbers of the changes to `count` clips.
+  """Draws the random parameters of the augmentations for `count` clips.
 
   Args:
     key: a PRNG key.
     count: B.
     size: height and width of the clips in pixels.
-    kinds: those of KINDS to apply; with none the result is empty and `apply` returns its clips as they are.
+    kinds: a subset of KINDS; if it is empty, so is the result, and `apply` returns its clips unchanged.
 
   Returns:
-    'colour' f32 [B, 3], an added brightness and two factors, of saturation and of contrast; 'translation' int32 [B, 2],
-    pixels down and to the right; 'cutout' int32 [B, 2], the square's first row and column.
+    'colour' f32 [B, 3], brightness offset, saturation factor and contrast factor; 'translation' int32 [B, 2], pixels
+    down and to the right; 'cutout' int32 [B, 2], the square's first row and column, which may be negative.
   """
   keys = dict(zip(KINDS, jax.random.split(key, len(KINDS)), strict=True))
   shift, side = round(size * SHIFT), round(size * CUTOUT)
   draws = {
     'colour': jax.random.uniform(keys['colour'], (count, 3)) * jnp.array([1.0, 2.0, 1.0]) + jnp.array([-0.5, 0.0, 0.5]),
     'translation': jax.random.randint(keys['translation'], (count, 2), -shift, shift + 1),
-    # The centre of the square is any pixel, so that it may reach over the edge.
+    # The centre of the square may be any pixel, so the square may extend beyond the edge.
     'cutout': jax.random.randint(keys['cutout'], (count, 2), 0, size + 1 - side % 2) - side // 2,
   }
   return {kind: draws[kind] for kind in KINDS if kind in kinds}
 
 
 def apply(draws: Draws, video: jax.Array) -> jax.Array:
-  """Changes clips, all frames of one alike.
+  """Augments clips, all frames of a clip in the same way.
 
   Args:
-    draws: from `draw`, for as many clips.
+    draws: from `draw`, for B clips.
     video: f32 [B, T, H, W, 3] in [-1, 1], H = W.
 
   Returns:
-    f32 [B, T, H, W, 3]. What is moved in or blanked is 0, mid-grey; colours may leave [-1, 1].
+    f32 [B, T, H, W, 3]. Pixels that are shifted in or blanked are 0, mid-grey. Colours may leave [-1, 1].
   """
   if 'colour' in draws:
     brightness, saturation, contrast = (draws['colour'][:, i, None, None, None, None] for i in range(3))
@@ -58,7 +58,7 @@ def apply(draws: Draws, video: jax.Array) -> jax.Array:
     video = mean + contrast * (video - mean)
   pixel = jnp.arange(video.shape[2])
   if 'translation' in draws:
-    # As products with shifted unit matrices: the gradient of a gather would be a scatter, slow on TPUs and CPUs.
+    # Products with shifted identity matrices: the gradient of a gather would be a scatter, slow on TPUs and CPUs.
     shifts = jax.nn.one_hot(pixel - draws['translation'][..., None], len(pixel))  # [B, 2, H, H]
     exact = jax.lax.Precision.HIGHEST
     video = jnp.einsum('bij,btjwc->btiwc', shifts[:, 0], video, precision=exact)

@@ -1,8 +1,8 @@
-"""Times the train step of a named size, or sampling from it; prints one JSON object last. Needs no TensorFlow.
+"""Times the train step, or sampling, of a named size; prints one JSON object last. Needs no TensorFlow.
 
-`python -m dvd_gan.benchmark` times 64x64, 12 frames, ch = 32, batch 4; `--size=smoke` or any other of SIZES times that.
-Sizes named after a config are at full width, in bfloat16. `--sampling --size=kinetics600_64x48 --batch_size=2` times the
-drawing of two videos.
+`python -m dvd_gan.benchmark` times 64x64, 12 frames, ch = 32, batch 4. `--size` selects another entry of SIZES; the
+kinetics600 sizes are at full width, in bfloat16. `--sampling --size=kinetics600_64x48 --batch_size=2` times sampling of
+two videos.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from dvd_gan.runtime.errors import UsageError
 
 
 def _size(name: str, **fields: Any) -> Any:
-  """The config of a file in configs/, with some fields changed, 'group__field'."""
+  """The config of a file in configs/, with fields overridden; `group__field` sets `group.field`."""
   config = importlib.import_module(f'dvd_gan.configs.{name}').get_config()
   config.update_from_flattened_dict({field.replace('__', '.'): value for field, value in fields.items()})
   return config
@@ -49,10 +49,10 @@ class Step:
   """The compiled train step of a config on all devices, with a random state and batch.
 
   Attributes:
-    flop: analytic, of one step of the model as its layers are described.
-    computed_flop: the same of the step that runs, less where resampling is in the kernels.
-    compile_s: seconds of the compilation.
-    temporary_gib: memory of one device beside its state and batch.
+    flop: analytic FLOPs of one step, with convolution and resampling as separate operations.
+    computed_flop: analytic FLOPs of the step that runs; fewer if resampling is merged into the kernels.
+    compile_s: compilation time in seconds.
+    temporary_gib: GiB of temporary memory per device, without arguments and results.
   """
 
   def __init__(self, config: Any):
@@ -80,15 +80,15 @@ class Step:
     self._compiled = lowered.compile()
     self.compile_s = time.perf_counter() - start
     self.temporary_gib = self._compiled.memory_analysis().temp_size_in_bytes / 2**30
-    self.seconds(1)  # the first is slower
+    self.seconds(1)  # warm-up: the first step is slower
 
   @property
   def text(self) -> str:
-    """The compiled program."""
+    """The text of the compiled program."""
     return self._compiled.as_text()
 
   def seconds(self, repeats: int) -> list[float]:
-    """Runs so many steps; what each took."""
+    """Runs `repeats` steps and returns the seconds that each took."""
     found = []
     for _ in range(repeats):
       start = time.perf_counter()
@@ -102,10 +102,10 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
   """Compiles and times the train step of a config on all devices, on random videos.
 
   Returns:
-    step_s (median), step_s_min, compile_s, temporary_gib, model_tflop (analytic, one step), clips_per_s (batch size over
-    step_s: each of the step's D and G updates sees as many), matmul_gflops (f32 in float32 configs, measured in the
-    same run, before and after), share_of_matmul_rate (of model_tflop), computed_tflop (of what ran: less where
-    resampling is in the kernels), and what was measured.
+    step_s (median), step_s_min, compile_s, temporary_gib, model_tflop and computed_tflop (one step, `flop` and
+    `computed_flop` of Step), clips_per_s (batch size / step_s), matmul_gflops (rate of matrix products in the config's
+    dtype, measured before and after the steps, times the number of devices), share_of_matmul_rate (model FLOP/s over
+    that rate), and a description of the model and the machine.
   """
   step = Step(config)
   step_s, figures = _timed('step', lambda: step.seconds(repeats), step.flop, config.dtype, jax.device_count())
@@ -123,11 +123,11 @@ def measure(config: Any, repeats: int) -> dict[str, Any]:
 
 
 def measure_sampling(config: Any, repeats: int) -> dict[str, Any]:
-  """Compiles and times the drawing of `sample.batch_size` videos, latents on the host to uint8 videos on the device.
+  """Compiles and times sampling of `sample.batch_size` videos, from latents on the host to uint8 videos on the device.
 
   Returns:
     draw_s (median), draw_s_min, videos_per_s, model_tflop (analytic, one batch), share_of_matmul_rate and matmul_gflops
-    as in `measure`, and what was measured.
+    as in `measure` but for one device, and a description of the model and the machine.
   """
   validation.validate(config)
   size, data, rng = config.sample.batch_size, config.data, np.random.default_rng(0)
@@ -154,7 +154,10 @@ def measure_sampling(config: Any, repeats: int) -> dict[str, Any]:
 def _timed(
   name: str, run: Callable[[], list[float]], flop: int, dtype: str, devices: int = 1
 ) -> tuple[float, dict[str, Any]]:
-  """Median seconds of what `run` repeats, each of so many FLOPs, and the figures, beside matrix products in turn."""
+  """Calls `run`, which returns the seconds of each repeat, and times matrix products before and after it.
+
+  Returns (median seconds of a repeat, figures); `flop` is the FLOPs of one repeat.
+  """
   matmul = [matmul_rate(dtype)]
   seconds = run()
   matmul.append(matmul_rate(dtype))
@@ -170,7 +173,7 @@ def _timed(
 
 
 def _about(config: Any) -> dict[str, Any]:
-  """What was measured, and on what."""
+  """A description of the model and the machine."""
   return {
     'resolution': config.data.resolution,
     'frames': config.data.frames,
@@ -187,7 +190,7 @@ def _about(config: Any) -> dict[str, Any]:
 
 
 def matmul_rate(dtype: str, seconds: float = 0.5) -> float:
-  """FLOP/s of a large square matrix product on one device, the best of several."""
+  """FLOP/s of a large square matrix product on one device; the best of several runs."""
   side = 8192 if jax.default_backend() != 'cpu' else 2048
   a = jnp.ones((side, side), dtype)
   product = jax.jit(lambda a: a @ a)

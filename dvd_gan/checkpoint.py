@@ -25,27 +25,27 @@ HANDLERS = {
   'checksums': ocp.JsonCheckpointHandler,
 }
 
-MARKS = 'eval/kept'  # in the workdir: a file for each step that is kept
+MARKS = 'eval/kept'  # folder in the workdir, one file per mark
 
 
 class DamagedError(UsageError):
-  """A checkpoint whose files are not what was saved."""
+  """A checkpoint whose files are unreadable or differ from what was saved."""
 
 
 class Checkpoints:
-  """The steps saved under a folder; saves in the background, waits for the last one on close."""
+  """Saves and restores checkpoints in a folder. Saving is asynchronous; `close` waits for the last save."""
 
   def __init__(self, folder: Any, keep: int = 0, keep_best: int = 0, keep_every: int = 0):
-    """Opens `folder`, making it if need be. Marked steps (`mark`) are kept in any case.
+    """Opens `folder`, and creates it if necessary. Marked steps (see `mark`) are always kept.
 
     Args:
       folder: `checkpoints` in a workdir, local or gs://, the same for all processes of a run.
-      keep: how many of the newest steps stay; all if 0.
-      keep_best: how many stay beside them of those saved with the smallest `best_metric`.
-      keep_every: the multiples of it stay too; none if 0.
+      keep: number of newest steps to keep; 0 keeps all.
+      keep_best: number of steps with the smallest `best_metric` to keep in addition.
+      keep_every: interval in steps; multiples of it are kept in addition; 0 for none.
     """
     self.folder = epath.Path(folder)
-    # Orbax's own max_to_keep with best_fn would delete the newest step.
+    # With max_to_keep and best_fn instead, orbax could delete the newest step.
     best = policies.BestN(
       get_metric_fn=lambda metrics: metrics['score'], n=keep_best, reverse=True, keep_checkpoints_without_metrics=False
     )
@@ -58,20 +58,20 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(
         self.folder, options=options, item_handlers={name: handler() for name, handler in HANDLERS.items()}
       )
-    except (ValueError, *files.errors()) as error:  # ValueError: tensorstore's
+    except (ValueError, *files.errors()) as error:  # tensorstore raises ValueError
       raise files.failure(error, f'cannot open checkpoints in {self.folder}') from None
     if files.is_remote(self.folder) and not self._manager.all_steps():
-      # Orbax asks TensorFlow for the folder, which says that it is not there where the bucket does not answer.
+      # Orbax lists the folder through TensorFlow, which reports it as missing if the bucket does not answer.
       for step in filter(str.isdigit, buckets.folders(self.folder)):
         if (self.folder / step / 'commit_success.txt').exists():
           raise RunError(f'{self.folder} cannot be listed now: it has a checkpoint of step {step}')
 
   def newest(self) -> int | None:
-    """The newest step saved, or None."""
+    """The newest saved step, or None."""
     return self._manager.latest_step()
 
   def steps(self) -> list[int]:
-    """The steps saved, ascending."""
+    """The saved steps, ascending."""
     return sorted(self._manager.all_steps())
 
   def save(
@@ -82,17 +82,17 @@ class Checkpoints:
     best_metric: float = math.nan,
     statistics: tuple[int, int] | None = None,
   ) -> None:
-    """Starts saving; the arrays may be donated once this returns. A step already saved stays as it is.
+    """Starts a save; the arrays may be donated once this returns. A step that is already saved is not saved again.
 
     Args:
-      step: its number.
+      step: number of the step.
       state: the TrainState.
-      standing: statistics of its EMA weights, where there was time for them.
+      standing: standing statistics of the EMA weights; None to save none.
       best_metric: value of `train.best_metric` at this step, smaller is better; NaN for none.
-      statistics: how many batches of how many videos `standing` is of.
+      statistics: (number of batches, videos per batch) that `standing` was computed from.
 
     Raises:
-      RunError: if this save, or the one before it, cannot be written.
+      RunError: if this save or the previous one cannot be written.
     """
     if step in self.steps():
       return
@@ -104,27 +104,27 @@ class Checkpoints:
     try:
       about = {'statistics': list(statistics)} if statistics else None
       self._manager.save(step, args=args, metrics=metrics, custom_metadata=about)
-    except Exception as error:  # of any kind: what tensorstore and orbax make of a full disk
+    except Exception as error:  # tensorstore and orbax raise many types, e.g. on a full disk
       raise self._unwritten(error) from error
 
   def restore_newest(
     self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool, whole: bool = True
   ) -> tuple[int, train_step.TrainState, Any]:
-    """Reads the newest step that is not damaged, telling of those that are.
+    """Restores the newest undamaged step and warns about damaged ones.
 
     Args:
       config, mesh, whole: see `restore`.
-      set_aside: rename damaged steps to damaged-STEP, so that the run can save them anew.
+      set_aside: rename damaged steps to damaged-STEP, so that the run can save these steps again.
 
     Returns:
       (step, TrainState, standing statistics).
 
     Raises:
       UsageError: if a step does not fit the config.
-      RunError: if every one is damaged.
+      RunError: if every step is damaged, or see `restore`.
     """
     steps = self.steps()[::-1]
-    steps = json.loads(multihost.gather(json.dumps(steps))[0])  # a host's view of a shared disk may lag behind
+    steps = json.loads(multihost.gather(json.dumps(steps))[0])  # the first host's: views of a shared disk may differ
     for i, step in enumerate(steps):
       try:
         state, standing = self.restore(step, config, mesh, whole=whole)
@@ -137,7 +137,7 @@ class Checkpoints:
     raise RunError(f'every checkpoint in {self.folder} is damaged: {steps}')
 
   def _set_aside(self, steps: list[int]) -> None:
-    """Renames steps to damaged-STEP, or damaged-STEP-2 and so on where it has happened before."""
+    """Renames steps to damaged-STEP, or to damaged-STEP-2 and so on if that name is taken."""
     if jax.process_index() == 0:
       for step in steps:
         names = (f'damaged-{step}{f"-{n}" if n > 1 else ""}' for n in itertools.count(1))
@@ -151,20 +151,21 @@ class Checkpoints:
   def restore(
     self, step: int, config: Any, mesh: jax.sharding.Mesh, *, whole: bool = True
   ) -> tuple[train_step.TrainState, Any]:
-    """Reads a step.
+    """Restores a step.
 
     Args:
-      step: one that was saved.
-      config: whose gen, disc, train.b1 and train.lecam decide the form of the state.
-      mesh: where it goes, by `sharding.state`; the mesh that it was saved from may have been another.
-      whole: False reads only what samples are drawn from, `ema_params` and `gen.spectral`; the rest is None.
+      step: a saved step.
+      config: its gen, disc, data, train.b1 and train.lecam determine the structure of the state.
+      mesh: mesh to restore onto, by `sharding.state`; it may differ from the mesh that the state was saved from.
+      whole: False restores only what sampling needs, `ema_params` and `gen.spectral`; the other trees are None.
 
     Returns:
-      (TrainState, standing statistics); None for the latter where they were not saved.
+      (TrainState, standing statistics), the latter None if they were not saved.
 
     Raises:
-      UsageError: if the step is not there or its arrays have other shapes; DamagedError if its files are not what was
-        saved: unreadable, or with other checksums; RunError if its bucket does not answer or keeps this host out.
+      UsageError: if the step does not exist, or its arrays have other names or shapes.
+      DamagedError: if its files are unreadable or its checksums differ.
+      RunError: if its bucket does not answer or denies access.
     """
     if step not in self.steps():
       raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {self.steps()}')
@@ -183,17 +184,17 @@ class Checkpoints:
     if (self.folder / str(step) / 'checksums').exists():
       items['checksums'] = ocp.args.JsonRestore()
     cause = None
-    for _ in range(2):  # the network may have its moments
+    for _ in range(2):  # a network error may be transient
       try:
-        # Not by the manager, which waits for the other hosts in a device program: one whose part is damaged never comes.
+        # Not by the manager: it synchronises hosts on their devices, and a host that fails to read never gets there.
         restored = {
           name: handlers[name]().restore(self.folder / str(step) / name, args=args) for name, args in items.items()
         }
         cause = None
         break
-      except Exception as error:  # it fits, so whatever goes wrong is in the files; orbax raises all sorts
+      except Exception as error:  # orbax raises many types; `_is_damage` classifies them
         cause = error
-    # Each host reads its own part.
+    # Each host reads its own part, so only some hosts may have failed.
     found = multihost.gather('' if cause is None else 'damaged' if _is_damage(cause) else 'kept away')
     if any(found):
       kind, what = (
@@ -216,15 +217,18 @@ class Checkpoints:
     return type(state)(**(restored['state'] | nets)), restored.get('standing')
 
   def statistics(self, step: int) -> tuple[int, int] | None:
-    """Of how many batches of how many videos a step's standing statistics are; None where it does not say."""
+    """(number of batches, videos per batch) of a step's standing statistics; None if not recorded."""
     try:
       about = self._manager.metadata(step).custom_metadata or {}
-    except Exception:  # damage: it will be found where it matters
+    except Exception:  # unreadable metadata count as not recorded
       about = {}
     return tuple(about['statistics']) if 'statistics' in about else None
 
   def _check_fit(self, step: int, state: Any, whole: bool) -> None:
-    """UsageError where a step's arrays, or these of them, have other names or shapes than `state`; unreadable metadata are left."""
+    """Raises UsageError if a step's arrays differ from `state` in names or shapes.
+
+    If not `whole`, only the arrays in `state` are compared. If the metadata are unreadable, nothing is checked.
+    """
     try:
       metadata = self._manager.item_metadata(step)['state']
       saved = {
@@ -243,14 +247,14 @@ class Checkpoints:
       )
 
   def wait(self) -> None:
-    """Until the save under way is on disk; RunError if it cannot be written."""
+    """Waits until the current save is on disk; raises RunError if it cannot be written."""
     try:
       self._manager.wait_until_finished()
     except Exception as error:
       raise self._unwritten(error) from error
 
   def close(self) -> None:
-    """Waits and closes."""
+    """Waits for the current save, then closes the checkpoint manager."""
     self.wait()
     self._manager.close()
 
@@ -261,23 +265,23 @@ class Checkpoints:
 
 
 class _Marked:
-  """Orbax's policy by which marked steps are kept."""
+  """An orbax preservation policy that keeps marked steps."""
 
   def __init__(self, workdir: epath.Path):
     self._workdir = workdir
-    self._steps: set[int] | None = None  # as last read
+    self._steps: set[int] | None = None  # None before the first successful read: all steps are kept
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-    with contextlib.suppress(*files.errors(), UsageError):  # a bucket that does not answer, a damaged file
+    with contextlib.suppress(*files.errors(), UsageError):  # then the marks that were read last apply
       self._steps = {mark['step'] for mark in marks(self._workdir).values()}
     return [self._steps is None or info.step in self._steps for info in checkpoints]
 
 
 def marks(workdir: epath.Path) -> dict[str, dict[str, Any]]:
-  """The steps of a run that are kept whatever `train.keep_checkpoints` says: by name, each with its `step` and why.
+  """Marks of a run by name: the `step` that is kept regardless of `train.keep_checkpoints`, and `about` of `mark`.
 
   Raises:
-    UsageError: if a file of them is damaged.
+    UsageError: if the file of a mark is damaged.
   """
   found, folder = {}, workdir / MARKS
   for path in folder.glob('*.json') if folder.exists() else []:
@@ -290,16 +294,16 @@ def marks(workdir: epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def mark(workdir: epath.Path, name: str, step: int, **about: Any) -> None:
-  """Keeps the checkpoint of `step` under a name, which then no longer keeps another; from the first process.
+  """Marks the checkpoint of `step` as kept, replacing any mark of that name; only the first process writes.
 
-  A file for each name, so that a training run and evaluations beside it never write the same one.
+  Each name has its own file, so that training and a concurrent evaluation never write the same file.
   """
   if jax.process_index() == 0:
     files.write(workdir / MARKS / f'{name}.json', (json.dumps({'step': step, **about}) + '\n').encode())
 
 
 def drop_marks(workdir: epath.Path, after: int) -> None:
-  """Forgets marks of steps after `after`, to which a run has gone back; from the first process."""
+  """Deletes marks of steps later than `after`, the step that a run resumes from; only the first process deletes."""
   if jax.process_index() == 0:
     for name, found in marks(workdir).items():
       if found['step'] > after:
@@ -307,17 +311,17 @@ def drop_marks(workdir: epath.Path, after: int) -> None:
 
 
 def warm_up(state: train_step.TrainState) -> None:
-  """Compiles what saving needs."""
+  """Compiles the checksums that saving computes."""
   checksums.of(_named(state))
 
 
 def _named(state: train_step.TrainState) -> dict[str, Any]:
-  """The parts of a state by name, without those that its config does not have."""
+  """The fields of a state by name, without those that are None."""
   return {name: part for name, part in state._asdict().items() if part is not None}
 
 
 def _is_damage(error: Exception) -> bool:
-  """Whether an error of reading a checkpoint is in its files, and not between them and this host."""
+  """Whether a read error is due to damaged files, rather than to the connection or to missing permissions."""
   kept_out = re.search(
     'PERMISSION_DENIED|UNAUTHENTICATED|PermissionDenied|Forbidden', f'{type(error).__name__} {error}'
   )

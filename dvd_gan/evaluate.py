@@ -1,4 +1,4 @@
-"""`--mode=evaluate`: protocols -> numbers -> JSON and a curve."""
+"""`--mode=evaluate`: runs evaluation protocols and writes their results as JSON, a curve and a report."""
 
 import copy
 import dataclasses
@@ -19,8 +19,8 @@ from dvd_gan.metrics.video_sets import VideoSet
 from dvd_gan.runtime import files, run_config, validation
 from dvd_gan.runtime.errors import RunError, UsageError
 
-GALLERY, BESIDE = 8, 3  # classes in a report, and samples of each
-# Of a result, beside its value, for TensorBoard: the part of it and the name there.
+GALLERY, BESIDE = 8, 3  # classes in a report; samples per class
+# Parts of a result that go to TensorBoard besides its value, with their names there.
 CURVED = (
   ('frechet', 'floor'), ('inception_score', 'score'), ('accuracy', 'shape'), ('accuracy', 'motion'),
   ('accuracy', 'both'), ('memorised', 'nearer'),
@@ -30,12 +30,12 @@ CURVED = (
 def evaluate(config: Any, workdir: epath.Path) -> None:
   """Runs `eval.protocols` on a checkpoint, on the newest ones of a training run (`eval.follow`), or on a folder.
 
-  Leaves eval/PROTOCOL-STEP.json (PROTOCOL-FOLDER.json), with several truncations eval/curve-STEP, and of a checkpoint
-  eval/report-STEP.html.
+  Writes eval/PROTOCOL-STEP.json (PROTOCOL-FOLDER.json for a folder). For a checkpoint, also writes
+  eval/report-STEP.html and, if there are several truncations, eval/curve-STEP.{json,png}.
 
   Raises:
-    UsageError: for an unknown protocol, one that does not suit the config, weights or data that are missing, or as
-      `sample.open_checkpoint`.
+    UsageError: for an unknown protocol, a protocol that does not suit the config, missing weights or missing data; see
+      also `sample.open_checkpoint`.
   """
   fields, config = validation.listing(config), copy.deepcopy(config)
   protocols = {name: chosen(config, name) for name in config.eval.protocols}
@@ -78,10 +78,10 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
 
 
 def chosen(config: Any, name: str) -> Protocol:
-  """A protocol by its name, with `eval.samples` in it.
+  """The protocol of this name; `eval.samples` replaces its number of samples.
 
   Raises:
-    UsageError: if there is none of that name, or it is not for the config's videos.
+    UsageError: if the name is unknown, or the protocol does not suit the config's videos.
   """
   if name not in PROTOCOLS:
     raise UsageError(f'eval.protocols: there is no {name}, only {", ".join(PROTOCOLS)}')
@@ -98,7 +98,7 @@ def chosen(config: Any, name: str) -> Protocol:
 
 
 def suffix(config: Any, count: int) -> str:
-  """What a result's name says of its samples, where their number or seed are not the protocol's."""
+  """Suffix of a result's name: the number of samples and the seed, if `eval` sets them."""
   return (f'-of_{count}' if config.eval.samples else '') + (f'-seed_{config.eval.seed}' if config.eval.seed else '')
 
 
@@ -112,10 +112,10 @@ def run_protocol(
   title: str,
   **about,
 ) -> tuple[dict[str, Any], VideoSet]:
-  """Computes a protocol's numbers of a set, beside the floor, and writes them to eval/NAME-TITLE.json.
+  """Evaluates a set of videos and the floor (real against real) by a protocol; writes eval/NAME-TITLE.json.
 
   Returns:
-    (the numbers and all that decides them, the real clips).
+    (the numbers with everything that they depend on, the real clips).
 
   Raises:
     RunError: if features are not finite, or there are too few for the number.
@@ -127,8 +127,8 @@ def run_protocol(
   wanted = (protocol.real or count) if protocol.compares else 0
   reference = min(wanted, real.count) if wanted >= 0 else real.count
   references = [(i * reference, (i + 1) * reference) for i in range(loops) if (i + 1) * reference <= real.count]
-  others = min(real.count, clips) if protocol.windows == 'again' else real.count  # of different clips
-  second = min(count, others // 2 if protocol.compares else others)  # of too few clips for two sets, half
+  others = min(real.count, clips) if protocol.windows == 'again' else real.count  # only windows of different clips
+  second = min(count, others // 2 if protocol.compares else others)  # half, if there are too few clips for two sets
   floor = (0, min(reference, others - second)), (others - second, others)
   try:
     known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [*floor, *references])
@@ -162,7 +162,7 @@ def run_protocol(
 
 
 def write_nearest(config: Any, path: epath.Path, result: dict[str, Any], made: VideoSet, real: VideoSet) -> None:
-  """Writes pairs of a sample and the real clip nearest to it as a GIF, where a result knows them."""
+  """Writes a GIF of samples beside the real clips nearest to them, if the result lists such pairs."""
   pairs = [
     _videos(of, number, config.eval.batch_size)
     for both in result.get('memorised', {}).get('closest', [])
@@ -183,10 +183,10 @@ def write_report(config: Any, workdir: epath.Path, opened: sample.Opened, split:
   """Writes eval/report-STEP.html.
 
   Args:
-    config: of the evaluation.
-    workdir: of the run.
+    config: the evaluation's config.
+    workdir: the run's workdir.
     opened: the checkpoint.
-    split: of the real clips on the page.
+    split: split of the real clips in the report.
     fields: the config as text.
   """
   truncation = min(config.eval.truncation, key=lambda one: abs(one - 1))
@@ -198,9 +198,9 @@ def write_report(config: Any, workdir: epath.Path, opened: sample.Opened, split:
 
 
 def gallery(config: Any, opened: sample.Opened, split: str, truncation: float) -> list[report.Row]:
-  """Of some classes a real clip and samples; of a prediction model, and of one without classes, a few clips instead."""
+  """Rows of a real clip and samples: one per class for some classes; without classes or in prediction, one per clip."""
   windows = evaluation_windows.Windows(config, split, labelled=False)
-  order = windows.labels(min(windows.clips, 10_000))  # of the first windows, each of another clip
+  order = windows.labels(min(windows.clips, 10_000))  # these windows are all of different clips
   context, by_class = config.data.context, config.data.use_labels and not config.data.context
   labels = np.arange(len(opened.classes)) if by_class else np.maximum(order[:GALLERY], 0)
   labels = labels[np.unique(np.linspace(0, len(labels) - 1, GALLERY).astype(int))]
@@ -216,14 +216,14 @@ def gallery(config: Any, opened: sample.Opened, split: str, truncation: float) -
   videos = np.concatenate(made) if begun is None else np.concatenate([begun, np.concatenate(made)], axis=1)
   rows, titles = [], ('future' if context else 'sample',) * BESIDE
   for label, clip, some in zip(labels, clips, videos.reshape(len(labels), BESIDE, *videos.shape[1:]), strict=True):
-    there = not by_class or label in order  # else the class has no real clip
+    there = not by_class or label in order  # False if the class has no real clip
     row = np.stack([*[clip] * there, *some])
     rows.append(report.Row(opened.classes[label] if by_class else '', (*('real',) * there, *titles), row))
   return rows
 
 
 def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | None:
-  """What the sets lack for the protocol's number, in words; None where nothing is lacking."""
+  """Describes the sets that are smaller than the protocol requires; None if there are none."""
   sets = [('videos', made, protocol.samples), ('real clips in their place', second, made)]
   if protocol.compares:
     sets.append(('reference clips', reference, protocol.real or protocol.samples))
@@ -231,9 +231,9 @@ def fewer(protocol: Protocol, made: int, reference: int, second: int) -> str | N
 
 
 def curve(found: list[dict[str, Any]], folder: epath.Path, name: str) -> None:
-  """Frechet distance against IS over truncations, the paper's figure, as NAME.json and NAME.png.
+  """Writes Frechet distance against IS over truncations, as in the paper's figure, to NAME.json and NAME.png.
 
-  Where one protocol gives the distance and another the score, the first of each counts.
+  The distance and the score each come from the first protocol that computes them.
   """
   points: dict[float, dict[str, Any]] = {}
   for result in found:

@@ -1,4 +1,4 @@
-"""`--mode=export`: a folder with all that samples need, and nothing else; `dvd_gan.load` opens it."""
+"""`--mode=export`: writes a folder with only what sampling needs; `dvd_gan.load` opens it."""
 
 import json
 from typing import Any
@@ -15,9 +15,9 @@ from dvd_gan.runtime import backend, checksums, files, run_config
 from dvd_gan.runtime.errors import UsageError
 
 WEIGHTS, CLASSES, CARD = 'model.safetensors', 'classes.txt', 'README.md'
-HELD = 16  # samples that the effect of half precision is measured on
+HELD = 16  # samples for measuring the effect of half precision; MAX_GRID if there are more classes
 
-# What is known of the data sets' terms; of a user's own nothing is.
+# Terms of the known data sets; those of a user's own data are unknown.
 TERMS = {
   'moving_shapes': 'moving_shapes, drawn by this project: no licence is needed',
   'kinetics600': 'Kinetics-600: annotations CC BY 4.0 (DeepMind); the videos are those of their uploaders on YouTube',
@@ -29,8 +29,8 @@ TERMS = {
 def export(config: Any, workdir: epath.Path) -> None:
   """Writes `export.folder`, by default export-STEP in the workdir, and prints its name.
 
-  model.safetensors holds the EMA weights after spectral norm and standing statistics at `export.truncation`, of a
-  prediction model at 1 alone; beside it are config.json, classes.txt, a card and, of a model for synthesis, samples.gif.
+  model.safetensors holds the EMA weights after spectral norm and the standing statistics at `export.truncation` (for
+  prediction, only at 1). The folder also holds config.json, classes.txt, a model card and, for synthesis, samples.gif.
 
   Raises:
     UsageError: see `sample.open_checkpoint`.
@@ -79,7 +79,7 @@ def export(config: Any, workdir: epath.Path) -> None:
 
 
 def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: list[float], effect: str) -> str:
-  """The folder's README: what the model is, what it was trained on, what it scored, how to load it."""
+  """The model card (README.md): task, training data, evaluation results, how to load the model."""
   data, train = config.data, config.train
   shown = opened.step * train.batch_size * train.d_steps
   form = f'{data.frames} frames of {data.resolution}x{data.resolution}'
@@ -117,16 +117,16 @@ def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: l
 
 
 def load(config: Any, folder: epath.Path) -> sample.Opened:
-  """What `export` wrote, ready to sample.
+  """Opens a folder that `export` wrote, for sampling.
 
   Raises:
-    UsageError: if the weights are not the config's, or damaged.
+    UsageError: if the weights do not match the config or cannot be read.
   """
   try:
     content = (folder / WEIGHTS).read_bytes()
     arrays = safetensors.numpy.load(content)
     about = json.loads(content[8 : 8 + int.from_bytes(content[:8], 'little')])['__metadata__']
-  except Exception as error:  # safetensors has its own
+  except Exception as error:  # safetensors raises its own types
     raise UsageError(f'{folder / WEIGHTS} cannot be read: {error}') from None
   gen, _ = models.build(config, backend.resamples_in_kernel(config.mesh.resampling, jax.default_backend()))
   truncations = sorted({name.split('/')[1] for name in arrays if name.startswith('standing/')}, key=float)

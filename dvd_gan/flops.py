@@ -1,8 +1,8 @@
 """Floating-point operations of a JAX function, counted on its jaxpr.
 
-Counts convolutions and matrix products, two for each multiply-add, taps that fall on padding excluded as in XLA's own
-count; loop bodies are multiplied by their trip counts, which XLA's count leaves out. The rest (normalisation,
-activations, the optimizer) is under one per cent.
+Counts convolutions and matrix products, with two operations for each multiply-add. Kernel taps on padding are excluded,
+as in XLA's own count. Loop bodies are multiplied by their trip counts, unlike in XLA's count. Other operations
+(normalisation, activations, the optimizer) are under one per cent and are not counted.
 """
 
 import math
@@ -29,7 +29,7 @@ def _equation(equation: Any) -> int:
   if name == 'conv_general_dilated':
     return _convolution(equation)
   if name == 'cond':
-    # Forms of one thing for several platforms: some compute products with padding too.
+    # Platform-dependent branches of one computation. Some multiply padding too, so the smallest count is taken.
     return min(_jaxpr(branch.jaxpr) for branch in equation.params['branches'])
   if name == 'while':
     raise ValueError('a while loop has no trip count to multiply by')
@@ -38,10 +38,10 @@ def _equation(equation: Any) -> int:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-  """The jaxprs among an equation's parameters: bodies of loops, of calls, of custom gradients."""
+  """The jaxprs among an equation's parameters: bodies of loops, calls and custom gradients."""
   for value in params.values():
     for item in value if isinstance(value, (tuple, list)) else (value,):
-      jaxpr = getattr(item, 'jaxpr', item)  # closed or not
+      jaxpr = getattr(item, 'jaxpr', item)  # a ClosedJaxpr or a Jaxpr
       if hasattr(jaxpr, 'eqns'):
         yield jaxpr
 
@@ -77,7 +77,7 @@ def _convolution(equation: Any) -> int:
 def inner_taps(
   size: int, kernel: int, out: int, *, stride: int = 1, low: int = 0, dilation: int = 1, kernel_dilation: int = 1
 ) -> int:
-  """Pairs (output position, kernel tap) along one axis of a convolution that meet a real input, not padding."""
+  """Number of (output position, kernel tap) pairs along one axis that read an input element, not padding or a gap."""
   at = stride * np.arange(out)[:, None] + kernel_dilation * np.arange(kernel) - low
   inside = (at >= 0) & (at <= (size - 1) * dilation)
   return int(np.sum(inside & (at % dilation == 0)))

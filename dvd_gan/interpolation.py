@@ -1,8 +1,8 @@
-"""Walks through the latent space and from class to class, as videos that loop.
+"""Walks through the latent space and between classes, as videos that loop.
 
-A walk has P places, each with a latent and a class embedding. The walk's frame p is frame p mod T of the video generated
-at place p: the motion goes on while what moves changes. P is a multiple of T and the last place lies before the first
-one, so the walk loops as a video does.
+A walk has P places, each with a latent and a class embedding. Frame p of the walk is frame p mod T of the video
+generated at place p, so the motion continues while the content changes. P is a multiple of T and the first place
+follows the last one, so the walk can be played in a loop.
 """
 
 from typing import Any
@@ -14,30 +14,30 @@ from dvd_gan.runtime import progress
 from dvd_gan.runtime.errors import UsageError
 from dvd_gan.sampling import Sampler, labels_for
 
-LATENT_CLIPS = 8  # clips that a walk through the latents lasts
-CLASS_CLIPS = 2  # clips for each class: one as it is, one on the way to the next
-ROUTE = 4  # classes that are visited where none are named
+LATENT_CLIPS = 8  # length of a latent walk, in multiples of T
+CLASS_CLIPS = 2  # length per class, in multiples of T: T frames of the class, then T frames of transition
+ROUTE = 4  # classes visited by default
 
 
 def walks(config: Any, opened: Any, truncation: float) -> tuple[np.ndarray, list[list[str]]]:
-  """`sample.num` walks, by `sample.interpolate`; walk i begins with the z of sample i.
+  """Generates `sample.num` walks of kind `sample.interpolate`; walk i begins with the z of sample i.
 
-  latent: each walk keeps its class (`sample.classes` in turn); the latents are a cos(t) + b sin(t) for independent a
-  and b, so that each of them is distributed as a sample's.
-  class: each walk keeps its z and visits `sample.classes` (by default some), and the first again. On the way from one to
-  the next the class embeddings are interpolated linearly.
+  latent: each walk keeps its class (`sample.classes` in turn). Its latents are a cos(t) + b sin(t) for independent
+  latents a and b, so each has the distribution of a sample's latent.
+  class: each walk keeps its z and visits `sample.classes` (by default up to four), then returns to the first. Class
+  embeddings are interpolated linearly between one class and the next.
 
   Args:
-    config: reads sample and data.
+    config: the model's config, with the request in `sample`.
     opened: the checkpoint, a `sample.Opened`.
     truncation: standard deviation of the latents.
 
   Returns:
-    (videos uint8 [N, P, H, W, 3], P = 8 T for latents and 2 T for each class; the class of each frame [N][P], where two are
-    mixed that of the larger share).
+    (videos uint8 [N, P, H, W, 3], with P = 8 T for latents and 2 T per class; the class name of each frame [N][P], in a
+    transition that of the class with the larger weight).
 
   Raises:
-    UsageError: for a prediction model; for a walk through fewer than two classes.
+    UsageError: for a prediction model; for a class walk through fewer than two classes.
   """
   if config.data.context:
     raise UsageError('sample.interpolate is for synthesis; this model continues clips')
@@ -50,7 +50,7 @@ def walks(config: Any, opened: Any, truncation: float) -> tuple[np.ndarray, list
       raise UsageError('a walk from class to class needs two classes or more (sample.classes)')
     leg, way = np.divmod(np.arange(len(classes) * CLASS_CLIPS * length) / length, CLASS_CLIPS)
     here, after = (np.array(classes)[(leg.astype(int) + i) % len(classes)] for i in (0, 1))
-    share = np.maximum(way - (CLASS_CLIPS - 1), 0)[:, None].astype(np.float32)  # of the class after
+    share = np.maximum(way - (CLASS_CLIPS - 1), 0)[:, None].astype(np.float32)  # weight of the next class
     weights = np.tile((1 - share) * table[here] + share * table[after], (count, 1, 1))
     z = np.stack([np.tile(sampler.latent(seed, i), (len(leg), 1)) for i in range(count)])
   else:
@@ -63,7 +63,7 @@ def walks(config: Any, opened: Any, truncation: float) -> tuple[np.ndarray, list
 
 
 def _generate(sampler: Sampler, standing: Any, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """z [N, P, z_dim], weights of classes [N, P, num_classes] -> uint8 [N, P, H, W, 3]."""
+  """z [N, P, z_dim], class weights [N, P, num_classes] -> uint8 [N, P, H, W, 3]."""
   count, places = z.shape[:2]
   size, length = sampler.config.sample.batch_size, sampler.config.data.frames
   z, weights = z.reshape(count * places, -1), weights.reshape(count * places, -1)

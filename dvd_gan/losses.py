@@ -1,10 +1,10 @@
-"""The hinge losses (Lim & Ye 2017), and terms that the paper has not: LeCam regularisation and a squared error."""
+"""The hinge losses (Lim & Ye 2017), and two terms not in the paper: LeCam regularisation and a squared error."""
 
 import jax
 import jax.numpy as jnp
 
-LECAM_DECAY = 0.99  # of the moving averages, for each D step (Tseng et al. 2021)
-Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}, or one of them (config.disc.parts)
+LECAM_DECAY = 0.99  # decay of the moving averages per D step (Tseng et al. 2021)
+Scores = dict[str, jax.Array]  # {'spatial': [B], 'temporal': [B]}, or only one of the two (config.disc.parts)
 
 
 def hinge_disc(real: Scores, fake: Scores) -> dict[str, jax.Array]:
@@ -18,15 +18,15 @@ def hinge_gen(fake: Scores) -> dict[str, jax.Array]:
 
 
 def squared_error(video: jax.Array, truth: jax.Array) -> jax.Array:
-  """Mean over all of two f32 arrays of one shape, [B, T, H, W, 3] in [-1, 1]."""
+  """Mean squared error between two f32 videos [B, T, H, W, 3] in [-1, 1]; f32 scalar."""
   return jnp.mean(jnp.square(video - truth))
 
 
 def lecam(real: Scores, fake: Scores, means: dict[str, dict[str, jax.Array]]) -> jax.Array:
   """LeCam regularisation (Tseng et al. 2021), summed over the discriminators; f32 scalar.
 
-  A score on real clips may not rise above what fakes have had on average, nor one on fakes fall below what real clips
-  have had, without cost: the gap between the two stays small where data are few.
+  Penalises real scores above the moving average of fake scores, and fake scores below the moving average of real
+  scores. This keeps the gap between the two small when training data are limited.
 
   Args:
     real, fake: scores of this batch.
@@ -40,7 +40,7 @@ def lecam(real: Scores, fake: Scores, means: dict[str, dict[str, jax.Array]]) ->
 
 
 def moved_means(means: dict[str, dict[str, jax.Array]], metrics: dict[str, jax.Array]) -> dict[str, Scores]:
-  """The moving averages of scores after one more D step, from that step's metrics."""
+  """Updates the moving averages of scores with the metrics of one D step."""
   return {
     side: {
       name: LECAM_DECAY * mean + (1 - LECAM_DECAY) * metrics[f'score_{side}_{name}'] for name, mean in parts.items()

@@ -78,7 +78,7 @@ def _workdir() -> epath.Path | None:
 
 
 def run() -> None:
-  """The program `dvd-gan`."""
+  """Entry point of the program `dvd-gan`."""
   if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & set(sys.argv[1:]):
     print(config_file.help_text(MODES))
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""A batch in parts, one after another: less memory for the same batch."""
+"""Processes a batch as microbatches, one after another, to save memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,20 +10,20 @@ Tree = Any
 
 
 def mean(fn: Callable[[Tree], Tree], batch: Tree, count: int, *, unroll: bool, group: int = 1) -> Tree:
-  """The mean of `fn` over the parts of a batch.
+  """Mean of `fn` over the microbatches of a batch.
 
   Args:
-    fn: of a part, to a tree of float arrays that are means over the part's rows, gradients say.
-    batch: arrays [B, ...]; `count` divides the rows of each device.
-    count: of parts.
-    unroll: compile the parts one by one, without a loop.
-    group: neighbouring rows that stay in one part.
+    fn: maps a microbatch to a pytree of float arrays that are means over its rows, e.g. gradients.
+    batch: arrays [B, ...]; `count * group` divides the number of rows on each device.
+    count: number of microbatches.
+    unroll: compile every microbatch separately, without a loop.
+    group: number of neighbouring rows that stay in one microbatch.
   """
   if count == 1:
     return fn(batch)
 
   def parted(x):
-    # Every count-th group of rows, not the first B / count rows: no row then changes its device.
+    # A microbatch takes every count-th group of rows, not B / count consecutive rows: each row stays on its device.
     rows, *rest = x.shape
     groups = x.reshape(rows // (count * group), count, group, *rest).swapaxes(0, 1)
     return groups.reshape(count, rows // count, *rest)

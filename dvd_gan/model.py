@@ -13,12 +13,12 @@ from dvd_gan.runtime.errors import UsageError
 
 
 class Model:
-  """Draws videos from the EMA weights of a run; the numbers are those of `--mode=sample`.
+  """Samples videos from the EMA weights of a run, with the same results as `--mode=sample`.
 
   Attributes:
-    config: of the run.
-    classes: their names, by label; ('',) for a model without classes.
-    step: of the checkpoint.
+    config: the run's config.
+    classes: class names, indexed by label; ('',) for a model without classes.
+    step: step of the checkpoint.
   """
 
   def __init__(self, config: Any, opened: sample.Opened):
@@ -28,19 +28,19 @@ class Model:
   def sample(
     self, classes: Sequence[str | int] = (), num: int | None = None, *, seed: int = 0, truncation: float = 1.0
   ) -> np.ndarray:
-    """Draws videos.
+    """Samples videos.
 
     Args:
-      classes: names or numbers, taken in turn; empty for all.
-      num: of videos; by default one of each class.
-      seed: video i depends on it, on i and on its class alone.
+      classes: class names or numbers, used in turn; all classes if empty.
+      num: number of videos; by default one per class.
+      seed: video i depends only on `seed`, on i and on its class.
       truncation: standard deviation of the latents.
 
     Returns:
       uint8 [num, T, H, W, 3].
 
     Raises:
-      UsageError: for a class that there is not; for a prediction model.
+      UsageError: for an unknown class; for a prediction model.
     """
     if self.config.data.context:
       raise UsageError('this model continues videos: predict(context)')
@@ -57,21 +57,21 @@ class Model:
     seed: int = 0,
     truncation: float = 1.0,
   ) -> np.ndarray:
-    """Walks through the latents, or from class to class; see `interpolation.walks`.
+    """Interpolates between latents or between classes; see `interpolation.walks`.
 
     Args:
       kind: 'latent' or 'class'.
-      classes: names or numbers. Of kind 'latent', the walks' in turn; empty for all. Of kind 'class', those that each walk
-        visits; empty for four.
-      num: of walks; by default one of each class, or of kind 'class' one.
-      seed: walk i depends on it, on i and on its classes alone.
+      classes: class names or numbers. For 'latent', the class of each walk in turn, all classes if empty. For 'class',
+        the classes that each walk visits, up to four by default.
+      num: number of walks; by default one per class for 'latent', one for 'class'.
+      seed: walk i depends only on `seed`, on i and on its classes.
       truncation: standard deviation of the latents.
 
     Returns:
-      uint8 [num, P, H, W, 3], which loops; P is 8 T of kind 'latent', 2 T for each class of kind 'class'.
+      uint8 [num, P, H, W, 3], videos that loop; P is 8 T for 'latent' and 2 T per class for 'class'.
 
     Raises:
-      UsageError: for another kind; for a class that there is not; for a prediction model.
+      UsageError: for an unknown kind or class; for a 'class' walk of fewer than two classes; for a prediction model.
     """
     if kind not in ('latent', 'class'):
       raise UsageError(f'kind={kind} is not latent or class')
@@ -85,16 +85,17 @@ class Model:
     """Continues videos.
 
     Args:
-      context: uint8 [N, C, H, W, 3], the frames before.
-      classes: of the videos, in turn, where the model has classes.
-      seed: future i depends on it, on i, on its class and context alone.
-      truncation: 1; at another one the model's statistics would have to be made from training clips.
+      context: uint8 [N, C, H, W, 3], the context frames.
+      classes: class names or numbers, used in turn, if the model has classes.
+      seed: future i depends only on `seed`, on i, on its class and on its context frames.
+      truncation: must be 1. Standing statistics for another truncation would have to be computed from training clips.
 
     Returns:
-      uint8 [N, T - C, H, W, 3], the frames after.
+      uint8 [N, T - C, H, W, 3], the generated frames.
 
     Raises:
-      UsageError: if `context` has another form; for another truncation; for a model that does not continue videos.
+      UsageError: if `context` has another shape or dtype; for another truncation; for an unknown class; for
+        a synthesis model.
     """
     data, context = self.config.data, np.asarray(context)
     wanted = (data.context, data.resolution, data.resolution, 3)
@@ -112,7 +113,7 @@ class Model:
     return sampling.labels_for(self._asked(classes, num))
 
   def _asked(self, classes: Sequence[str | int], num: int | None) -> Any:
-    """The config with these classes, by number, and so many videos; by default one of each class."""
+    """A copy of the config with `classes` as numbers and `num` videos, by default one per class."""
     config = self.config.copy_and_resolve_references()
     config.sample.classes = tuple(classes)
     run_config.number_classes(config, self.classes)
@@ -121,14 +122,14 @@ class Model:
 
 
 def load(path: str | os.PathLike, step: int | None = None) -> Model:
-  """Opens the model of a run; neither optimizers nor discriminators are read, TensorFlow is not imported.
+  """Loads the generator of a run, without optimizers and discriminators; local paths do not need TensorFlow.
 
   Args:
-    path: a run's workdir or a folder that `--mode=export` wrote, local or gs://.
-    step: of the checkpoint, in a workdir; the newest if None.
+    path: a run's workdir or a folder written by `--mode=export`, local or gs://.
+    step: step of the checkpoint in a workdir; the newest if None.
 
   Raises:
-    UsageError: if there is no run, or no such checkpoint.
+    UsageError: if there is no run or no such checkpoint.
   """
   workdir = epath.Path(path).expanduser()
   config = config_file.get_config(str(workdir / run_config.FILE))

@@ -1,4 +1,4 @@
-"""Adam as both networks use it: without a first moment at b1 = 0, and with a rate that may fall towards the end."""
+"""Adam for both networks: without a first moment at b1 = 0, and with an optional linear decay of the learning rate."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ import optax
 def adam(
   learning_rate: float, b1: float, b2: float, decay_from: int = 0, decay_to: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-  """Adam, whose `update` takes the keyword `step`, int32, the generator updates so far.
+  """Adam, whose `update` takes the keyword argument `step`, int32, the number of generator updates so far.
 
-  At b1 = 0 the first moment, which is then the gradient itself, is not stored.
+  At b1 = 0 the first moment equals the gradient and is not stored.
 
   Args:
-    learning_rate: until the step `decay_from`; from there it falls linearly, to 0 at `decay_to`.
+    learning_rate: constant until step `decay_from`, then linear to 0 at step `decay_to`.
     b1, b2: as in Adam.
-    decay_from, decay_to: steps; the rate is constant unless the first is the smaller one.
+    decay_from, decay_to: first and last step of the decay; without decay unless decay_from < decay_to.
   """
   if b1:
     scale = optax.scale_by_adam(b1=b1, b2=b2)
@@ -28,9 +28,9 @@ def adam(
 
 
 def _decaying(learning_rate: float, decay_from: int, decay_to: int) -> optax.GradientTransformationExtraArgs:
-  """`optax.scale_by_learning_rate` with a rate by the caller's `step`.
+  """`optax.scale_by_learning_rate` with a rate that depends on the caller's `step`.
 
-  A schedule of optax's would keep a count of its own, and a run could then not begin to decay on resuming.
+  An optax schedule would add a count to the optimizer state, and a checkpoint from a run without decay would not fit.
   """
 
   def update(updates, state, params=None, *, step, **_):

@@ -1,4 +1,4 @@
-"""`--mode=sample` of a prediction model: clips, each with several futures, and how close these come to the truth."""
+"""`--mode=sample` for a prediction model: several futures of each clip, with PSNR and SSIM against the real frames."""
 
 import json
 from typing import Any
@@ -15,11 +15,11 @@ from dvd_gan.metrics import similarity
 from dvd_gan.runtime import files, run_config
 from dvd_gan.runtime.errors import UsageError
 
-DRAWN = 14  # futures of a clip that are drawn: H.264 has a largest width
+DRAWN = 14  # futures of a clip shown in a grid; H.264 limits the width
 
 
 def predict(config: Any, workdir: epath.Path) -> None:
-  """Writes `samples/` of a checkpoint: context frames | truth | futures as MP4 and GIF, and their scores as JSON.
+  """Writes to `samples/`: context frames | real clip | futures as MP4 and GIF, and their PSNR and SSIM as JSON.
 
   Raises:
     UsageError: see `own_clip`, `sample.open_checkpoint`, `held_out`.
@@ -28,7 +28,7 @@ def predict(config: Any, workdir: epath.Path) -> None:
   run_config.number_classes(config, run_config.class_names(config, workdir))
   clips = own_clip(config) if config.sample.video else None
   opened = sample.open_checkpoint(config, workdir)
-  if clips is None:  # after the checkpoint is known to be there: a data set may be hours of work
+  if clips is None:  # only once a checkpoint is found: preparing a data set may take hours
     clips = held_out(config)
   for truncation in config.sample.truncation:
     made = futures(opened.sampler, opened.standing(truncation), clips, truncation)
@@ -49,10 +49,10 @@ def predict(config: Any, workdir: epath.Path) -> None:
 
 
 def held_out(config: Any) -> Clips:
-  """Windows of `sample.num` clips of `sample.split`, the same whatever else is sampled.
+  """The first `sample.num` windows of `sample.split`; other fields of `sample` do not change them.
 
   Raises:
-    UsageError: if there is no such split, or as `sources.open_source`.
+    UsageError: if the split does not exist; see also `sources.open_source`.
   """
   try:
     return evaluation_windows.Windows(config, config.sample.split).first(config.sample.num, frames=config.data.frames)
@@ -61,10 +61,10 @@ def held_out(config: Any) -> Clips:
 
 
 def own_clip(config: Any) -> Clips:
-  """The user's file `sample.video` from `sample.start` on, at the training's rate, stride and size, its middle square.
+  """Reads `sample.video` from `sample.start` on, centre-cropped, at the frame rate, stride and size of training.
 
   Raises:
-    UsageError: if the file is missing, is no video that can be read to its end, or has fewer than C frames there.
+    UsageError: if the file is missing, cannot be decoded, or has fewer than C frames from there on.
   """
   data, start = config.data, config.sample.start
   path = epath.Path(config.sample.video).expanduser()
@@ -90,9 +90,9 @@ def own_clip(config: Any) -> Clips:
 
 
 def futures(sampler: sampling.Sampler, standing: Any, clips: Clips, truncation: float) -> np.ndarray:
-  """`sample.futures` of each clip, uint8 [N, n, F, H, W, 3], F = `sample.frames` or as many as trained.
+  """Generates n = `sample.futures` futures of each clip, uint8 [N, n, F, H, W, 3]; F = `sample.frames`, or T - C if 0.
 
-  More than trained are made by rolling forward: the last C frames, generated ones by then, become the context.
+  If F > T - C, the model is applied repeatedly: the last C frames of the video so far are the next context frames.
   """
   config = sampler.config
   count, context = config.sample.futures, config.data.context
@@ -110,15 +110,15 @@ def futures(sampler: sampling.Sampler, standing: Any, clips: Clips, truncation: 
 
 
 def comparison(config: Any, clips: np.ndarray, made: np.ndarray) -> np.ndarray:
-  """Clips in rows; in columns the context frames (the last of them held), the truth, the futures.
+  """A grid with one clip per row: the context frames (the last one is held), the real clip, the futures.
 
   Args:
-    config: of the model.
-    clips: uint8 [N, L, H, W, 3], from the context frames on. Where the truth is not known its column is grey.
-    made: uint8 [N, n, F, H, W, 3].
+    config: the model's config.
+    clips: real clips, uint8 [N, L, H, W, 3], which begin with the context frames. Frames after the L-th are grey.
+    made: futures, uint8 [N, n, F, H, W, 3].
 
   Returns:
-    uint8 [C + F, rows, columns, 3].
+    uint8 [C + F, grid height, grid width, 3].
   """
   context, made = config.data.context, made[:, :DRAWN]
   length = context + made.shape[2]
@@ -134,9 +134,10 @@ def comparison(config: Any, clips: np.ndarray, made: np.ndarray) -> np.ndarray:
 
 
 def compare_with_truth(config: Any, clips: np.ndarray, made: np.ndarray) -> dict[str, Any] | None:
-  """PSNR and SSIM by frame against the truth, beside copying the last context frame; None where there is no truth.
+  """PSNR and SSIM per frame against the real clips, of the futures and of copying the last context frame.
 
-  Rolled frames do not count: the model was not trained to make them.
+  Frames after the T-th are not scored, because the model was not trained to generate them. Returns None if the clips
+  hold only context frames.
   """
   context = config.data.context
   length = min(clips.shape[1], config.data.frames, context + made.shape[2]) - context
@@ -157,12 +158,12 @@ def summary(found: dict[str, Any]) -> str:
 
 
 def _generated(config: Any) -> int:
-  """F, frames to generate of each clip."""
+  """F, the number of frames to generate per clip."""
   return config.sample.frames or config.data.frames - config.data.context
 
 
 def _source(config: Any) -> str:
-  """Where the clips come from, in a file's name."""
+  """The origin of the clips, for file names."""
   if config.sample.video:
     start = config.sample.start
     return f'own_{epath.Path(config.sample.video).stem}_{f"from_{start:g}s" if start >= 0 else "end"}'

@@ -24,29 +24,29 @@ class Opened(NamedTuple):
 
   step: int
   sampler: Sampler
-  known: dict[float, Tree]  # standing statistics by truncation: those stored with it, at 1, and what `standing` adds
-  digest: str  # of the EMA weights: another training has another
-  classes: tuple[str, ...] = ()  # names, by label
-  remade: bool = False  # whether statistics of another size were stored
+  known: dict[float, Tree]  # standing statistics by truncation; at 1 usually read from the checkpoint
+  digest: str  # digest of the EMA weights, to identify them in caches
+  classes: tuple[str, ...] = ()  # class names, indexed by label
+  remade: bool = False  # whether the stored statistics had another size than the config's and were discarded
 
   def standing(self, truncation: float) -> Tree:
-    """Standing statistics at a truncation, made when they are first asked for."""
+    """Standing statistics at a truncation, computed on first use."""
     if truncation not in self.known:
       self.known[truncation] = self.sampler.standing(truncation)
     return self.known[truncation]
 
 
 def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | None = None) -> Opened:
-  """The checkpoint `sample.step`, or the newest, with all that `sample.truncation` needs.
+  """Opens the checkpoint of step `sample.step`, the newest if 0, for sampling at `sample.truncation`.
 
   Args:
-    config: of the model.
-    workdir: of its run.
-    mesh: where its weights go; by default one device, or all where there are many hosts.
+    config: the model's config; fields that are left open are filled in.
+    workdir: the run's workdir.
+    mesh: devices for the weights; by default one device, or all devices if there are several processes.
 
   Raises:
-    UsageError: if there is none, or if standing statistics of a prediction model have to be made and its training clips
-      are not there.
+    UsageError: if there is no such checkpoint, if the model's fields differ from the run's, or if standing statistics
+      of a prediction model have to be computed and its training clips are missing.
   """
   folder = workdir / 'checkpoints'
   checkpoints = Checkpoints(folder) if folder.exists() else None
@@ -57,7 +57,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   run_config.number_classes(config, names)
   if not config.train.allow_config_change:
     run_config.check(config, workdir)
-  # Many hosts are one program, which has to run on all of them; alone one device will do.
+  # Several processes must run the same program on all devices; a single process needs only one device.
   mesh = mesh or sharding.make_mesh(devices=jax.devices() if multihost.several() else jax.devices()[:1])
   step = config.sample.step
   if step:
@@ -66,7 +66,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
     step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False, whole=False)
   size = checkpoints.statistics(step) or run_config.statistics_size(workdir)
   checkpoints.close()
-  size = json.loads(multihost.gather(json.dumps(size))[0])  # one decision for all hosts
+  size = json.loads(multihost.gather(json.dumps(size))[0])  # all hosts use the size that host 0 has read
   remade = size is not None and tuple(size) != statistics_size(config)
   stored = None if remade else stored
   context = None
@@ -74,15 +74,15 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
     print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
     context = evaluation_windows.context_frames(config)
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, context)
-  # A run stopped by a signal stored none.
+  # A checkpoint that was saved on a signal has no standing statistics.
   known = {} if stored is None else {1.0: stored}
   return Opened(step, sampler, known, checksums.digest(state.ema_params), names, remade)
 
 
 def sample(config: Any, workdir: epath.Path) -> None:
-  """Writes `samples/` of a checkpoint: for each truncation a grid as MP4 and GIF, and with `sample.each` every video.
+  """Writes samples of a checkpoint to `samples/`: one grid per truncation as MP4 and GIF.
 
-  With `sample.interpolate` the videos are walks.
+  With `sample.each`, also writes each video to its own file. With `sample.interpolate`, the videos are walks.
 
   Raises:
     UsageError: see `open_checkpoint`, `interpolation.walks`.
@@ -108,7 +108,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
 
 
 def write(config: Any, workdir: epath.Path, name: str, one: np.ndarray) -> None:
-  """Writes a video, uint8 [T, H, W, 3], to samples/NAME.{mp4,gif} and prints their names; from the first process."""
+  """Writes a video, uint8 [T, H, W, 3], to samples/NAME.{mp4,gif} and prints the file names, on process 0 only."""
   if jax.process_index() == 0:
     folder = workdir / 'samples'
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Draws videos from a generator: latents, truncation, standing statistics."""
+"""Samples videos from a generator: latents, truncation, standing statistics."""
 
 import functools
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from dvd_gan.runtime import backend, progress
 from dvd_gan.train_step import to_float
 
 Tree = Any
-MAX_GRID = 64  # videos in a grid, so that it stays a size that players take
-STATISTICS_SEED = 0x57A7  # of the latents behind the standing statistics: the same for every model
+MAX_GRID = 64  # videos in a grid; players may reject larger frames
+STATISTICS_SEED = 0x57A7  # seed of the latents and labels for standing statistics, the same for every model
 
 
 def statistics_size(config: Any) -> tuple[int, int]:
-  """Of how many batches of how many videos standing statistics are."""
+  """(number of batches, videos per batch) for standing statistics."""
   return config.sample.statistics_batches, config.sample.statistics_batch_size
 
 
@@ -31,16 +31,16 @@ class Sampler(NamedTuple):
   config: Any
   weights: Tree
   generate: Any  # (weights, standing, z, label, context) -> uint8 [B, T - C, H, W, 3]
-  statistics: Any  # (weights, z, label, context) -> the batch's statistics
-  context: Clips | None  # of training clips, for the statistics of a prediction model; None for synthesis
+  statistics: Any  # (weights, z, label, context) -> BN statistics of the batch
+  context: Clips | None  # training context frames for a prediction model's standing statistics; None for synthesis
   place: Callable[[np.ndarray], Any] = lambda array: array  # puts a batch's inputs onto devices
 
   def standing(self, truncation: float = 1.0, batches: int = 0) -> Tree:
-    """Standing statistics: `sample.statistics_batches` (or `batches`) batches' BN statistics, averaged, per frame.
+    """Standing statistics: BN statistics per frame over `batches` batches, by default `sample.statistics_batches`.
 
-    Batches are fixed. Classes are drawn uniformly from all, never only from those asked for; prediction goes through
-    its training clips instead. The variance is that of all batches together (the mean of the variances plus the variance
-    of the means), f32.
+    Latents and labels come from a fixed seed. Labels are uniform over all classes, whichever classes are sampled later.
+    A prediction model takes context frames and labels from its training clips instead. The variance is that of all
+    batches combined (the mean of the variances plus the variance of the means), f32.
     """
     config = self.config
     configured, size = statistics_size(config)
@@ -58,13 +58,13 @@ class Sampler(NamedTuple):
     return _from_moments(total, batches)
 
   def conditions(self) -> Clips:
-    """What `sample.num` samples start from: classes in turn, or for a prediction model its training clips."""
+    """Conditioning inputs of `sample.num` samples: classes in turn, or training clips for a prediction model."""
     if self.context is not None:
       return self._clips(0, self.config.sample.num)
     return Clips(_no_frames(self.config, self.config.sample.num), labels_for(self.config))
 
   def _clips(self, first: int, count: int) -> Clips:
-    """Training clips from number `first` on; after the last comes the first again."""
+    """`count` training clips from index `first` on, wrapping around at the end."""
     rows = np.arange(first, first + count) % len(self.context.label)
     return Clips(*(part[rows] for part in self.context))
 
@@ -74,9 +74,9 @@ class Sampler(NamedTuple):
     self.videos(self.standing(batches=1), labels[:1], truncation=1.0, seed=0, context=context[:1])
 
   def deviation(self, standing: Tree) -> float:
-    """How far samples of one class lie apart: the standard deviation over z, in grey levels.
+    """Diversity of samples within a class: their standard deviation over z, in grey levels.
 
-    The mean over pixels and over four classes, of four samples each. Of a model for synthesis.
+    Averaged over pixels and over four classes with four samples each. Only for synthesis.
     """
     classes = np.linspace(0, models.num_labels(self.config) - 1, 4).astype(np.int32)
     videos = self.videos(standing, np.repeat(classes, 4), truncation=1.0, seed=self.config.sample.seed)
@@ -92,15 +92,15 @@ class Sampler(NamedTuple):
     context: np.ndarray | None = None,
     part: int = 0,
   ) -> np.ndarray:
-    """One video for each label; video i depends on (seed, i, part, labels[i], context[i]) alone.
+    """Generates one video per label; video i depends only on (seed, i, part, labels[i], context[i]).
 
     Args:
-      standing: statistics at this truncation.
+      standing: standing statistics at this truncation.
       labels: int [N].
-      truncation: standard deviation of the latents: the paper's truncation is a smaller sigma.
-      seed: of the latents.
-      context: uint8 [N, C, H, W, 3], the frames before; None for synthesis.
-      part: of a video that is made in several, from 0; each has its own latents.
+      truncation: standard deviation of the latents; truncation in the paper is a smaller standard deviation.
+      seed: seed of the latents.
+      context: uint8 [N, C, H, W, 3], the context frames; None for synthesis.
+      part: index, from 0, of this part of a video that is generated in several parts; each part has its own latents.
 
     Returns:
       uint8 [N, T - C, H, W, 3].
@@ -125,9 +125,9 @@ class Sampler(NamedTuple):
     seed: int,
     part: int = 0,
   ) -> jax.Array:
-    """Videos number `first` and on, of `videos`, on the devices: uint8 [sample.batch_size, T - C, H, W, 3].
+    """One batch of `videos`, from video `first` on, on the devices: uint8 [sample.batch_size, T - C, H, W, 3].
 
-    The rest of the batch is padding.
+    Rows after the last label are padding.
     """
     z = [self.latent(seed, first + i, part) for i in range(len(labels))]
     labels = sources.network_labels(self.config, np.asarray(labels, np.int32))
@@ -138,10 +138,10 @@ class Sampler(NamedTuple):
     return np.random.default_rng((seed, number, part)).standard_normal(self.config.gen.z_dim)
 
   def draw(self, standing: Tree, z: np.ndarray, label: np.ndarray, context: np.ndarray | None = None) -> jax.Array:
-    """G of z [n, z_dim], label int32 [n] or f32 [n, num_classes] and context, on the devices.
+    """Applies G to z [n, z_dim], label (int32 [n] or f32 [n, num_classes]) and context, on the devices.
 
     Returns:
-      uint8 [sample.batch_size, T - C, H, W, 3]; after the n-th video comes padding.
+      uint8 [sample.batch_size, T - C, H, W, 3]; rows from n on are padding.
     """
     context = _no_frames(self.config, len(z)) if context is None else context
     inputs = (filled(one, self.config.sample.batch_size) for one in (z.astype(np.float32), label, context))
@@ -150,7 +150,7 @@ class Sampler(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def compiled(gen: Any) -> tuple[Any, Any]:
-  """The functions `generate` and `statistics` of a Sampler of this generator."""
+  """The jitted functions `generate` and `statistics` of a Sampler for the generator `gen`."""
 
   def generate(weights, standing, z, label, context):
     out = gen.apply({'params': weights, 'standing': standing}, z, label, to_float(context), train=False)
@@ -165,9 +165,10 @@ def compiled(gen: Any) -> tuple[Any, Any]:
 
 
 def make_sampler(config: Any, params: Tree, u: Tree, context: Clips | None = None) -> Sampler:
-  """A sampler of generator parameters (the EMA's), spectral norm re-estimated to convergence from vectors `u`.
+  """Makes a sampler from the EMA parameters of a generator.
 
-  `context` is what the standing statistics of a prediction model go through; None for synthesis.
+  Spectral norms are re-estimated by power iteration from the vectors `u` until they converge. `context` holds training
+  context frames for the standing statistics of a prediction model; None for synthesis.
   """
   gen, _ = models.build(config, backend.resamples_in_kernel(config.mesh.resampling, jax.default_backend()))
   params = sharding.gathered(params)
@@ -176,7 +177,7 @@ def make_sampler(config: Any, params: Tree, u: Tree, context: Clips | None = Non
 
 
 def filled(array: np.ndarray, size: int) -> np.ndarray:
-  """A batch with zeros after its last row up to `size` rows: one shape, one compilation."""
+  """Pads a batch with zero rows to `size` rows, so that all batches share one compilation."""
   return np.pad(array, ((0, size - len(array)), *[(0, 0)] * (array.ndim - 1)))
 
 
@@ -185,13 +186,13 @@ def _no_frames(config: Any, count: int) -> np.ndarray:
 
 
 def labels_for(config: Any) -> np.ndarray:
-  """The class of each video asked for: `sample.classes` in turn (all where it is empty), `sample.num` in all."""
+  """Labels of `sample.num` videos, int32: `sample.classes` in turn, or all classes if it is empty."""
   classes = np.array(config.sample.classes or range(models.num_labels(config)), np.int32)
   return np.resize(classes, config.sample.num)
 
 
 def _moments(statistics: Tree) -> Tree:
-  """{'mean', 'var'} leaves to {'mean': E[x], 'var': E[x^2]}, which average over batches."""
+  """Converts {'mean', 'var'} to {'mean': E[x], 'var': E[x^2]}, which can be averaged over batches."""
   return _over_norms(lambda norm: {'mean': norm['mean'], 'var': norm['var'] + norm['mean'] ** 2}, statistics)
 
 

@@ -1,4 +1,4 @@
-"""The device mesh and what lies where on it. The only file that names mesh axes."""
+"""The device mesh and the shardings on it. The only file that names mesh axes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,7 +14,9 @@ BATCH = (REPLICA, SHARD)
 
 
 def make_mesh(shard: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Devices, all by default, as ('replica', 'shard'): the batch is split over both, state at most over `shard`.
+  """Makes a mesh with axes ('replica', 'shard') of `devices`, by default all.
+
+  The batch is sharded over both axes, the state at most over `shard`.
 
   Raises:
     ValueError: if `shard` does not divide the number of devices.
@@ -33,24 +35,24 @@ def abstract_mesh(count: int, shard: int) -> AbstractMesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """One copy on every device."""
+  """Sharding with one copy on every device."""
   return NamedSharding(mesh, P())
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-  """Leading axis B over all devices."""
+  """Sharding of the leading axis B over all devices."""
   return NamedSharding(mesh, P(BATCH))
 
 
 def train_batch(mesh: Mesh) -> NamedSharding:
-  """[d_steps, B, ...] with B over all devices."""
+  """Sharding of [d_steps, B, ...] with B over all devices."""
   return NamedSharding(mesh, P(None, BATCH))
 
 
 def state(mesh: Mesh, tree: Any) -> Any:
-  """Where each leaf of a TrainState lies: optimizer state and EMA over `shard`, all else replicated.
+  """Shardings of the leaves of a TrainState: optimizer state and EMA over `shard`, all else replicated.
 
-  Each device of a shard group then updates its part of the weights alone (Xu et al. 2020, weight-update sharding).
+  Each device of a shard group then computes only its part of the update (Xu et al. 2020, weight-update sharding).
   """
   everywhere = jax.tree.map(lambda _: replicated(mesh), tree)
   if mesh.shape[SHARD] == 1:
@@ -66,10 +68,10 @@ def state(mesh: Mesh, tree: Any) -> Any:
 
 
 def keep_replicated(mesh: Mesh) -> Callable[[Any], Any]:
-  """Constrains a tree to be replicated, where the mesh leaves a choice.
+  """Returns a function that constrains a tree to be replicated; the identity if the axis `shard` has size 1.
 
-  Gradients are all-reduced, the update is computed in parts, the weights are gathered: without this XLA would carry the
-  parts back into the convolutions.
+  Gradients are all-reduced, the update is sharded, and the weights are all-gathered. Without the constraint XLA would
+  propagate the update's sharding into the convolutions.
   """
   if mesh.shape[SHARD] == 1:
     return lambda tree: tree
@@ -85,14 +87,14 @@ def gathered(tree: Any) -> Any:
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-  """ShapeDtypeStructs with their places."""
+  """ShapeDtypeStructs with `shardings` attached."""
   return jax.tree.map(
     lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
   )
 
 
 def _over_shard(mesh: Mesh, leaf: Any) -> NamedSharding:
-  """The longest axis that `shard` divides, over it; a leaf without one is replicated."""
+  """Sharding of the longest axis whose size `shard` divides; a leaf without such an axis is replicated."""
   axes = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.shape[SHARD] == 0]
   if not axes:
     return replicated(mesh)
@@ -101,6 +103,6 @@ def _over_shard(mesh: Mesh, leaf: Any) -> NamedSharding:
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """The rows of a global batch that this process loads, int [B_host], ascending: those that its devices hold."""
+  """Rows of a global batch that this process loads for its devices: int [B_host], ascending."""
   held = batch(mesh).addressable_devices_indices_map((batch_size,)).values()
   return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))

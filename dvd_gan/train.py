@@ -22,28 +22,29 @@ from dvd_gan.runtime.progress import say
 from dvd_gan.runtime.trace import Trace
 from dvd_gan.writer import Writer, logged
 
-SAVE, STOP = 1, 2  # what the hosts agree upon at each step
+SAVE, STOP = 1, 2  # requests that the hosts exchange at each step; the largest wins
 
 
 class NonFiniteError(RunError):
-  """A loss or gradient is NaN or infinite; the newest checkpoint is from before."""
+  """A metric or an array of the state is NaN or infinite; the newest checkpoint was saved before that."""
 
 
 def train(config: Any, workdir: epath.Path) -> int:
-  """Trains from the newest checkpoint in `workdir`, or from the start, to `train.steps`.
+  """Trains up to step `train.steps`, from the newest checkpoint in `workdir` or from scratch.
 
   Returns:
-    0 when done, 42 when stopped by SIGTERM or Ctrl-C, on any host, after saving.
+    0 when done; 42 after SIGTERM or Ctrl-C on any host, once the state is saved.
 
   Raises:
-    UsageError: see `sources.open_source`, `run_config.open_workdir`, `Checkpoints.restore`; another process trains there.
-    NonFiniteError: when training diverged; nothing after the last good checkpoint is kept.
-    RunError: when a checkpoint cannot be written.
+    UsageError: see `sources.open_source`, `run_config.open_workdir`, `Checkpoints.restore`; also if another process is
+      training in `workdir`.
+    NonFiniteError: if training diverged; a state that is not finite is never saved.
+    RunError: if a checkpoint cannot be written, no checkpoint can be read, or a bucket does not answer.
   """
   run_config.settle(config, workdir)
   source = multihost.in_turn(lambda: sources.open_source(config))
   if config.data.stage and not source.in_memory:
-    source.stage(config.data.stage)  # on all hosts at once
+    source.stage(config.data.stage)  # on all hosts in parallel
   run_config.number_classes(config, run_config.padded(config, source.classes))
   stop = StopSignal()
   try:
@@ -56,7 +57,7 @@ def train(config: Any, workdir: epath.Path) -> int:
 
 
 def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> int:
-  """`train`, with its data open and its signals handled."""
+  """Runs `train` on an open data set, with signal handlers installed."""
   mesh = sharding.make_mesh(config.mesh.shard)
   spec = train_step.make_spec(config, **backend.step_options(config.mesh))
   multihost.check_shared(workdir)
@@ -67,7 +68,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
     run_config.check(config, workdir)
   state = initial_state(config, spec, mesh, checkpoints)
   names = run_config.padded(config, source.classes)
-  run_config.write(config, workdir, source.classes)  # now that the checkpoint is known to fit
+  run_config.write(config, workdir, source.classes)  # after the restore, which checks the config
   first_step, last_step = int(state.step), config.train.steps
   checkpoint.drop_marks(workdir, after=first_step)
   writer = Writer(workdir, first_step)
@@ -76,7 +77,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   context = evaluation_windows.context_frames(config)
   batches = input_pipeline.Batches(config, source, mesh, first_step)
   step_fn = train_step.jitted(spec, mesh, state)
-  # Laid on the mesh like the state, so that the compiled step has one placement for both.
+  # Placed on the mesh like the state: the compiled step takes all its arguments on the same devices.
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
   anywhere, notices = multihost.Largest(mesh), Notices()
   trace = Trace(workdir, config.train.profile_steps)
@@ -89,7 +90,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   metrics, stopping = None, False
   with contextlib.ExitStack() as cleanup:
     for end in (notices.close, trace.close, batches.close, writer.close, checkpoints.close):
-      cleanup.callback(end)  # in reverse, each also where another fails
+      cleanup.callback(end)  # closed in reverse order, each even if another one fails
     stop.nothing_to_save = first_step < last_step
     for step in range(first_step + 1, last_step + 1):
       batch, previous = next(batches), metrics
@@ -97,7 +98,8 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
       if first:
         with announcement.compiling(config, mesh):
           step_fn = step_fn.lower(state, batch, seed_key).compile()
-        multihost.gather()  # a host that still compiles would keep the others waiting in the middle of a step
+        # Waits until every host has compiled. Otherwise fast hosts would block inside the first step's collectives.
+        multihost.gather()
       with trace(step):
         state, metrics = step_fn(state, batch, seed_key)
       if first:
@@ -106,10 +108,10 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
         anywhere(0)
         stop.nothing_to_save = False
         coming = {'samples': config.train.sample_every, 'checkpoint': config.train.checkpoint_every, 'end': last_step}
-        shown = progress.Steps(step, last_step, clips_per_step, coming)  # the rate leaves compilation out
+        shown = progress.Steps(step, last_step, clips_per_step, coming)  # the rate excludes compilation
         cleanup.callback(shown.close)
         batches.waited = 0.0
-        # Only now: it imports TensorFlow, and the hosts should be done with compiling at the same time.
+        # Not earlier: this imports TensorFlow on the first host, which would delay its compilation and so all hosts.
         writer.describe(first_step, validation.listing(config), announcement.networks(state))
       check_finite(previous, step - 1, checkpoints)  # one step late, so that the device never waits for the host
       asked = anywhere(STOP if stop else SAVE if notices.take() else 0) if step < last_step else 0
@@ -147,18 +149,19 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
 
 
 class Due(NamedTuple):
-  """What a step ends with."""
+  """Actions at the end of a step."""
 
   log: bool
   save: bool
   sample: bool
-  statistics: bool  # standing statistics, which samples and checkpoints need
+  statistics: bool  # compute standing statistics, for samples and checkpoints
 
 
 def due_at(train_config: Any, step: int, hurried: bool) -> Due:
-  """What step number `step` ends with. A step that a signal or a notice wants saved has no statistics and samples.
+  """Returns the actions at the end of step number `step`.
 
-  The grace period of a preemption may be short; `--mode=sample` computes the missing statistics.
+  If `hurried`, by a signal or a preemption notice, the state is saved without standing statistics and samples, as the
+  grace period may be short. `--mode=sample` computes the missing statistics.
   """
   last = hurried or step == train_config.steps
   save = last or step % train_config.checkpoint_every == 0
@@ -169,7 +172,7 @@ def due_at(train_config: Any, step: int, hurried: bool) -> Due:
 
 
 def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, checkpoints: Checkpoints) -> None:
-  """Writes the metrics of a step. At a sign of collapse it warns, and keeps the checkpoint to go back to."""
+  """Writes the metrics of a step. On a sign of collapse, warns and marks the last checkpoint before it as kept."""
   line = {'step': step, **{name: float(value) for name, value in metrics.items()}}
   signs = watch(line)
   for sign in signs:
@@ -183,7 +186,7 @@ def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, 
 
 
 def warm_up(config: Any, state: train_step.TrainState, metrics: Any, context: Clips | None) -> None:
-  """Compiles what saving and sampling need, so that a stop never has to wait for the compiler."""
+  """Compiles the programs that saving and sampling use, so that a stop never waits for compilation."""
   jax.block_until_ready(metrics)
   best_metric(config, metrics)
   with progress.clock('the first step is done; compiling what saving and sampling need'):
@@ -205,7 +208,7 @@ def best_metric(config: Any, metrics: Any) -> float:
 def initial_state(
   config: Any, spec: train_step.StepSpec, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> train_step.TrainState:
-  """The state of the newest checkpoint that is good, else a fresh one, on the mesh."""
+  """Restores the newest undamaged checkpoint onto the mesh; without checkpoints, initialises a new state there."""
   if checkpoints.newest() is not None:
     return checkpoints.restore_newest(config, mesh, set_aside=True)[1]
   init = functools.partial(train_step.init_state, spec)
@@ -215,7 +218,7 @@ def initial_state(
 
 
 def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:
-  """Raises NonFiniteError if the metrics of `step` are not all finite; None passes."""
+  """Raises NonFiniteError if the metrics of `step` are not all finite. `metrics` is None before the first step."""
   if metrics is None or bool(metrics['finite']):
     return
   bad = [name for name, value in jax.device_get(metrics).items() if not np.isfinite(value)]
@@ -228,7 +231,7 @@ def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:
 
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
-  """Whether every number in a tree is finite. The loss precedes the update, so the new parameters need their own check."""
+  """Whether all leaves of a tree are finite. The loss precedes the update, so new parameters need their own check."""
   return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
@@ -238,7 +241,7 @@ class Samples:
   Attributes:
     sampler: see `sampling.make_sampler`.
     standing: standing statistics at truncation 1.
-    metrics: for synthesis, how far samples of one class differ.
+    metrics: `sample_deviation` for synthesis, see `Sampler.deviation`; empty for prediction.
   """
 
   def __init__(self, config: Any, state: train_step.TrainState, context: Clips | None):
@@ -248,7 +251,10 @@ class Samples:
 
 
 def write_samples(samples: Samples, names: tuple[str, ...], workdir: epath.Path, step: int, writer: Writer) -> None:
-  """A grid of samples to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard, at fixed z and classes or training clips."""
+  """Writes a grid of samples to samples/step_XXXXXXXX.{mp4,gif} and TensorBoard.
+
+  Latents are the same at every step, and so are the classes or, for prediction, the context frames.
+  """
   config = samples.sampler.config
   context, labels = samples.sampler.conditions()
   seed = config.sample.seed

@@ -18,7 +18,7 @@ Metrics = dict[str, jax.Array]
 
 
 class NetState(NamedTuple):
-  """A network under training: raw parameters, their spectral vectors u, the optimizer's state."""
+  """A network's raw parameters, the vectors u of their spectral norm, and the optimizer state."""
 
   params: Tree
   spectral: Tree
@@ -26,14 +26,14 @@ class NetState(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """All that a checkpoint holds.
+  """The training state, as saved in checkpoints.
 
   Attributes:
-    step: int32, generator updates so far.
+    step: int32, number of generator updates so far.
     gen, disc: the networks.
-    ema_params: the moving average of `gen.params`, from which samples are drawn.
-    score_means: with `train.lecam`, moving averages of each discriminator's mean score, f32 scalars by 'real' and 'fake'
-      and then by discriminator; otherwise None.
+    ema_params: exponential moving average of `gen.params`, used for sampling.
+    score_means: moving averages of each discriminator's mean score if `train.lecam` is set, otherwise None; f32 scalars
+      in nested dicts, {'real' or 'fake': {discriminator: mean}}.
   """
 
   step: jax.Array
@@ -51,23 +51,23 @@ class StepSpec(NamedTuple):
   gen_opt: optax.GradientTransformation
   disc_opt: optax.GradientTransformation
   z_dim: int
-  context: int  # C, the first frames of a video, which G is conditioned on
+  context: int  # C, the number of context frames
   frames_k: int
   ema_decay: float
   ema_start: int
   unroll: bool
-  overlap: bool = False  # asks a TPU's compiler to send gradients while it computes
-  truth_weight: float = 0.0  # of the squared error against the truth, in G's loss; the paper has none
-  crop: int = 1  # D_T sees a random square of 1 / crop of the side
-  augment: tuple[str, ...] = ()  # kinds of augment.KINDS
+  overlap: bool = False  # on TPU, overlaps the gradients' all-reduce with computation
+  truth_weight: float = 0.0  # weight of the squared error in G's loss; ours, for prediction
+  crop: int = 1  # D_T sees a random square whose side is 1 / crop of the video's
+  augment: tuple[str, ...] = ()  # a subset of augment.KINDS
   lecam: float = 0.0  # weight of the LeCam regularisation in D's loss
   microbatches: int = 1
-  # Keeps gradients and weights replicated where the state is sharded.
+  # Keeps gradients and weights replicated while the optimizer state is sharded; see sharding.keep_replicated.
   replicate: Callable[[Tree], Tree] = lambda tree: tree
 
 
 def make_spec(config: Any, *, unroll: bool, resample_in_kernel: bool = False) -> StepSpec:
-  """The static arguments of a validated config; `unroll` and `resample_in_kernel` are backend.step_options."""
+  """Builds the StepSpec of a validated config; `unroll` and `resample_in_kernel` come from `backend.step_options`."""
   gen, disc = models.build(config, resample_in_kernel)
   train = config.train
   adam = functools.partial(
@@ -94,12 +94,12 @@ def make_spec(config: Any, *, unroll: bool, resample_in_kernel: bool = False) ->
 
 
 def init_state(spec: StepSpec, params: tuple[Tree, Tree], key: jax.Array) -> TrainState:
-  """A fresh TrainState of f32 leaves; jit it to lay it on a mesh.
+  """Initialises a TrainState, f32 except for counters; call it under jit with `out_shardings` to place it on a mesh.
 
   Args:
     spec: static.
-    params: of the generator and the discriminators, from `models.init`.
-    key: of the spectral vectors.
+    params: (generator, discriminators), from `models.init`.
+    key: PRNG key for the spectral vectors.
   """
   gen, disc = (
     NetState(tree, spectral.init(tree_key, tree), opt.init(tree))
@@ -112,7 +112,7 @@ def init_state(spec: StepSpec, params: tuple[Tree, Tree], key: jax.Array) -> Tra
 
 
 def state_shapes(config: Any) -> TrainState:
-  """The TrainState of a config, of ShapeDtypeStructs."""
+  """The TrainState of a config, with ShapeDtypeStructs as leaves."""
   init = functools.partial(init_state, make_spec(config, unroll=False))
   return jax.eval_shape(init, models.shapes(config), jax.random.key(0))
 
@@ -123,22 +123,22 @@ def to_float(video: jax.Array) -> jax.Array:
 
 
 def choose_frames(key: jax.Array, count: int, length: int, k: int) -> jax.Array:
-  """k distinct numbers below `length` drawn uniformly for each of `count` videos, independently: int32 [count, k]."""
+  """Draws k distinct frame indices below `length`, independently for each of `count` videos: int32 [count, k]."""
   return jnp.argsort(jax.random.uniform(key, (count, length)), axis=1)[:, :k]
 
 
 def take_frames(video: jax.Array, chosen: jax.Array) -> jax.Array:
-  """The chosen frames of each video: [B, T, H, W, C] and [B, k] -> [B, k, H, W, C]."""
+  """Gathers the chosen frames of each video: [B, T, H, W, C] and [B, k] -> [B, k, H, W, C]."""
   return jnp.take_along_axis(video, chosen[..., None, None, None], axis=1)
 
 
 def choose_corners(key: jax.Array, count: int, size: int, crop: int) -> jax.Array:
-  """First row and column of a square of `size // crop` pixels in each of `count` videos, uniform: int32 [count, 2]."""
+  """Draws the first row and column of a square of side `size // crop` for each of `count` videos: int32 [count, 2]."""
   return jax.random.randint(key, (count, 2), 0, size - size // crop + 1)
 
 
 def take_squares(video: jax.Array, corners: jax.Array, crop: int) -> jax.Array:
-  """The same square of all frames of a video: [B, T, H, W, C] and [B, 2] -> [B, T, H // crop, W // crop, C]."""
+  """Crops all frames of a video to the same square: [B, T, H, W, C] and [B, 2] -> [B, T, H // crop, W // crop, C]."""
   _, t, h, w, c = video.shape
   return jax.vmap(lambda clip, corner: jax.lax.dynamic_slice(clip, (0, *corner, 0), (t, h // crop, w // crop, c)))(
     video, corners
@@ -146,33 +146,34 @@ def take_squares(video: jax.Array, corners: jax.Array, crop: int) -> jax.Array:
 
 
 def interleave(real: jax.Array, fake: jax.Array) -> jax.Array:
-  """[B, ...] and [B, ...] -> [2B, ...], pairwise: a concatenation would move half of a sharded batch."""
+  """Interleaves two [B, ...] to [2B, ...]; a concatenation would move rows of a sharded batch between devices."""
   return jnp.stack([real, fake], axis=1).reshape(-1, *real.shape[1:])
 
 
 def train_step(spec: StepSpec, state: TrainState, batch: Batch, seed_key: jax.Array) -> tuple[TrainState, Metrics]:
-  """The D steps, each on its own real batch, then one G step.
+  """Runs the D steps, each on its own real batch, then one G step.
 
   Args:
     spec: static.
     state: donated by the caller's jit.
     batch: `video` uint8 [d_steps, B, T, H, W, 3], `label` int32 [d_steps, B].
-    seed_key: the run's; the step folds its number in.
+    seed_key: PRNG key of the run; `state.step` is folded in.
 
   Returns:
-    (new state, metrics): f32 scalars, means over the D steps, and `finite`, whether every loss and gradient norm is.
+    (new state, metrics). Metrics are f32 scalars, those of D averaged over the D steps; `finite` is a bool, whether all
+    of them are finite.
   """
   key = jax.random.fold_in(seed_key, state.step)
   d_steps = batch['label'].shape[0]
   *d_keys, g_key = jax.random.split(key, d_steps + 1)
 
-  # G is normalised once for its update: the same weights serve the D steps and the G step.
+  # G's spectral norm is computed once: the D steps and the G step use the same weights.
   gen_weights, pullback, (gen_spectral, gen_sigmas) = _normalised(state.gen)
   (disc, score_means), d_metrics = jax.lax.scan(
     lambda carry, xs: d_step(spec, *carry, gen_weights, state.step, *xs),
     (state.disc, state.score_means),
     (batch, jnp.stack(d_keys)),
-    unroll=0 if spec.unroll else 1,  # 0 is all; by their number, one step would stay a loop
+    unroll=0 if spec.unroll else 1,  # 0 unrolls all; `unroll=d_steps` would keep a loop if d_steps is 1
   )
   last = jax.tree.map(lambda x: x[-1], batch)
   gen, g_metrics = g_step(spec, state.gen, gen_weights, pullback, disc, state.step, last, g_key)
@@ -186,7 +187,7 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, seed_key: jax.Ar
 
 
 def jitted(spec: StepSpec, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
-  """`train_step` to be compiled for a mesh, its state (or its shapes) donated and kept in its places."""
+  """Jits `train_step` for a mesh. `state`, or its shapes, determines the shardings; the state is donated."""
   step = functools.partial(train_step, spec._replace(replicate=sharding.keep_replicated(mesh)))
   places, platform = (sharding.state(mesh, state), None), mesh.devices.flat[0].platform
   options = backend.compiler_options(platform)
@@ -198,13 +199,14 @@ def jitted(spec: StepSpec, mesh: jax.sharding.Mesh, state: TrainState) -> Any:
 def disc_loss(
   spec: StepSpec, score_means: Tree, weights: Tree, inputs: dict[str, jax.Array]
 ) -> tuple[jax.Array, Metrics]:
-  """Both discriminators' loss on real and fake videos in pairs.
+  """The discriminators' loss on interleaved real and fake videos.
 
   Args:
     spec: static.
     score_means: `TrainState.score_means`.
-    weights: of the discriminators, after spectral norm.
-    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H', W', 3] in [-1, 1], `label` int32 [2B]; even rows are real.
+    weights: the discriminators' weights after spectral norm.
+    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H', W', 3], in [-1, 1] before augmentation, and `label` int32
+      [2B]; even rows are real.
   """
   scores = spec.disc.apply({'params': weights}, inputs['frames'], inputs['video'], inputs['label'])
   real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
@@ -226,11 +228,11 @@ def gen_loss(
 
   Args:
     spec: static.
-    disc_weights: of the discriminators, after spectral norm.
-    weights: of the generator, after spectral norm.
-    inputs: `z` [B, z_dim], `label` int32 [B], `context` [B, C, H, W, 3] in [-1, 1], `chosen` int32 [B, k], the generated
-      frames that D_S sees, and `draws` of augment.draw for B clips. If `spec.crop` is above 1, `corners` int32 [B, 2] of
-      the squares that D_T sees; if `spec.truth_weight` is above 0, `truth` [B, T, H, W, 3], what came after `context`.
+    disc_weights: the discriminators' weights after spectral norm.
+    weights: the generator's weights after spectral norm.
+    inputs: `z` [B, z_dim]; `label` int32 [B]; `context` [B, C, H, W, 3] in [-1, 1]; `chosen` int32 [B, k], indices of
+      the generated frames that D_S sees; `draws`, from `augment.draw` for B clips. If `spec.crop` > 1, `corners` int32
+      [B, 2] of D_T's crops. If `spec.truth_weight` > 0, `truth` [B, T - C, H, W, 3], the real frames after `context`.
   """
   context = inputs['context']
   fake = spec.gen.apply({'params': weights}, inputs['z'], inputs['label'], context, train=True)
@@ -248,10 +250,10 @@ def gen_loss(
 def d_step(
   spec: StepSpec, disc: NetState, score_means: Tree, gen_weights: Tree, step: jax.Array, batch: Batch, key: jax.Array
 ) -> tuple[tuple[NetState, Tree], Metrics]:
-  """One update of both discriminators on a real batch and as many fakes with its labels and fresh z.
+  """Updates the discriminators on a real batch and as many fake videos with the same labels and fresh z.
 
   Returns:
-    ((discriminators, score_means), metrics).
+    ((new `disc`, new `score_means`), metrics).
   """
   z_key, frames_key, augment_key = jax.random.split(key, 3)
   label = batch['label']
@@ -290,10 +292,10 @@ def g_step(
   batch: Batch,
   key: jax.Array,
 ) -> tuple[NetState, Metrics]:
-  """One update of the generator, with fresh z and the labels and context frames of the last D batch.
+  """Updates the generator, with fresh z and the labels and context frames of the last D batch.
 
-  `gen_weights` are `gen.params` after spectral norm and `pullback` takes a gradient back through it. The
-  discriminators' vectors are read, not advanced: the next D step normalises the same weights the same way.
+  `gen_weights` are `gen.params` after spectral norm; `pullback` maps a gradient of them to a gradient of `gen.params`.
+  The discriminators' spectral vectors are not updated: the next D step repeats this power iteration and stores them.
   """
   z_key, frames_key, augment_key = jax.random.split(key, 3)
   label, real = batch['label'], to_float(batch['video'])
@@ -301,7 +303,7 @@ def g_step(
     'z': jax.random.normal(z_key, (label.shape[0], spec.z_dim)),
     'label': label,
     'context': real[:, : spec.context],
-    'truth': real[:, spec.context :],  # unless the loss asks for it, XLA drops it
+    'truth': real[:, spec.context :],  # XLA removes it if the loss does not use it
     'chosen': choose_frames(frames_key, label.shape[0], spec.gen.frames, spec.frames_k),
     'draws': augment.draw(augment_key, label.shape[0], real.shape[2], spec.augment),
   }
@@ -319,13 +321,13 @@ def g_step(
 
 
 def ema_update(spec: StepSpec, step: jax.Array, ema: Tree, params: Tree) -> Tree:
-  """The average of G's parameters after the update of `step`; equal to them before `ema_start`."""
+  """Returns the EMA of G's parameters after the update of `step`; before `ema_start` it equals the parameters."""
   decay = jnp.where(step >= spec.ema_start, spec.ema_decay, 0.0)
   return jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
 
 
 def _normalised(net: NetState) -> tuple[Tree, Callable[[Tree], tuple[Tree]], tuple[Tree, Tree]]:
-  """(weights after spectral norm, the way back of their gradient, (advanced vectors, sigmas))."""
+  """Returns (weights after spectral norm, pullback of their gradient, (updated vectors u, sigmas))."""
 
   def normalise(params):
     weights, u, sigmas = spectral.normalise(params, net.spectral)

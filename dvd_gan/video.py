@@ -1,4 +1,4 @@
-"""Videos in files: MP4 by PyAV, GIF by Pillow, grids of both."""
+"""Tiles videos into grids and writes them as MP4 (PyAV) and GIF (Pillow)."""
 
 import fractions
 import functools
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-MIN_TILE = 96  # pixels: smaller videos are enlarged in grids, so that one can see them
-MIN_ALONE = 256  # pixels: and in files of their own
+MIN_TILE = 96  # pixels; smaller videos are enlarged in grids
+MIN_ALONE = 256  # pixels; the same for a video in its own file
 BORDER = 3  # pixels
 LINE = 16  # pixels: height of a caption
-PAPER = 235  # grey level of what holds no video
-# Colours of a predicted frame's border.
+PAPER = 235  # grey level of the background
+# Border colours of frames in predictions.
 GIVEN = (0, 200, 0)
 GENERATED = (0, 0, 0)
-ROLLED = (255, 140, 0)  # generated from generated frames, beyond what the model was trained for
+ROLLED = (255, 140, 0)  # after the T-th frame: generated from generated frames
 
 
 def grid(
@@ -29,14 +29,14 @@ def grid(
   captions: Sequence[str | Sequence[str]] = (),
   least: int = MIN_TILE,
 ) -> np.ndarray:
-  """Tiles videos, small ones enlarged by a whole factor.
+  """Tiles videos into a grid; small videos are enlarged by an integer factor.
 
   Args:
     videos: uint8 [N, T, H, W, 3].
-    columns: 0 makes the grid about square.
+    columns: number of columns; 0 for a roughly square grid.
     borders: colours of a border around each frame, uint8, broadcast to [N, T, 3]; None for no border.
-    captions: a line above each video, or a line for each of its frames; none if empty. What does not fit is cut off.
-    least: pixels: smaller videos are enlarged to it or more.
+    captions: a line of text above each video, or one per frame; no captions if empty. Long lines are cut off.
+    least: pixels; videos of a smaller height are enlarged to at least this height.
 
   Returns:
     uint8 [T, rows * H', columns * W', 3].
@@ -62,7 +62,7 @@ def grid(
 
 @functools.lru_cache
 def _line(text: str, width: int) -> np.ndarray:
-  """A line of dark text on light ground, uint8 [LINE, width, 3]."""
+  """A line of dark text on a light background, uint8 [LINE, width, 3]."""
   from PIL import Image, ImageDraw, ImageFont
 
   image = Image.new('RGB', (width, LINE), (PAPER,) * 3)
@@ -71,7 +71,7 @@ def _line(text: str, width: int) -> np.ndarray:
 
 
 def borders(context: int, trained: int, length: int) -> np.ndarray:
-  """Colour of each frame's border, uint8 [length, 3]: the context, generated up to `trained`, then rolled."""
+  """Border colour of each frame, uint8 [length, 3]: `context` frames, generated ones up to `trained`, later ones."""
   colours = np.array([GIVEN, GENERATED, ROLLED], np.uint8)
   return np.repeat(colours, (context, trained - context, max(length - trained, 0)), axis=0)[:length]
 
@@ -80,9 +80,9 @@ def write(path: Any, video: np.ndarray, fps: float) -> list[str]:
   """Writes PATH.mp4 (where PyAV is installed) and PATH.gif.
 
   Args:
-    path: without suffix; its folder exists.
+    path: path without suffix, in an existing folder.
     video: uint8 [T, H, W, 3].
-    fps: frames a second; above 50 the GIF leaves some out.
+    fps: frames per second; above 50 the GIF drops frames.
 
   Returns:
     The names of the files written.
@@ -98,7 +98,7 @@ def write(path: Any, video: np.ndarray, fps: float) -> list[str]:
 
 
 def mp4(video: np.ndarray, fps: float) -> bytes | None:
-  """uint8 [T, H, W, 3] as H.264 yuv420p; odd sizes gain a repeated row or column. None without PyAV."""
+  """Encodes uint8 [T, H, W, 3] as H.264 yuv420p; odd sizes are edge-padded to even ones. None without PyAV."""
   try:
     import av
   except ImportError:
@@ -117,10 +117,10 @@ def mp4(video: np.ndarray, fps: float) -> bytes | None:
 
 
 def gif(video: np.ndarray, fps: float) -> bytes:
-  """uint8 [T, H, W, 3] as an endless GIF with one palette of 256 colours for each frame.
+  """Encodes uint8 [T, H, W, 3] as a looping GIF with a palette of 256 colours per frame.
 
-  A GIF counts hundredths of a second, and browsers slow down frames of fewer than two: above 50 frames a second some are
-  left out, so that it lasts as long as the video.
+  GIF durations are in hundredths of a second, and browsers slow down frames shorter than two. Above 50 frames per
+  second, frames are dropped so that the GIF lasts as long as the video.
   """
   from PIL import Image
 

@@ -1,4 +1,4 @@
-"""What a run writes: metrics.jsonl and TensorBoard. The only file that imports clu."""
+"""Writes metrics to metrics.jsonl and TensorBoard. The only file that imports clu."""
 
 import concurrent.futures
 import json
@@ -13,10 +13,10 @@ from etils import epath
 from dvd_gan.runtime import files
 
 FILE = 'metrics.jsonl'
-# An object in a bucket cannot be appended to: each flush uploads it whole.
+# An object in a bucket cannot be appended to: each flush uploads all lines.
 FLUSH_EVERY = 300  # seconds
-ROTATE_EVERY = 3600  # seconds after which TensorBoard's events go on in another file
-# TensorBoard's groups: a metric belongs to the first whose words are in its name.
+ROTATE_EVERY = 3600  # seconds after which TensorBoard's events continue in a new file
+# TensorBoard's groups: a metric belongs to the first group with a word that occurs in the metric's name.
 GROUPS = {
   'loss': ('loss', 'squared_error', 'lecam'),
   'score': ('score_',),
@@ -27,14 +27,14 @@ GROUPS = {
 
 
 class Writer:
-  """Metrics as JSON lines and, where clu and TensorFlow are installed, TensorBoard events.
+  """Writes metrics as JSON lines and, if clu and TensorFlow are installed, as TensorBoard events.
 
-  Written by a thread of its own, in order, so that a slow disk does not hold up the steps; what goes wrong there
-  surfaces in the next call.
+  A background thread writes in order, so that a slow disk does not delay the steps. Its exceptions are raised by later
+  calls.
   """
 
   def __init__(self, workdir: epath.Path, first_step: int):
-    """Opens `workdir/metrics.jsonl`, cut back to the steps up to `first_step`; only the first process writes."""
+    """Opens `workdir/metrics.jsonl` and removes lines of steps after `first_step`; only the first process writes."""
     self._events = None
     self._writes = jax.process_index() == 0
     if not self._writes:
@@ -48,7 +48,7 @@ class Writer:
     self._pending: list[concurrent.futures.Future] = []
 
   def later(self, fn: Callable[..., None], *args: Any) -> None:
-    """Calls `fn` in the writer's thread, on the first process; raises what an earlier call came to."""
+    """Calls `fn` in the writer's thread, on the first process only; raises the exception of an earlier call, if any."""
     if not self._writes:
       return
     while self._pending and self._pending[0].done():
@@ -56,7 +56,7 @@ class Writer:
     self._pending.append(self._thread.submit(fn, *args))
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
-    """One line, `step` in it, and the same scalars to TensorBoard."""
+    """Writes a line with `step` and `values` to metrics.jsonl, and the same scalars to TensorBoard."""
     self.later(self._scalars, step, values)
 
   def _scalars(self, step: int, values: dict[str, float]) -> None:
@@ -72,12 +72,12 @@ class Writer:
       events.write_scalars(step, {tag(name): value for name, value in values.items()})
 
   def describe(self, step: int, config: str, networks: dict[str, Any]) -> None:
-    """The config and tables of the networks' parameters to TensorBoard's text page; the tables to parameters.txt too.
+    """Writes the config and tables of the parameters to TensorBoard's text page, and the tables to parameters.txt.
 
     Args:
-      step: that training begins after.
-      config: its fields, a line each.
-      networks: parameters by the network's name.
+      step: the step that training starts from.
+      config: the fields of the config, one per line.
+      networks: parameters by network name.
     """
     shapes = {name: jax.eval_shape(lambda tree: tree, net) for name, net in networks.items()}
     self.later(self._describe, step, config, shapes)
@@ -97,13 +97,13 @@ class Writer:
     )
 
   def _open(self) -> Any:
-    """TensorBoard's writer, if there is one; opened by what is first written: importing TensorFlow takes seconds."""
+    """TensorBoard's writer, or None; opened by the first write, because importing TensorFlow takes seconds."""
     if not self._opened:
       self._events, self._opened, self._begun = _events(self._workdir), True, time.monotonic()
     return self._events
 
   def flush(self) -> None:
-    """Uploads what a bucket does not have yet; a local disk has everything."""
+    """Uploads pending metrics if the workdir is in a bucket; otherwise does nothing."""
     if self._writes and self._remote:
       self.later(self._flush)
 
@@ -117,18 +117,18 @@ class Writer:
       self._events.flush()
 
   def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
-    """A moving picture to TensorBoard's image page, at once; size is (width, height)."""
+    """Writes a GIF to TensorBoard's image page, in the calling thread; `size` is (width, height)."""
     if not (events := self._open()):
       return
     import tensorflow as tf
 
-    # clu's write_videos writes nothing (clu 0.0.12): the image plugin shows a GIF as it is.
+    # clu's write_videos writes nothing (clu 0.0.12), but the image plugin displays encoded GIFs.
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={'plugin_name': 'images'})
     with events._summary_writer.as_default():
       tf.summary.write(name, tf.constant([str(size[0]), str(size[1]), gif]), step=step, metadata=metadata)
 
   def close(self) -> None:
-    """Waits until all is written."""
+    """Waits for pending writes and closes the events file; raises the first exception of a write."""
     if not self._writes:
       return
     if self._remote:
@@ -143,19 +143,19 @@ class Writer:
 
 
 def tag(name: str) -> str:
-  """The name of a metric in TensorBoard, with its group: gen_loss_spatial is loss/gen_spatial."""
+  """The name of a metric in TensorBoard, with its group: gen_loss_spatial becomes loss/gen_spatial."""
   group = next((group for group, words in GROUPS.items() if any(word in name for word in words)), 'health')
   return f'{group}/{name.replace(f"_{group}", "").removeprefix(f"{group}_")}'
 
 
 def lines(workdir: epath.Path, last_step: int) -> list[str]:
-  """The lines of a run's metrics.jsonl up to a step, those that are whole; none where there is no file."""
+  """Complete lines of a run's metrics.jsonl up to step `last_step`; empty if the file does not exist."""
   path = workdir / FILE
   return [line for line in path.read_text().splitlines() if _step_of(line) <= last_step] if path.exists() else []
 
 
 def logged(workdir: epath.Path, last_step: int) -> list[dict[str, float]]:
-  """`lines` as objects."""
+  """`lines`, parsed."""
   return [json.loads(line) for line in lines(workdir, last_step)]
 
 
@@ -163,11 +163,11 @@ def _step_of(line: str) -> float:
   try:
     return json.loads(line)['step']
   except (ValueError, KeyError, TypeError):
-    return float('inf')  # a line cut short by a crash
+    return float('inf')  # truncated by a crash
 
 
 def to_tensorboard(workdir: epath.Path, step: int, values: dict[str, float]) -> None:
-  """Scalars to TensorBoard alone, where it is installed: what is found of a step when it is over."""
+  """Writes scalars to TensorBoard only, if it is installed; for results of an evaluation."""
   if events := _events(workdir):
     events.write_scalars(step, values)
     events.close()
@@ -181,12 +181,12 @@ def _events(workdir: epath.Path) -> Any:
     return None
   import tensorflow as tf
 
-  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  tf.config.set_visible_devices([], 'GPU')  # JAX uses the GPUs
   if not files.is_remote(workdir):
     return metric_writers.SummaryWriter(str(workdir))
 
   class Buffered(metric_writers.SummaryWriter):
-    """Writes at `flush` and `close` alone: TensorFlow flushes after ten scalars and whenever `as_default` ends."""
+    """Writes only at `flush` and `close`; TensorFlow would also flush after ten scalars and after `as_default`."""
 
     def __init__(self):
       options = {'max_queue': 1_000_000, 'flush_millis': 1000 * FLUSH_EVERY}

@@ -1,1 +1,1 @@
-"""Where videos come from. Only `shapes` and `array_file` work without TensorFlow."""
+"""Data sets and the input pipeline. Only data.name=array_file, with .npz files (see `shapes`), needs no TensorFlow."""

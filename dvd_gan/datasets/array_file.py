@@ -1,6 +1,8 @@
-"""Clips held in memory from an .npz of `video` uint8 [N, T, H, W, 3] and `label` int [N], perhaps `classes`, their names. No TensorFlow.
+"""Clips from an .npz file, held in memory. No TensorFlow.
 
-As from every other source, the short side of larger clips is resized to `data.resolution`; the square is cut at reading.
+The file has arrays `video` uint8 [N, T, H, W, 3], `label` int [N] and optionally `classes`, the class names. As with
+every other source, the short side of larger clips is resized to `data.resolution`; the square crop is taken when a
+window is read.
 """
 
 import zipfile
@@ -16,10 +18,10 @@ from dvd_gan.runtime.errors import UsageError
 
 
 class ArrayFile:
-  """The clips of `data.source`; a source as `sources.open_source` returns."""
+  """The clips of `data.source`; a source as returned by `sources.open_source`."""
 
   in_memory = True
-  decoder = 1  # 2 where clips are made smaller, which they once were not
+  decoder = 1  # 2 if the clips are resized, which version 1 did not do
 
   def __init__(self, config: Any):
     """Loads and checks the file.

@@ -1,10 +1,10 @@
-"""Compares the rate of reading a prepared data set with that of libjpeg-turbo on the same JPEGs, by turns.
+"""Compares the rate of reading a prepared data set with the decoding rate of libjpeg-turbo on the same JPEGs.
 
 python -m dvd_gan.datasets.benchmark --config=configs/FILE.py [--config.field=value ...] [--seconds=10] [--threads=1]
 
-Reads as training does, on `threads` cores (the process is bound to as many, where the system can), in alternation with a
-loop of libjpeg-turbo over the JPEGs of the same windows (through simplejpeg, into one buffer; no index, no reading, no
-crop). Prints one JSON object last.
+Alternates between reading as training does and decoding the JPEGs of the same windows in a loop (simplejpeg, into one
+buffer; no index, no reading, no crop). The process is bound to `threads` cores if the system supports it. Prints one
+JSON object last.
 """
 
 import json
@@ -24,19 +24,19 @@ flags.adopt_module_key_flags(app)
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Of measuring, in all.')
 _THREADS = flags.DEFINE_integer('threads', 1, 'Decoder threads.')
 ROWS = 64  # clips in a batch
-FRAMES = 24576  # in a round, read again and again: the pipeline's own start, 0.1 s, is a few per cent of it
+FRAMES = 24576  # per round, the same in each; the start of the pipeline, 0.1 s, is a few per cent of a round
 
 
 def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
-  """Times reading and bare decoding; clips a second and core.
+  """Measures reading and bare decoding, in clips per second and core.
 
   Args:
-    config: of a prepared data set of JPEGs; its batch becomes `ROWS` clips.
-    seconds: of measuring, in all.
+    config: config of a prepared data set of JPEGs; its batch size is set to `ROWS`.
+    seconds: total duration of the measurement.
     threads: decoder threads.
 
   Raises:
-    UsageError: if the data set is not there or holds no JPEGs.
+    UsageError: if the data set is missing or holds no JPEGs.
   """
   config.data.threads, config.train.batch_size, config.train.d_steps = threads, ROWS, 1
   if hasattr(os, 'sched_setaffinity'):
@@ -46,9 +46,9 @@ def measure(config: Any, *, seconds: float, threads: int) -> dict[str, Any]:
     raise UsageError(f'data.name={config.data.name} holds no JPEGs')
 
   def batches(steps):
-    return input_pipeline.host_batches(config, source, range(steps), rows)  # nothing is read beyond the last
+    return input_pipeline.host_batches(config, source, range(steps), rows)  # no step after the last is prefetched
 
-  for _ in batches(1):  # TensorFlow's import, and the start of its threads
+  for _ in batches(1):  # imports TensorFlow and starts its threads before the measurement
     pass
   start = time.perf_counter()
   for _ in batches(1):

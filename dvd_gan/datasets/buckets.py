@@ -1,4 +1,4 @@
-"""Record files in a bucket: the bytes of a window, their sizes, copies on this machine's disk."""
+"""Record files in a bucket: byte-range reads, file sizes, copies on the local disk."""
 
 import concurrent.futures
 import fcntl
@@ -13,8 +13,8 @@ from etils import epath
 from dvd_gan.runtime import files, progress
 from dvd_gan.runtime.errors import UsageError
 
-DOWNLOADS = 8  # at once
-TIMEOUT = 300  # seconds for a read, attempts included: a connection may be half open
+DOWNLOADS = 8  # files copied at once
+TIMEOUT = 300  # seconds for a read, retries included; a half-open connection may never answer
 
 
 @functools.cache
@@ -27,17 +27,17 @@ def _bucket(name: str) -> Any:
 
 
 def read(path: epath.Path, offset: int, length: int) -> bytes:
-  """`length` bytes of a gs:// file from `offset` on, by one request.
+  """`length` bytes of a gs:// file from `offset` on, in one request.
 
   TensorFlow's reads fetch a block of a megabyte or more, ten times what a window of frames needs.
 
   Raises:
-    OSError: if the file is not there or too short, or the bucket does not answer.
+    OSError: if the file is missing or too short, or the bucket does not answer.
   """
   bucket, _, name = str(path).removeprefix('gs://').partition('/')
   try:
     found = _bucket(bucket).read(name, byte_range=slice(offset, offset + length)).result(timeout=TIMEOUT)
-  except ValueError as error:  # whatever it is, tensorstore says it in the text alone
+  except ValueError as error:  # tensorstore reports read errors of every kind as ValueError
     raise OSError(f'{path}: {error}') from None
   if found.state != 'value':
     raise FileNotFoundError(f'{path} is not there')
@@ -45,7 +45,7 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
 
 
 def folders(folder: epath.Path) -> list[str]:
-  """Names of the folders in a gs:// folder.
+  """Names of the subfolders of a gs:// folder.
 
   Raises:
     google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
@@ -53,15 +53,15 @@ def folders(folder: epath.Path) -> list[str]:
   bucket, prefix = files.bucket_and_prefix(folder)
   listing = files.client().list_blobs(bucket, prefix=prefix, delimiter='/', fields='prefixes,nextPageToken')
   for _ in listing:
-    continue  # the folders are known when all pages are read
+    continue  # `prefixes` is complete once all pages have been read
   return sorted(name.removeprefix(prefix).rstrip('/') for name in listing.prefixes)
 
 
 def sizes(paths: list[epath.Path]) -> list[int]:
-  """Bytes of gs:// files, by listing their folders: asking for one after another would take minutes for thousands.
+  """Sizes in bytes of gs:// files. Lists their folders, because one request per file takes minutes for thousands.
 
   Raises:
-    UsageError: if one is not there.
+    UsageError: if a file is missing.
     google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
   """
   found = {}
@@ -76,20 +76,20 @@ def sizes(paths: list[epath.Path]) -> list[int]:
 
 
 def stage(paths: list[epath.Path], folder: str) -> list[pathlib.Path]:
-  """Copies gs:// files to a local folder, but for those that are there from an earlier start.
+  """Copies gs:// files to a local folder; copies of the same size from an earlier run are kept.
 
-  Processes of one host take turns, and the later ones find the copies there.
+  Processes on one host take turns, so that later ones find the copies.
 
   Args:
     paths: gs:// files.
-    folder: local; a file's place in it is its bucket and name.
+    folder: local folder; a file is copied to FOLDER/BUCKET/NAME.
 
   Returns:
     The copies, in the order of `paths`.
 
   Raises:
     UsageError: if the disk is too small.
-    google.api_core.exceptions.GoogleAPIError: if the bucket does not answer. What has been copied stays.
+    google.api_core.exceptions.GoogleAPIError: if the bucket does not answer. Finished copies are kept.
   """
   root = pathlib.Path(folder).expanduser().absolute()
   root.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def stage(paths: list[epath.Path], folder: str) -> list[pathlib.Path]:
 
 
 def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
-  for partial in root.rglob('*.partial'):  # of a start that was stopped
+  for partial in root.rglob('*.partial'):  # left by an interrupted run
     partial.unlink()
   copies = [root / str(path).removeprefix('gs://') for path in paths]
   todo = [
@@ -116,7 +116,7 @@ def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
 
   def copy(path: epath.Path, to: pathlib.Path, size: int) -> int:
     to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f'{to.name}.partial')  # a copy has its name when it is whole
+    partial = to.with_name(f'{to.name}.partial')  # renamed when the copy is complete
     bucket, _, name = str(path).removeprefix('gs://').partition('/')
     files.client().bucket(bucket).blob(name).download_to_filename(str(partial))
     partial.rename(to)
@@ -131,5 +131,5 @@ def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
         left = progress.span((said - begun) * (total - done) / done)
         progress.say(f'copied {done / 1e9:.2f} of {total / 1e9:.2f} GB, {left} left')
   finally:
-    pool.shutdown(wait=False, cancel_futures=True)  # after an error the others need not be waited for
+    pool.shutdown(wait=False, cancel_futures=True)  # after an error, do not wait for other downloads
   return copies

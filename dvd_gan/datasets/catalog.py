@@ -1,4 +1,4 @@
-"""From a config to its prepared data set on disk: in which folder it is, and which of its clips belong to the split."""
+"""Finds the prepared data set of a config on disk, and the clips that belong to its split."""
 
 import json
 import os
@@ -24,26 +24,26 @@ WHAT = {
 
 
 class Prepared(NamedTuple):
-  """Record files to train on, whoever wrote them."""
+  """Record files to train on, written by our builders or by TFDS's."""
 
   folder: epath.Path
   files: list[epath.Path]
-  video: str = 'video'  # the feature with the frames
-  numbers: tuple[str, ...] = ('label',)  # features to index
-  keep: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None  # of the numbers, which clips; None for all
-  decoder: int = 1  # version that decoded the clips
-  classes: tuple[str, ...] = ()  # names, by label
+  video: str = 'video'  # name of the feature with the frames
+  numbers: tuple[str, ...] = ('label',)  # integer features to index
+  keep: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None  # numbers -> bool [N]: clips to keep; None for all
+  decoder: int = 1  # version of the decoder that made the clips
+  classes: tuple[str, ...] = ()  # class names, by label
 
 
 def open_records(config: Any, *, build: bool = False) -> record_files.Records:
-  """The prepared clips of a config's split.
+  """Opens the prepared clips of a config's split.
 
   Args:
-    config: reads data and what record_files.Records does.
-    build: prepare what is missing; moving_shapes and video_folder are prepared in any case.
+    config: reads data, train and seed; `data.num_classes` is set if it is 0.
+    build: whether to prepare missing data; moving_shapes and video_folder are always prepared.
 
   Raises:
-    UsageError: if the data are missing and not built, or cannot be.
+    UsageError: if the data are missing and `build` is False, cannot be prepared, or do not fit the config.
   """
   prepared = _bair(config, build) if config.data.name == 'bair' else _built(config, build)
   split = config.data.split
@@ -62,12 +62,12 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
 
 
 def _home(config: Any) -> epath.Path:
-  """The folder of all data sets."""
+  """The folder that contains all data sets."""
   return epath.Path(os.path.expanduser(config.data.dir) or tfds.core.constants.DATA_DIR)
 
 
 def _built(config: Any, build: bool) -> Prepared:
-  """A data set of ours."""
+  """A data set of our own builders, or TFDS's ucf101 if only that is prepared."""
   data = config.data
   kind, builder_config = building.builder_class(config)
   folder = _home(config) / kind.name / builder_config.name / str(kind.VERSION)
@@ -95,7 +95,7 @@ def _built(config: Any, build: bool) -> Prepared:
 
 
 def _decoder(folder: epath.Path) -> int:
-  """The version of the decoder that the clips of a data set came through; a line where there is a better one."""
+  """Version of the decoder that made the clips of a data set; prints a message if it is outdated."""
   note = folder / building.DECODER_FILE
   version = json.loads(note.read_text())['version'] if note.exists() else 1
   if version < decoding.VERSION:
@@ -109,7 +109,7 @@ def _decoder(folder: epath.Path) -> int:
 
 
 def _files(folder: epath.Path, split: str, name: str) -> list[epath.Path]:
-  """The record files of a split, by TFDS's own account of the folder."""
+  """The record files of a split, from TFDS's metadata in the folder."""
   info = _info(folder)
   template = tfds.core.ShardedFileTemplate(
     folder, dataset_name=info.name, filetype_suffix=info.file_format or 'tfrecord'
@@ -121,15 +121,15 @@ def _files(folder: epath.Path, split: str, name: str) -> list[epath.Path]:
 
 
 def _info(folder: epath.Path) -> Any:
-  """dataset_info.json as TFDS's message."""
+  """dataset_info.json as a protobuf message of TFDS."""
   return tfds.core.dataset_info.read_proto_from_builder_dir(folder)
 
 
 def _ucf101_of_tfds(config: Any) -> Prepared | None:
-  """TFDS's own ucf101, where it is prepared in data.dir or data.source names its folder."""
+  """TFDS's own ucf101, if data.source is its folder or it is prepared in data.dir; else None."""
   data = config.data
   part = ucf101.part_of(data.split)
-  number = part[0][-1] if part else '1'  # its three configs hold the same clips in different parts
+  number = part[0][-1] if part else '1'  # its three configs hold the same clips in different splits
   places = [epath.Path(data.source).expanduser()] if data.source else []
   for folder in (*places, _home(config) / 'ucf101' / f'ucf101_{number}' / '2.0.0'):
     if not (folder / 'dataset_info.json').exists():
@@ -147,7 +147,7 @@ def _ucf101_of_tfds(config: Any) -> Prepared | None:
 
 
 def _bair(config: Any, build: bool) -> Prepared:
-  """TFDS's bair_robot_pushing_small as it is: 30 PNG frames, no labels."""
+  """TFDS's bair_robot_pushing_small, unchanged: 30 PNG frames per clip, no labels."""
   data = config.data
   data_dir = os.path.expanduser(data.dir) or None
   folder = epath.Path(os.path.expanduser(data.source) or tfds.builder(BAIR, data_dir=data_dir).data_dir)

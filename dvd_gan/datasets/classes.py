@@ -1,4 +1,4 @@
-"""How many classes a data set has, and the config's number of them."""
+"""Compares the config's number of classes with the data set's."""
 
 import functools
 import sys
@@ -8,15 +8,15 @@ from dvd_gan.runtime.errors import UsageError
 
 
 def count_classes(config: Any, classes: tuple[str, ...], *, all_there: bool = True) -> None:
-  """Sets `data.num_classes` where it is left open (0) to the number of a data set's classes; warns where it is larger.
+  """Sets `data.num_classes`, if it is 0, to the number of classes of a data set; warns if it is larger.
 
   Args:
     config: reads and sets data.
-    classes: names.
-    all_there: whether each has clips. Where some may have none, too few labels are found out when these are read.
+    classes: class names.
+    all_there: whether every class has clips. If False, too small a number is only detected when labels are read.
 
   Raises:
-    UsageError: if it is smaller.
+    UsageError: if it is smaller and `all_there`.
   """
   data, count = config.data, len(classes)
   if not (data.use_labels and count):
@@ -31,6 +31,6 @@ def count_classes(config: Any, classes: tuple[str, ...], *, all_there: bool = Tr
     _warn(f'data.num_classes={data.num_classes}, but the data have only {count} classes')
 
 
-@functools.cache  # once: evaluation opens a data set several times
+@functools.cache  # warns once, although evaluation opens a data set several times
 def _warn(message: str) -> None:
   print(f'warning: {message}', file=sys.stderr)

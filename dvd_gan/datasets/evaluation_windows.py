@@ -11,18 +11,18 @@ import numpy as np
 from dvd_gan.datasets import input_pipeline, sources, window
 from dvd_gan.runtime import multihost
 
-WINDOWS = 32  # read at once
+WINDOWS = 32  # windows read at once
 
 
 class Clips(NamedTuple):
-  """What prediction starts from: clips or only their context frames, uint8 [N, L, H, W, 3], and the data set's labels."""
+  """Input of prediction: clips, or only their context frames, uint8 [N, L, H, W, 3], and the data set's labels."""
 
   video: np.ndarray
   label: np.ndarray
 
 
 def context_frames(config: Any) -> Clips | None:
-  """The context frames of as many training windows as standing statistics take; None for synthesis."""
+  """Context frames of training windows, one per sample of the standing statistics; None for synthesis."""
   if not config.data.context:
     return None
   count = config.sample.statistics_batches * config.sample.statistics_batch_size
@@ -30,22 +30,24 @@ def context_frames(config: Any) -> Clips | None:
 
 
 class Windows:
-  """Windows of a split's clips in a fixed order, each clip once before any comes again, whatever the batch size.
+  """Windows of a split's clips in a fixed order, which does not depend on the batch size.
+
+  No clip is repeated before every clip has occurred once.
 
   Attributes:
-    clips: how many there are.
-    clip_labels: of each clip, int32; -1 for none.
-    decoder: version of how their frames were made; 1 where none is on record.
+    clips: number of clips.
+    clip_labels: label of each clip, int32 [clips]; -1 for none.
+    decoder: version of the decoder that made the frames; 1 if not recorded.
   """
 
   def __init__(self, config: Any, split: str, *, labelled: bool = True, crop: str = ''):
     """Opens the data set.
 
     Args:
-      config: as training reads it.
-      split: to take in place of `data.split`.
-      labelled: False allows clips without labels, or with others than the model's, whatever `data.use_labels`.
-      crop: to take in place of `data.crop`.
+      config: the training config; a copy is modified.
+      split: replaces `data.split`.
+      labelled: False allows missing labels and labels that the model does not have, whatever `data.use_labels` is.
+      crop: replaces `data.crop`, unless empty.
 
     Raises:
       UsageError: see `sources.open_source`.
@@ -67,7 +69,7 @@ class Windows:
     return Clips(*map(np.stack, zip(*windows, strict=True)))
 
   def each(self, number: int, *, frames: int, stop: int = sys.maxsize) -> Iterator[tuple[np.ndarray, np.int32]]:
-    """From window `number` on, at least to `stop`: its first frames, uint8 [frames, H, W, 3], and its label."""
+    """Yields (first frames uint8 [frames, H, W, 3], label) of the windows from `number` to at least `stop`."""
     step, skip = divmod(number, WINDOWS)
     steps, rows = range(step, -(-stop // WINDOWS)), np.arange(WINDOWS)
     for batch in input_pipeline.host_batches(self._config, self._source, steps, rows):

@@ -1,6 +1,6 @@
-"""Where every frame of a prepared data set lies: an index over TFRecord files, so that clips are random access.
+"""An index over TFRecord files: the byte offset of every frame, for random access to clips.
 
-Works on any TFRecord of tf.train.Example that stores a clip as a list of encoded frames, whoever wrote it.
+Works on any TFRecord of tf.train.Example that stores a clip as a list of encoded frames.
 """
 
 import concurrent.futures
@@ -21,30 +21,30 @@ from etils import epath
 from dvd_gan.datasets import buckets
 from dvd_gan.runtime.files import errors, is_remote, size_and_time, write
 
-PARALLEL_BYTES = 1 << 28  # less than this is scanned before other processes would have started
-MAX_WORKERS = 16  # each takes a quarter of a GB
+PARALLEL_BYTES = 1 << 28  # smaller sets are scanned faster than worker processes start
+MAX_WORKERS = 16  # each uses about 0.25 GB of memory
 
 
 class Index(NamedTuple):
   """All clips of a split, in the order of its files.
 
-  The frames of a clip lie side by side, each as one protobuf field: a tag byte, the length as a varint, the bytes.
+  The frames of a clip are contiguous, each stored as one protobuf field: a tag byte, the length as a varint, the bytes.
   `offset` has T + 1 entries for a clip of T frames: the start of each frame's field, then the end.
   """
 
-  shard: np.ndarray  # int32 [N], which file
-  begin: np.ndarray  # int64 [N], of the clip's first frame in its file
-  first: np.ndarray  # int64 [N + 1], clip i has entries first[i] to first[i + 1] of `offset`
-  offset: np.ndarray  # uint32 [F + N], of each frame's field from `begin`; perhaps mapped from the disk
-  numbers: dict[str, np.ndarray]  # int64 [N] each: the integer features asked for
+  shard: np.ndarray  # int32 [N], index of the file that holds the clip
+  begin: np.ndarray  # int64 [N], byte offset of the clip's first frame field in its file
+  first: np.ndarray  # int64 [N + 1]; the entries of clip i are offset[first[i] : first[i + 1]]
+  offset: np.ndarray  # uint32 [F + N], byte offsets of the fields from `begin`; may be memory-mapped
+  numbers: dict[str, np.ndarray]  # int64 [N] each: the requested integer features
 
   @property
   def frames(self) -> np.ndarray:
-    """Frames in each clip, int64 [N]."""
+    """Number of frames in each clip, int64 [N]."""
     return np.diff(self.first) - 1
 
   def place(self, clip: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the encoded pictures of a clip's frames begin and end in its file, int64 each."""
+    """Begin and end byte offsets of the encoded images of a clip's `frames` in its file, int64 [len(frames)] each."""
     at = self.first[clip] + frames
     start, end = self.offset[at].astype(np.int64), self.offset[at + 1].astype(np.int64)
     size = end - start
@@ -55,22 +55,23 @@ class Index(NamedTuple):
 def load(
   folder: epath.Path, files: list[epath.Path], name: str, *, video: str = 'video', numbers: Iterable[str] = ('label',)
 ) -> Index:
-  """The index of some record files, kept beside them; built where it is missing or of other files.
+  """Loads the index of some record files; builds it if it is missing or was made for other files.
 
-  That of a read-only data set is kept in the user's cache folder, and there is a copy of one in a bucket: it has
-  gigabytes for Kinetics, which are mapped from the disk.
+  The index is stored beside the record files, or in the user's cache folder if their folder is read-only. An index in a
+  bucket is copied to the cache folder. The local file is memory-mapped, because the index of Kinetics takes gigabytes.
 
   Args:
-    folder: of the data set.
+    folder: folder of the data set.
     files: its TFRecord files, in order.
-    name: of the split.
+    name: name of the split.
     video: feature with the list of encoded frames.
     numbers: integer features to keep, one value each.
 
   Raises:
-    ValueError: if a file is no such TFRecord.
-    tf.errors.OpError, google.api_core.exceptions.GoogleAPIError: if a bucket does not answer. Nothing is built then: the
-      index may well be there.
+    ValueError: if a file is not such a TFRecord.
+    UsageError: if a file is missing from its bucket.
+    tf.errors.OpError, google.api_core.exceptions.GoogleAPIError: if a bucket does not answer. The index is not built
+      then, because it may exist.
   """
   sizes = np.array(buckets.sizes(files) if is_remote(folder) else [size_and_time(file)[0] for file in files])
   home = epath.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
@@ -92,7 +93,7 @@ def load(
 
 
 def _copied(folder: epath.Path, to: epath.Path, name: str, *about: Any) -> Index | None:
-  """The index in a bucket, by a local copy that is mapped, or in memory where there is no room for one; None if none is there."""
+  """Copies the index from a bucket, or holds it in memory if it cannot be copied; None if it is missing or rejected."""
   try:
     npy, npz = ((folder / f'index-{name}.{suffix}').read_bytes() for suffix in ('npy', 'npz'))
   except FileNotFoundError:
@@ -107,12 +108,12 @@ def _copied(folder: epath.Path, to: epath.Path, name: str, *about: Any) -> Index
 
 
 def _read(folder: epath.Path, name: str, *about: Any) -> Index | None:
-  """The index in a local folder; None if there is none, or one that `_parsed` does not take."""
+  """The index in a local folder; None if it is missing or `_parsed` rejects it."""
   npy, npz = (folder / f'index-{name}.{suffix}' for suffix in ('npy', 'npz'))
   if not (npy.exists() and npz.exists()):
     return None
   with npz.open('rb') as opened:
-    # Its pages come when they are needed. A plain array, because np.memmap is slow to index.
+    # Mapped, so that pages are read on demand; as a plain array, because indexing np.memmap is slow.
     return _parsed(folder, name, opened, lambda: np.asarray(np.load(npy, mmap_mode='r')), *about)
 
 
@@ -125,7 +126,7 @@ def _parsed(
   video: str,
   numbers: tuple[str, ...],
 ) -> Index | None:
-  """The index in an open file and an array; None, with a line, if it is damaged (a crash has cut it) or of other files."""
+  """The index from its two files; None, with a message, if it was truncated by a crash or made for other files."""
   try:
     with np.load(npz) as arrays:
       stored = dict(arrays)
@@ -145,7 +146,7 @@ def _write(index: Index, folder: epath.Path, name: str, sizes: np.ndarray, video
   values = {f'number-{number}': value for number, value in index.numbers.items()}
   about = {'sizes': sizes, 'video': video, 'digest': _digest(index.offset)}
   arrays = {'shard': index.shard, 'begin': index.begin, 'first': index.first, **values, **about}
-  # By way of memory: a bucket's files cannot seek, as numpy's zip files do.
+  # Through memory, because numpy's zip writer seeks and files in a bucket cannot.
   for suffix, save in (
     ('npy', lambda file: np.save(file, index.offset)),
     ('npz', lambda file: np.savez(file, **arrays)),
@@ -161,7 +162,7 @@ def _digest(offset: np.ndarray) -> int:
 
 
 def build(files: list[epath.Path], video: str, numbers: tuple[str, ...], sizes: np.ndarray | None = None) -> Index:
-  """Scans record files, large sets of them in several processes; `sizes` are the files', where they are known."""
+  """Scans record files, in several processes if they are large; `sizes` are the file sizes in bytes, if known."""
   sizes = np.array([size_and_time(file)[0] for file in files]) if sizes is None else sizes
   scan = functools.partial(_scan, video=video, numbers=numbers)
   workers = min(os.cpu_count() or 1, len(files), MAX_WORKERS)
@@ -178,7 +179,7 @@ def build(files: list[epath.Path], video: str, numbers: tuple[str, ...], sizes: 
 
 
 def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-  """(begin, entries of each clip, offset, numbers [N, K]) of one file."""
+  """Scans one file; returns (begin, number of `offset` entries of each clip, offset, numbers [N, K])."""
   import tensorflow as tf
   from google.protobuf.message import DecodeError
 
@@ -207,10 +208,11 @@ def _scan(file: str, video: str, numbers: tuple[str, ...]) -> tuple[np.ndarray, 
 
 
 def _records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-  """Each record of a TFRecord file: where its payload begins, and the payload.
+  """Yields the byte offset and the content of the payload of each record of a TFRecord file.
 
-  A record is its length as u64, a checksum as u32, the payload and its checksum. tf.data.TFRecordDataset leaves a file
-  at the first wrong checksum, but training replaces a damaged frame and uses the rest: checksums are not looked at here.
+  A record is the payload's length as u64, a checksum of the length as u32, the payload and its checksum as u32.
+  Checksums are not verified: tf.data.TFRecordDataset stops at the first wrong one, but training replaces a damaged
+  frame and uses the rest.
   """
   length, at = size_and_time(path)[0], 0
   with path.open('rb') as file:

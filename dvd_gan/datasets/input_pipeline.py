@@ -1,4 +1,4 @@
-"""Training batches: a tf.data pipeline from step numbers to this host's windows, then to global arrays on the devices."""
+"""Training batches: a tf.data pipeline from step numbers to this host's windows, then to global arrays."""
 
 import atexit
 import os
@@ -15,10 +15,10 @@ from dvd_gan import sharding
 from dvd_gan.datasets import window
 from dvd_gan.datasets.sources import network_labels
 
-CALLS_PER_THREAD = 4  # calls of `read` for each thread and batch: several, so that all threads finish together
-CLOSING = 10.0  # seconds that closing waits for reads in progress
+CALLS_PER_THREAD = 4  # calls of `read` per thread and batch; several, so that all threads finish together
+CLOSING = 10.0  # seconds that `close` waits for reads in progress
 
-# At its end Python holds the lock that reads in progress need, so open pipelines are closed before.
+# At exit Python holds the GIL, which reads in progress need, so open pipelines are closed before that.
 _OPEN: weakref.WeakSet = weakref.WeakSet()
 atexit.register(lambda: [batches.close() for batches in list(_OPEN)])
 
@@ -28,27 +28,27 @@ def dataset(config: Any, calls: dict[str, Callable], steps: range, host_rows: in
 
   Args:
     config: reads data and train.
-    calls: `plan`, from a step to this host's windows as a `window.Plan`, and `read`, from some of them to video uint8 [n, T,
-      H, W, 3] and label int32 [n]; called from several threads at once. TensorFlow keeps a function for ever, but not what
-      is taken out of this dict.
+    calls: `plan` maps a step to this host's windows, a `window.Plan`; `read` maps some of these to video uint8
+      [n, T, H, W, 3] and label int32 [n]. Called from several threads at once. TensorFlow never releases a Python
+      function, so the functions are looked up in this dict, and clearing the dict releases them.
     steps: the train steps.
     host_rows: rows of the global batch on this host, B_host.
 
   Returns:
-    A tf.data.Dataset of {'video': uint8 [d_steps, B_host, T, H, W, 3], 'label': int32 [d_steps, B_host]}, an element for
-    each step. It keeps `data.prefetch` batches ready, fewer where they, and the one being read, would exceed
+    A tf.data.Dataset of {'video': uint8 [d_steps, B_host, T, H, W, 3], 'label': int32 [d_steps, B_host]}, one element
+    per step. It prefetches `data.prefetch` batches, or fewer if these and the batch being read would exceed
     `data.ram_gib`.
   """
   import tensorflow as tf
 
-  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  tf.config.set_visible_devices([], 'GPU')  # JAX uses the GPUs
   data, d_steps = config.data, config.train.d_steps
   threads = data.threads or os.cpu_count() or 1
   clip_shape = (data.frames, data.resolution, data.resolution, 3)
   count = d_steps * host_rows
   room = int(data.ram_gib * 2**30 / (count * np.prod(clip_shape, dtype=float)))
   ready = max(1, min(data.prefetch, room - 1))
-  # A call reads a group of windows, which saves calls. Groups have one size because `batch` joins only equal shapes.
+  # One call reads a group of windows, for fewer calls. Groups have one size because `batch` joins only equal shapes.
   group = max(n for n in range(1, -(-count // (CALLS_PER_THREAD * threads)) + 1) if count % n == 0)
 
   def groups(step):
@@ -85,8 +85,8 @@ def host_batches(config: Any, source: Any, steps: range, rows: np.ndarray) -> It
     rows: the rows of the global batch that this host reads, int [B_host].
 
   Returns:
-    An iterator of {'video': uint8 [d_steps, B_host, T, H, W, 3], 'label': int32 [d_steps, B_host]} with `close`. It raises
-    what the source raises.
+    An iterator of {'video': uint8 [d_steps, B_host, T, H, W, 3], 'label': int32 [d_steps, B_host]} with a
+    method `close`. Errors of the source are raised unchanged.
   """
   return (_from_memory if source.in_memory else _FromFiles)(config, source, steps, rows)
 
@@ -99,7 +99,7 @@ def _from_memory(config: Any, source: Any, steps: range, rows: np.ndarray) -> It
 
 
 class _FromFiles:
-  """The elements of `dataset`."""
+  """An iterator over the elements of `dataset`, with `close`."""
 
   def __init__(self, config: Any, source: Any, steps: range, rows: np.ndarray):
     self._iterator, errors = None, []
@@ -108,7 +108,7 @@ class _FromFiles:
       def run(argument):
         try:
           return call(argument)
-        except Exception as error:  # TensorFlow would raise its own, with a traceback in the message
+        except Exception as error:  # TensorFlow raises its own error instead, with a traceback in the message
           errors.append(error)
           raise
 
@@ -128,7 +128,7 @@ class _FromFiles:
     try:
       return next(self._iterator)
     except BaseException as error:
-      # Without its traceback, which would keep the iterator, and with it the reading ahead, alive.
+      # The traceback would keep the iterator alive, and with it the prefetching.
       failure = error.with_traceback(None)
     if isinstance(failure, Exception) and not isinstance(failure, StopIteration):
       failure = self._errors[0] if self._errors else RuntimeError(f'tf.data: {failure}')
@@ -136,7 +136,7 @@ class _FromFiles:
     raise failure
 
   def close(self) -> None:
-    """Ends reading ahead; gives up waiting for a read that hangs."""
+    """Stops prefetching; waits at most `CLOSING` seconds for reads in progress."""
     if self._iterator is None:
       return
     last, self._iterator = [self._iterator], None
@@ -151,10 +151,10 @@ class _FromFiles:
 
 
 class Batches:
-  """Iterates over the global batches of training, from a step to the last.
+  """Iterates over the global training batches, from `first_step` to the last step.
 
   Attributes:
-    waited: seconds spent in `next` so far.
+    waited: seconds spent waiting for host batches so far.
   """
 
   def __init__(self, config: Any, source: Any, mesh: jax.sharding.Mesh, first_step: int):
@@ -174,5 +174,5 @@ class Batches:
     return jax.make_array_from_process_local_data(self._sharding, batch)
 
   def close(self) -> None:
-    """Ends reading ahead."""
+    """Stops prefetching."""
     self._batches.close()

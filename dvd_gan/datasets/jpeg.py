@@ -1,4 +1,4 @@
-"""Frames as JPEG: how they are stored, and how a window of them becomes an array. libjpeg-turbo through simplejpeg."""
+"""Encodes, decodes and resizes frames. JPEG is coded by libjpeg-turbo (simplejpeg)."""
 
 import io
 from typing import Any
@@ -8,19 +8,19 @@ import simplejpeg
 
 
 def encode(video: np.ndarray, quality: int) -> list[bytes]:
-  """uint8 [T, H, W, 3] as one JPEG a frame, colour at full resolution.
+  """Encodes uint8 [T, H, W, 3] as one JPEG per frame, without chroma subsampling.
 
-  TFDS stores bytes as they are; its own encoder would go through ffmpeg, which keeps 29 dB after the first frame.
+  TFDS stores bytes unchanged. Its own encoder uses ffmpeg, with only 29 dB PSNR after the first frame.
   """
   return [simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality, colorsubsampling='444') for frame in video]
 
 
 def decode(data: Any, scratch: np.ndarray | None = None) -> np.ndarray:
-  """An encoded image, a JPEG or anything else that Pillow reads, as uint8 [H, W, 3].
+  """Decodes a JPEG, or any other image that Pillow reads, to uint8 [H, W, 3].
 
   Args:
     data: bytes or a view of them.
-    scratch: uint8, where to put a JPEG's pixels if they fit: fresh memory for each costs a quarter of the decoding.
+    scratch: uint8 buffer for the pixels of a JPEG, used if they fit. Allocation takes a quarter of the decoding time.
 
   Raises:
     ValueError: if it cannot be decoded.
@@ -42,7 +42,7 @@ def decode(data: Any, scratch: np.ndarray | None = None) -> np.ndarray:
 
 
 def resize(image: np.ndarray, short_side: int) -> np.ndarray:
-  """uint8 [H, W, 3] with its short side made that long, bilinearly (antialiased)."""
+  """Resizes uint8 [H, W, 3] to a short side of `short_side` pixels, bilinearly (antialiased)."""
   from PIL import Image
 
   height, width = image.shape[:2]

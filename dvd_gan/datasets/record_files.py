@@ -1,4 +1,4 @@
-"""Windows of prepared record files: only the bytes of a window are read, only its frames are decoded."""
+"""Reads windows from prepared record files: only a window's byte range is read, and only its frames are decoded."""
 
 import math
 import pathlib
@@ -15,18 +15,18 @@ from dvd_gan.datasets import buckets, index, jpeg, window
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
-WAITS = (0.1, 1.0, 5.0)  # seconds, between attempts to read
-MAX_UNREADABLE = 5  # clips in a row: then the disk counts as lost
+WAITS = (0.1, 1.0, 5.0)  # seconds between attempts to read
+MAX_UNREADABLE = 5  # consecutive clips; after that the disk is considered lost
 ALIGNMENT = 64  # bytes; TensorFlow's EIGEN_MAX_ALIGN_BYTES
 
 
 class Records:
-  """The clips of one split, in the order of the index; a source as `sources.open_source` returns.
+  """The clips of one split, in the order of the index; a source as returned by `sources.open_source`.
 
   Attributes:
-    folder: of the data set.
-    decoder: version of the decoder that the clips came through; 1 where none is on record.
-    classes: their names, by label; () where there are none.
+    folder: folder of the data set.
+    decoder: version of the decoder that made the clips; 1 if not recorded.
+    classes: class names, by label; () if there are none.
   """
 
   in_memory = False
@@ -42,24 +42,24 @@ class Records:
     decoder: int = 1,
     classes: tuple[str, ...] = (),
   ):
-    """Decides which clips are used.
+    """Selects the clips to use.
 
     Args:
       config: reads data, train and seed.
-      folder: of the data set, for messages.
-      clips: where they lie.
+      folder: folder of the data set, for messages.
+      clips: index of the clips.
       paths: the record files, indexed by `clips.shard`.
-      labels: int [N], -1 where a clip has none.
-      keep: bool [N], the clips that count; all if None.
+      labels: int [N], -1 for a clip without a label.
+      keep: bool [N], the clips that belong to the split; all if None.
       decoder, classes: see the attributes.
 
     Raises:
-      UsageError: if no clip is long enough, or labels that are used do not fit `data.num_classes`.
+      UsageError: if no clip is long enough, or if `data.use_labels` and a label is missing or too large.
     """
     data = config.data
     self.folder, self.decoder, self.classes = folder, decoder, classes
     self._config, self._index = config, clips
-    # Opening by epath takes twice as long as by pathlib.
+    # Opening a file takes twice as long with epath as with pathlib.
     self._paths = [path if files.is_remote(path) else pathlib.Path(path) for path in paths]
     self._labels = labels.astype(np.int32)
     need = window.span(data.frames, data.stride)
@@ -78,10 +78,10 @@ class Records:
     if data.use_labels and labels.max() >= data.num_classes:
       raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
     self.lengths, self.labels = self._frames[self._clips], labels.astype(np.int32)
-    self._warned: set[tuple[str, int]] = set()  # a damaged clip comes again in each epoch
+    self._warned: set[tuple[str, int]] = set()  # a damaged clip recurs in every epoch
 
   def stage(self, folder: str) -> None:
-    """Copies the record files, where they are in a bucket, to a local folder, and reads them there; see `buckets.stage`."""
+    """If the record files are in a bucket, copies them to a local folder and reads the copies; see `buckets.stage`."""
     if files.is_remote(self.folder):
       self._paths = buckets.stage(self._paths, folder)
 
@@ -101,12 +101,12 @@ class Records:
     reported once.
 
     Raises:
-      OSError: if `MAX_UNREADABLE` clips in a row cannot be read; tf.errors.OpError from a bucket.
+      OSError: if `MAX_UNREADABLE` consecutive clips cannot be read.
     """
     data, size = self._config.data, self._config.data.resolution
     video = _aligned((len(plan.clip), data.frames, size, size, 3))
     label = np.empty(len(plan.clip), np.int32)
-    # Of an aspect ratio up to 4. Fresh memory for each image would cost a quarter of the decoding.
+    # Room for aspect ratios up to 4. Allocating memory for each image would take a quarter of the decoding time.
     scratch = np.empty(4 * size * size * 3, np.uint8)
     for i, (clip, start, crop, flip) in enumerate(zip(*plan, strict=True)):
       label[i] = self._read_or_next(video[i], clip, start, crop, flip, scratch)
@@ -117,9 +117,9 @@ class Records:
     return (self._fetch(self._clips[clip], start)[0] for clip, start in zip(plan.clip, plan.start, strict=True))
 
   def _fetch(self, clip: int, start: int) -> tuple[list[memoryview], np.ndarray]:
-    """The encoded frames of a window, by one read, and where each begins in its file."""
+    """Reads a window in one request; returns its encoded frames and their byte offsets in the file."""
     data = self._config.data
-    # Beyond a short clip's end its last frame is repeated.
+    # A clip shorter than the window repeats its last frame.
     frames = np.minimum(start + data.stride * np.arange(data.frames), self._frames[clip] - 1)
     begin, end = self._index.place(clip, frames)
     base = int(begin[0])
@@ -129,7 +129,7 @@ class Records:
   def _read_or_next(
     self, out: np.ndarray, number: int, start: int, crop: np.ndarray, flip: bool, scratch: np.ndarray
   ) -> int:
-    """Reads a window into `out` and returns its label."""
+    """Reads a window, or a window of the next readable clip, into `out`; returns its label."""
     for i in range(MAX_UNREADABLE):
       clip = self._clips[(number + i) % len(self._clips)]
       start = min(start, max(self._frames[clip] - window.span(self._config.data.frames, self._config.data.stride), 0))
@@ -161,12 +161,12 @@ class Records:
       top, left = int(crop[0] * (height - size + 1)), int(crop[1] * (width - size + 1))
       image = image[top : top + size, left : left + size]
       if flip:
-        for channel in range(3):  # four times as fast as all at once, which copies three bytes at a time
+        for channel in range(3):  # four times as fast as copying all channels, three bytes at a time
           out[t, ..., channel] = image[:, ::-1, channel]
       else:
         out[t] = image
     for t in damaged:
-      # One bad sector must not end a run of days.
+      # One bad sector must not end a run that takes days.
       good = min(set(range(len(out))) - set(damaged), key=lambda other: abs(other - t), default=None)
       if good is None:
         raise OSError(f'no frame of clip {clip} can be decoded')
@@ -179,7 +179,7 @@ class Records:
 
 
 def _patiently(read: Any, *arguments: Any) -> Any:
-  """Calls again where a disk or a bucket fails for a moment."""
+  """Calls `read`, and retries after transient failures of a disk or a bucket."""
   for wait in WAITS:
     try:
       return read(*arguments)
@@ -189,7 +189,7 @@ def _patiently(read: Any, *arguments: Any) -> Any:
 
 
 def read_bytes(path: Any, offset: int, length: int) -> bytes:
-  """The bytes there; of a local file fewer at its end. No file stays open: there may be more than a process may open."""
+  """Reads bytes; fewer at the end of a local file. Files are closed, as there may be more than a process may open."""
   if files.is_remote(path):
     return buckets.read(path, offset, length)
   with path.open('rb') as file:
@@ -198,7 +198,7 @@ def read_bytes(path: Any, offset: int, length: int) -> bytes:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-  """An uninitialised uint8 array where TensorFlow wants its tensors to begin: it copies what begins elsewhere."""
+  """An uninitialised uint8 array with the alignment of TensorFlow's tensors; TensorFlow copies unaligned arrays."""
   size = math.prod(shape)
   memory = np.empty(size + ALIGNMENT, np.uint8)
   first = -memory.ctypes.data % ALIGNMENT

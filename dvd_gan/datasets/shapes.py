@@ -1,8 +1,8 @@
 """Draws the embedded data set: a coloured shape that moves. numpy only.
 
-`python -m dvd_gan.datasets.shapes --out=shapes.npz` writes an .npz for `data.name=array_file` where TensorFlow is
-missing; prepare/moving_shapes.py wraps the same drawing in a TFDS builder. Precedent: MoCoGAN's shape-motion set (Tulyakov et
-al. 2018).
+`python -m dvd_gan.datasets.shapes --out=shapes.npz` writes an .npz for `data.name=array_file`, which needs no
+TensorFlow; prepare/moving_shapes.py wraps the same drawing in a TFDS builder. Precedent: MoCoGAN's shape-motion set
+(Tulyakov et al. 2018).
 """
 
 import argparse
@@ -13,16 +13,16 @@ import numpy as np
 SHAPES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross')
 MOTIONS = ('still', 'left-right', 'up-down', 'orbit', 'zoom')
 CLASSES = tuple(f'{shape} {motion}' for shape, motion in itertools.product(SHAPES, MOTIONS))
-PERIOD = (10.0, 20.0)  # frames for one swing, at stride 1: the motion shows within any window
+PERIOD = (10.0, 20.0)  # frames per period of the motion, at stride 1; short enough that any window shows motion
 
 
 def draw(seed: int, index: int, *, frames: int, size: int) -> tuple[np.ndarray, int]:
   """One clip, a pure function of its arguments.
 
   Args:
-    seed: of the set (one for each split).
-    index: of the clip in the set; its class is index modulo 30, so that classes are balanced.
-    frames: T.
+    seed: seed of the set (one for each split).
+    index: index of the clip in the set; its class is index modulo 30, so that classes are balanced.
+    frames: number of frames, T.
     size: height and width in pixels.
 
   Returns:
@@ -47,7 +47,7 @@ def draw(seed: int, index: int, *, frames: int, size: int) -> tuple[np.ndarray, 
   grid = (np.arange(size) + 0.5) / size
   dx = (grid[None, None, :] - x[:, None, None]) / (radius * scale)[:, None, None]  # [T, 1, size]
   dy = (grid[None, :, None] - y[:, None, None]) / (radius * scale)[:, None, None]  # [T, size, 1]
-  # Signed distances in units of the radius; one pixel of ramp is the antialiasing.
+  # Signed distances in units of the radius. A ramp one pixel wide antialiases the edge.
   pixel = 1 / (size * radius * scale)[:, None, None]
   cover = np.clip(0.5 - _distance(shape, dx, dy) / pixel, 0, 1)[..., None]  # [T, size, size, 1]
   video = cover * colour + (1 - cover) * background
@@ -55,7 +55,7 @@ def draw(seed: int, index: int, *, frames: int, size: int) -> tuple[np.ndarray, 
 
 
 def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """A shape's and a background's RGB in [0, 255], never close to each other."""
+  """RGB of the shape and of the background in [0, 255], never close to each other."""
   while True:
     colour, background = rng.uniform(0, 255, (2, 3))
     if np.linalg.norm(colour - background) > 150:
@@ -63,7 +63,7 @@ def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """About the signed distance to a shape of radius 1, negative inside, broadcast over x and y (y points down)."""
+  """Approximate signed distance to a shape of radius 1, negative inside, broadcast over x and y (y points down)."""
   r = np.hypot(x, y)
   if shape == 'circle':
     return r - 1

@@ -10,16 +10,19 @@ TFDS_SOURCES = ('moving_shapes', 'video_folder', 'ucf101', 'kinetics600', 'bair'
 
 
 def open_source(config: Any, *, build: bool = False) -> Any:
-  """The data set of a config; moving_shapes and video_folder are prepared on first use, the others if `build`.
+  """Opens the data set of a config. moving_shapes and video_folder are prepared on first use, other sets if `build`.
 
   Returns:
-    A source of random access to the clips of one split: `lengths`, frames in each clip, int [N]; `read(plan)`, the windows
-    of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n], from any thread; `in_memory`, whether
-    prefetching gains nothing; `labels`, of each clip, int32 [N], -1 for none; `classes`, the names of its classes in their order, () where it has none;
-    `describe()`, a line for `--mode=prepare`.
+    A source, for random access to the clips of one split:
+    `read(plan)`: the windows of a `window.Plan` as video uint8 [n, T, H, W, 3] and label int32 [n]; thread-safe;
+    `lengths`, `labels`: number of frames of each clip, int [N], and its label, int32 [N], -1 for none;
+    `classes`: class names, by label; () if there are none;
+    `decoder`: version of the decoder that made the clips;
+    `in_memory`: True if the clips are in memory and prefetching gains nothing;
+    `describe()`: a line for `--mode=prepare`.
 
   Raises:
-    UsageError: if the data are missing or do not fit the config; the message says what to do.
+    UsageError: if the data are missing or do not fit the config; the message explains what to do.
   """
   name = config.data.name
   if name == 'array_file':
@@ -34,5 +37,5 @@ def open_source(config: Any, *, build: bool = False) -> Any:
 
 
 def network_labels(config: Any, label: np.ndarray) -> np.ndarray:
-  """Labels as the networks see them: all 0 without `data.use_labels`."""
+  """Labels as input of the networks: all 0 without `data.use_labels`."""
   return label if config.data.use_labels else np.zeros_like(label)

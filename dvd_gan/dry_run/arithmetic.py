@@ -1,7 +1,6 @@
-"""FLOPs of a compiled program, read from its text, with loops counted as often as they run.
+"""FLOPs of a compiled program, counted on its HLO text. Loop bodies are multiplied by their trip counts.
 
-The counterpart of flops.py, which counts the FLOPs of the mathematics: the difference is work that the compiler added or
-repeats.
+flops.py counts the FLOPs of the JAX function. The difference is work that the compiler adds or repeats.
 """
 
 import math
@@ -12,9 +11,9 @@ from dvd_gan.dry_run import hlo
 
 
 def count(text: str) -> float:
-  """FLOPs of one run of an optimised program on one device, of convolutions and matrix products, fusions included.
+  """FLOPs of one run of an optimised program on one device: convolutions and matrix products, also in fusions.
 
-  Two for each multiply-add; taps that fall on padding are left out, as in flops.py.
+  A multiply-add counts as two. Kernel taps on padding are not counted, as in flops.py.
 
   Raises:
     ValueError: see hlo.trips.
@@ -23,7 +22,7 @@ def count(text: str) -> float:
 
 
 def of(computations: dict[str, list[hlo.Instruction]], name: str) -> float:
-  """FLOPs of one run of a computation of a program (hlo.parse) and of those that it calls."""
+  """FLOPs of one run of a computation from `hlo.parse` and of the computations that it calls."""
   total = 0.0
   shapes = {one.name: one.shape for one in computations[name]}
   for one in computations[name]:
@@ -35,7 +34,7 @@ def of(computations: dict[str, list[hlo.Instruction]], name: str) -> float:
 
 
 def sides(shape: str) -> list[int]:
-  """The lengths of a shape's axes, as the text has it: `f32[2,3]{1,0}` -> [2, 3]."""
+  """Axis lengths of a shape in HLO text: `f32[2,3]{1,0}` -> [2, 3]."""
   match = re.match(r'\w+\[([\d,]*)\]', shape)
   return [int(side) for side in match[1].split(',') if side]
 
@@ -62,17 +61,17 @@ def _convolution(one: hlo.Instruction, left: list[int], kernel: list[int]) -> in
   axes = [(*side(str(i)), window) for i, window in enumerate(_windows(one, len(out) - 2))]
   taps = math.prod(flops.inner_taps(size, width, places, **window) for size, width, places, window in axes)
   batch, features = out[labels[2].index('b')], out[labels[2].index('f')]
-  inputs = kernel[labels[1].index('i')]  # of one group
+  inputs = kernel[labels[1].index('i')]  # per group
   groups = re.search(r'batch_group_count=(\d+)', one.rest)
   return batch * features * inputs * taps // (int(groups[1]) if groups else 1)
 
 
-# What the text calls the attributes of a window, without those that are 1 (or 0) throughout.
+# HLO's window attributes and the matching arguments of flops.inner_taps. HLO omits attributes with default values.
 _WINDOW = {'stride': 'stride', 'pad': 'low', 'lhs_dilate': 'dilation', 'rhs_dilate': 'kernel_dilation'}
 
 
 def _windows(one: hlo.Instruction, axes: int) -> list[dict[str, int]]:
-  """For each spatial axis, what flops.inner_taps takes; `window={size=3x3 pad=1_1x1_1}` in the text."""
+  """Keyword arguments of flops.inner_taps per spatial axis, from HLO text such as `window={size=3x3 pad=1_1x1_1}`."""
   found: list[dict[str, int]] = [{} for _ in range(axes)]
   if match := re.search(r'window=\{([^}]*)\}', one.rest):
     for name, values in (item.split('=') for item in match[1].split()):

@@ -1,7 +1,7 @@
-"""`--mode=dry_run`: compiles a config's real train step for a TPU slice, without one, and says whether it fits.
+"""`--mode=dry_run`: compiles a config's real train step for a TPU slice, without a TPU, and reports whether it fits.
 
-Times are a roofline: what the chip's peaks allow for the arithmetic, the memory's traffic (what each instruction reads
-and writes, hlo.py) and the network's.
+Times are a roofline: arithmetic, memory traffic (the bytes that each instruction reads and writes, hlo.py) and
+communication at the chip's peak rates.
 """
 
 import contextlib
@@ -30,18 +30,19 @@ ADVICE = 'Try more devices, gen.remat=True and disc.remat=True, mesh.shard=8 or 
 
 
 def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any]:
-  """Compiles, prints a table and the result as one JSON line, and leaves it in `dry_run/TOPOLOGY.json`.
+  """Compiles the step, prints a table and the result as a line of JSON, and writes `dry_run/TOPOLOGY.json`.
 
   Args:
     config: the whole config; `dry_run.topology` names the slice.
     name: of the config, for the result.
-    workdir: where to leave the result; None for nowhere.
+    workdir: folder for the result file; None writes no file.
 
   Returns:
-    The result, flat. Sizes are per device, in GiB; times in seconds for a step.
+    The result, a flat dict. Sizes are in GiB per device; times are in seconds per step.
 
   Raises:
-    UsageError: if the slice is unknown, the batch does not divide over it, or libtpu is missing.
+    UsageError: if the slice is unknown, if the batch does not divide over it, or if libtpu is missing.
+    RunError: if the compiler's process ends early.
   """
   compile.leave_devices_alone()
   slice_ = tpu.parse(config.dry_run.topology)
@@ -52,7 +53,7 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
   arguments = compile.abstract_arguments(config, mesh, batch)
   step = functools.partial(train_step.train_step, compile.make_spec(config))
   chip = slice_.chip
-  # One device's part of the batch; each device computes all that is done to the weights.
+  # Only the batch is divided: every device repeats the computations on the weights.
   one_device = compile.abstract_arguments(config, mesh, each)
   tflop = flops.count(step, *one_device) / 1e12
   result = {
@@ -90,12 +91,12 @@ def dry_run(config: Any, name: str, workdir: epath.Path | None) -> dict[str, Any
 
 
 def in_child(fn: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-  """The result of `fn` in a process of its own: libtpu aborts the process on what it cannot compile."""
+  """Calls `fn` in a child process: libtpu aborts its process if it cannot compile a program."""
   with pebble.ProcessPool(1, context=multiprocessing.get_context('spawn')) as pool:
     try:
       return pool.schedule(_watched, args=(fn, *args)).result()
     except KeyboardInterrupt:
-      pool.stop()  # a compilation of many minutes
+      pool.stop()  # do not wait for the compilation, which can take many minutes
       raise
     except pebble.ProcessExpired as error:
       code = error.exitcode
@@ -104,7 +105,7 @@ def in_child(fn: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
 
 
 def _watched(fn: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-  """Calls `fn`; ends this process when the one that started it is gone."""
+  """Calls `fn`; exits this process when its parent exits."""
 
   def watch() -> None:
     multiprocessing.parent_process().join()
@@ -115,7 +116,7 @@ def _watched(fn: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
 
 
 def state_parts(state: train_step.TrainState) -> dict[str, Any]:
-  """The state by kind."""
+  """The arrays of the state, by kind."""
   nets = (state.gen, state.disc)
   return {
     'parameters': [net.params for net in nets],
@@ -126,7 +127,7 @@ def state_parts(state: train_step.TrainState) -> dict[str, Any]:
 
 
 def gib(tree: Any) -> float:
-  """What a device holds of a tree."""
+  """GiB of a tree's shards on one device."""
   total = 0
   for leaf in jax.tree.leaves(tree):
     total += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -134,7 +135,7 @@ def gib(tree: Any) -> float:
 
 
 def estimated(config: Any, state: Any, slice_: tpu.Topology, result: dict[str, Any]) -> dict[str, Any]:
-  """What can be said without compiling: memory by memory.py, the gradients' way over the network."""
+  """Estimates memory (memory.py) and the time of the gradients' all-reduce, without compiling."""
   if config.train.microbatches > 1:
     raise UsageError('dry_run.compile=False cannot estimate the memory of microbatches (train.microbatches)')
   temporaries = memory.temporaries(config, result['batch_per_device'])
@@ -157,13 +158,13 @@ def estimated(config: Any, state: Any, slice_: tpu.Topology, result: dict[str, A
 
 
 def gradient_bytes(config: Any, state: Any) -> int:
-  """Bytes of the gradients, float32, of one G update and the D updates before it."""
+  """Bytes of the float32 gradients of one step: one G update and `train.d_steps` D updates."""
   gen, disc = (sum(leaf.size * 4 for leaf in jax.tree.leaves(net.params)) for net in (state.gen, state.disc))
   return gen + config.train.d_steps * disc
 
 
 def table(result: dict[str, Any], steps: int) -> str:
-  """The result for people."""
+  """Formats the result as text."""
   lines = [
     f'{result["config"]} on {result["topology"]}: {result["devices"]} devices, batch {result["batch"]} '
     f'({result["batch_per_device"]} each), {result["dtype"]}, shard {result["shard"]}',

@@ -1,4 +1,4 @@
-"""Compiles the train step for a TPU slice with XLA's TPU compiler (libtpu), and reads the compiled program.
+"""Compiles the train step for a TPU slice with XLA's TPU compiler (libtpu), and analyses the compiled program.
 
 The compiler runs on any machine; the step is lowered from shapes only.
 """
@@ -16,7 +16,8 @@ from dvd_gan.runtime import backend
 from dvd_gan.runtime.errors import UsageError
 
 GIB = 2**30
-# This machine is no TPU VM, or another process uses its TPU: libtpu asks no metadata server, takes no lock, logs nothing.
+# libtpu must not query the metadata server, lock the TPU or log: this machine may have no TPU, or another process may
+# be using it.
 ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
@@ -27,7 +28,7 @@ ENVIRONMENT = {
 
 
 def leave_devices_alone() -> None:
-  """Keeps this process from this machine's devices, and from the compilation cache, which cannot load such programs."""
+  """Restricts JAX to the CPU and disables the compilation cache, which cannot load programs for a TPU topology."""
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_enable_compilation_cache', False)
 
@@ -48,12 +49,12 @@ def abstract_arguments(config: Any, mesh: jax.sharding.Mesh, batch_size: int) ->
 
 
 def make_spec(config: Any) -> train_step.StepSpec:
-  """The step's static arguments as on a TPU."""
+  """The step's static arguments for a TPU."""
   return train_step.make_spec(config, **backend.step_options(config.mesh, 'tpu'))
 
 
 def describe(slice_: tpu.Topology) -> Any:
-  """The slice's devices, from the TPU compiler."""
+  """The slice's topology description, from the TPU compiler; raises UsageError if libtpu or the slice is missing."""
   for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
@@ -69,11 +70,11 @@ def describe(slice_: tpu.Topology) -> Any:
 
 
 def account(config: Any, slice_: tpu.Topology, compute_s: float) -> dict[str, Any]:
-  """Memory, traffic and collectives of the compiled train step; "does not fit" is a result too.
+  """Memory, traffic and collectives of the compiled train step; a step that does not fit also gives a result.
 
   Args:
     config: the whole config.
-    slice_: whose devices it is compiled for.
+    slice_: the slice to compile for.
     compute_s: seconds of the arithmetic at the chip's peak.
 
   Raises:
@@ -100,11 +101,11 @@ def account(config: Any, slice_: tpu.Topology, compute_s: float) -> dict[str, An
   moved, computed = hlo.traffic(text), arithmetic.count(text)
   cost = program.cost_analysis()
   reduced = sum(row['bytes'] for row in moved.collectives.values())
-  # Below the compiler's own level on-chip memory stays unused: such traffic is not the real program's.
+  # At O0 and O1 the compiler does not use on-chip memory, so the traffic differs from that of the real program.
   traffic_known = jax.config.jax_optimization_level not in ('O0', 'O1')
   hbm_s = moved.bytes / chip.hbm_gbps / 1e9 if traffic_known else None
   ici_s = slice_.all_reduce_seconds(reduced)
-  # Communication that no arithmetic hides comes on top of the rest.
+  # Communication that arithmetic does not hide adds to the step time.
   exposed_s = overlap.exposed(text, chip.tflops * 1e12, slice_.all_reduce_seconds)
   roofline = max(compute_s, hbm_s or 0) + exposed_s
   return {
@@ -112,7 +113,7 @@ def account(config: Any, slice_: tpu.Topology, compute_s: float) -> dict[str, An
     'fits': used <= chip.hbm_gib * GIB,
     'hbm_used_gib': short(used / GIB),
     'temporaries_gib': short(memory.temp_size_in_bytes / GIB),
-    'program_tflop_per_device': short(computed / 1e12),  # beside tflop_per_device, the mathematics
+    'program_tflop_per_device': short(computed / 1e12),  # tflop_per_device counts the JAX function instead
     'xla_tflop_per_device': short(cost['flops'] / 1e12),  # loop bodies counted once
     'hbm_gb': short(moved.bytes / 1e9) if traffic_known else None,
     'collectives': ' '.join(sorted(moved.collectives)),
@@ -127,5 +128,5 @@ def account(config: Any, slice_: tpu.Topology, compute_s: float) -> dict[str, An
 
 
 def short(value: float) -> float:
-  """Four digits."""
+  """Rounds to four significant digits."""
   return float(f'{value:.4g}')

@@ -1,10 +1,10 @@
-"""What a compiled program moves, read from its text, with loops counted as often as they run.
+"""Memory traffic and collectives of a compiled program, counted on its HLO text.
 
-XLA's own `cost_analysis` counts the body of a loop once. Here each instruction of the optimised program counts its
-operands and its result as bytes moved through the device's memory (a fusion is one instruction: what stays inside it
-never reaches the memory), of an array that it only slices the slices, and of one that it updates in part the part; and each
-collective the bytes of its operands, once, also where fusions carry it (overlap.py). What the compiler places in a TPU's
-on-chip memory, `S(1)` in a layout, moves no bytes of the device's memory.
+Loop bodies are multiplied by their trip counts; XLA's `cost_analysis` counts them once. The memory traffic of an
+instruction is the bytes of its operands and its result. A fusion is one instruction: values inside it never reach the
+device's memory. An array that is only sliced counts as its slices, and an array that is updated in place counts as the
+updated part. Arrays in a TPU's on-chip memory, `S(1)` in a layout, do not count. A collective counts the bytes of its
+operands once, also if several fusions contain it (overlap.py).
 """
 
 import collections
@@ -12,11 +12,11 @@ import re
 from typing import NamedTuple
 
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
-# What moves nothing, or is only a name for something else.
+# Opcodes without memory traffic of their own, and opcodes that only rename a value.
 FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'iota',
         'optimization-barrier'}  # fmt: skip
-CALLS = ('while', 'call', 'conditional', 'async')  # of computations whose instructions move what they say
-FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast')  # custom calls that are but names for memory
+CALLS = ('while', 'call', 'conditional', 'async')  # the instructions of the called computations are counted instead
+FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast')  # custom calls that only name memory
 WIDTH = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's32': 4, 'u32': 4, 'f32': 4, 's64': 8,
          'u64': 8, 'f64': 8}  # fmt: skip
 
@@ -35,15 +35,15 @@ class Instruction(NamedTuple):
 
 
 class Traffic(NamedTuple):
-  """Of one run of a program on one device."""
+  """Traffic of one run of a program on one device."""
 
   bytes: float
   collectives: dict[str, dict[str, float]]  # kind -> {'count', 'bytes'}
-  dtypes: dict[str, set[str]]  # kind -> dtypes that it carries
+  dtypes: dict[str, set[str]]  # kind -> dtypes of its results
 
 
 def size(shape: str, *, on_chip: bool = False) -> int:
-  """Bytes of a shape as the text has it, `(f32[2,3], bf16[4])` say; of on-chip memory only if asked for."""
+  """Bytes of a shape in HLO text, such as `(f32[2,3], bf16[4])`; arrays in on-chip memory count only if `on_chip`."""
   total = 0
   for dtype, sides, layout in _SHAPE.findall(shape):
     if 'S(' in layout and not on_chip:
@@ -56,7 +56,7 @@ def size(shape: str, *, on_chip: bool = False) -> int:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-  """(computations by name, name of the entry)."""
+  """Parses HLO text; returns (computations by name, name of the entry computation)."""
   computations: dict[str, list[Instruction]] = {}
   entry, current = '', None
   for line in text.splitlines():
@@ -72,7 +72,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def traffic(text: str) -> Traffic:
-  """Walks the entry of an optimised program, loop bodies multiplied by their trip counts."""
+  """Traffic of an optimised program, with loop bodies multiplied by their trip counts; raises as `trips`."""
   computations, entry = parse(text)
   total = 0.0
   collectives: dict = collections.defaultdict(lambda: {'count': 0.0, 'bytes': 0.0})
@@ -117,7 +117,7 @@ def traffic(text: str) -> Traffic:
 
 
 def called(computations: dict[str, list[Instruction]], instruction: Instruction) -> list[tuple[str, int]]:
-  """The computations that an instruction runs, a fusion's too, and how often each; of a loop the body alone."""
+  """Computations that an instruction runs, including a fusion's, and how often; for a loop, only the body."""
   if instruction.opcode == 'while':
     body, condition = (re.search(rf'{part}=%?([\w.\-]+)', instruction.rest)[1] for part in ('body', 'condition'))
     return [(body, trips(computations, condition, instruction.rest))]
@@ -129,29 +129,29 @@ def called(computations: dict[str, list[Instruction]], instruction: Instruction)
 
 
 def operands(instruction: Instruction) -> list[str]:
-  """Names of what an instruction takes."""
+  """Names of an instruction's operands."""
   return re.findall(r'%([\w.\-]+)', instruction.rest.split('), ')[0])
 
 
 def operand_bytes(instruction: Instruction, shapes: dict[str, str], *, on_chip: bool = True) -> int:
-  """Bytes of what an instruction takes; `shapes` are those of its computation, by name, `on_chip` as for `size`."""
+  """Bytes of an instruction's operands; `shapes` has its computation's shapes by name, `on_chip` is as in `size`."""
   return sum(size(shapes.get(operand, ''), on_chip=on_chip) for operand in operands(instruction))
 
 
 def fused(fusion: Instruction) -> str:
-  """The name of what a fusion runs."""
+  """Name of the computation that a fusion runs."""
   return re.search(r'calls=%?([\w.\-]+)', fusion.rest)[1]
 
 
 def carried(computations: dict[str, list[Instruction]], fusion: Instruction) -> list[tuple[Instruction, int]]:
-  """The collectives that a fusion begins, carries on beside its own work or ends, and the bytes of the operands of each."""
+  """Collectives that a fusion starts, continues or ends, each with the bytes of its operands."""
   inside = computations[fused(fusion)]
   shapes = {one.name: one.shape for one in inside}
   return [(one, operand_bytes(one, shapes)) for one in inside if one.opcode in COLLECTIVES]
 
 
 def _prefetched(instruction: Instruction) -> int:
-  """Bytes of a copy, or of a slice, between the memories; its result names both sides, (to, from) or ((from), to)."""
+  """Device-memory bytes of an asynchronous copy or slice; its result has both sides, (to, from) or ((from), to)."""
   sides = [match[0] for match in _SHAPE.finditer(instruction.shape)]
   if instruction.opcode == 'copy-start':
     return size(sides[0]) + size(sides[1])
@@ -160,9 +160,9 @@ def _prefetched(instruction: Instruction) -> int:
 
 
 def _moved(computations: dict[str, list[Instruction]], instruction: Instruction, shapes: dict[str, str]) -> int:
-  """Bytes that a fusion, or a slice alone, reads and writes; `shapes` are those of its computation, by name.
+  """Bytes that a fusion or an unfused slice reads and writes; `shapes` has the shapes of its computation by name.
 
-  What a fusion hands on as it is stays where it is; the collectives that it carries are counted where they start.
+  An operand that a fusion returns unchanged is not counted. A collective in a fusion is counted only at its start.
   """
   is_fusion = instruction.opcode == 'fusion'
   inside = computations[fused(instruction)] if is_fusion else [instruction]
@@ -182,7 +182,7 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
         total += size(user.shape)
       elif first and user.opcode == 'bitcast':
         total += read(user.name, shape)
-      elif not (first and user.opcode == 'dynamic-update-slice'):  # which overwrites it in place
+      elif not (first and user.opcode == 'dynamic-update-slice'):  # overwritten in place, so not read
         return size(shape)
     return min(total, size(shape))
 
@@ -208,10 +208,10 @@ def _moved(computations: dict[str, list[Instruction]], instruction: Instruction,
 
 
 def trips(computations: dict[str, list[Instruction]], condition: str, attributes: str) -> int:
-  """How often a loop runs: what XLA knows of it, else the number that its counter is compared with.
+  """Trip count of a loop: XLA's known trip count, else the largest integer constant in its condition.
 
   Raises:
-    ValueError: if neither can be read.
+    ValueError: if there is neither.
   """
   if match := re.search(r'known_trip_count[^\d]*(\d+)', attributes):
     return int(match[1])

@@ -1,7 +1,7 @@
-"""A train step's temporary memory, estimated without compiling: the dry run's instant answer.
+"""Estimates the temporary memory of a train step without compiling.
 
-What the backward pass keeps is read from the step's own losses; how much of it XLA really holds at once, and what the
-weights need beside it, are factors fitted to the compiled rows in results/dry_run.
+The residuals of the backward pass come from the step's own loss function. Factors fitted to the compiled rows in
+results/dry_run give the share that XLA holds at once, and the memory needed for the weights.
 """
 
 import copy
@@ -18,11 +18,11 @@ GIB = 2**30
 
 
 class Factors(NamedTuple):
-  """GiB of temporaries for each GiB of what is kept as the config is, of what would be kept without remat, of weights."""
+  """GiB of temporaries per GiB of each quantity; `sizes` returns the quantities in the same form."""
 
-  kept: float
-  plain: float
-  weights: float
+  kept: float  # residuals with the config's remat
+  plain: float  # residuals without remat
+  weights: float  # parameters
 
 
 # Fitted by results/dry_run/table.py, which also prints their errors.
@@ -31,17 +31,17 @@ REMAT = Factors(1.0, 0.13, 2.07)
 
 
 def temporaries(config: Any, batch_size: int) -> float:
-  """GiB of temporaries that a train step needs on a device that holds `batch_size` videos, about."""
-  return combine(sizes(config, batch_size), config.gen.remat)  # most of it is G's
+  """Estimated GiB of temporaries of a train step on a device with `batch_size` videos."""
+  return combine(sizes(config, batch_size), config.gen.remat)  # most of the memory is G's, so its remat selects
 
 
 def combine(sizes: Factors, remat: bool) -> float:
-  """GiB of temporaries from what the factors multiply."""
+  """GiB of temporaries from the result of `sizes`."""
   return sum(factor * size for factor, size in zip(REMAT if remat else PLAIN, sizes, strict=True))
 
 
 def sizes(config: Any, batch_size: int) -> Factors:
-  """What the factors multiply, in GiB."""
+  """The quantities that the factors multiply, in GiB."""
   plain = copy.deepcopy(config)
   plain.gen.remat = plain.disc.remat = False
   return Factors(kept(config, batch_size) / GIB, kept(plain, batch_size) / GIB, weights(config) / GIB)
@@ -65,7 +65,7 @@ def kept(config: Any, batch_size: int) -> int:
     loss_fn = functools.partial(train_step.gen_loss, spec, disc_weights)
     return jax.vjp(lambda weights: loss_fn(weights, inputs)[0], weights)[1]
 
-  # The pullback is a pytree of residuals; weights are among them, and recognised by their shapes.
+  # The pullback is a pytree of residuals. It includes the weights, which are excluded by shape.
   leaves = jax.tree.leaves(jax.eval_shape(backward, *weights, inputs))
   of_weights = {leaf.shape for leaf in jax.tree.leaves(weights)}
   return sum(_bytes(leaf) for leaf in leaves if leaf.shape not in of_weights)

@@ -1,7 +1,7 @@
-"""How much of a compiled program's communication waits for nothing else, read from its text.
+"""Communication time of a compiled program that arithmetic does not hide, computed from its HLO text.
 
-A TPU's compiler can let a collective run on inside the fusions that follow its start (`async-collective-start` to
-`-done`): each of them names the collective again, with the same channel, beside its own arithmetic.
+The TPU compiler can run a collective during the fusions that follow its start (`async-collective-start` to `-done`).
+Each of these fusions contains the collective again, with the same channel id, beside its own arithmetic.
 """
 
 import collections
@@ -12,15 +12,15 @@ from dvd_gan.dry_run import arithmetic, hlo
 
 
 def exposed(text: str, flop_per_s: float, network: Callable[[float], float]) -> float:
-  """Seconds of one run in which a device does nothing but communicate.
+  """Seconds per run in which a device only communicates.
 
-  A collective is hidden by the arithmetic of the fusions that carry it, at the chip's peak: what takes longer than that
-  hides more, so this is an upper bound.
+  The arithmetic of the fusions that contain a collective hides it. The arithmetic is timed at the chip's peak. Slower
+  arithmetic hides more, so this is an upper bound.
 
   Args:
-    text: of an optimised program.
-    flop_per_s: of a device.
-    network: seconds of a collective over so many bytes.
+    text: HLO text of an optimised program.
+    flop_per_s: peak rate of a device.
+    network: seconds of a collective as a function of its bytes.
 
   Raises:
     ValueError: see hlo.trips.

@@ -1,4 +1,4 @@
-"""TPU slices by name: how many devices, how much memory they have, how fast they and their network are."""
+"""TPU slices by name: number of devices, memory, and peak rates of the chips and of their network."""
 
 import math
 import re
@@ -8,27 +8,28 @@ from dvd_gan.runtime.errors import UsageError
 
 
 class Chip(NamedTuple):
-  """One device as JAX sees it: a core of v2 and v3, a chip of the others.
+  """One JAX device: a core of v2 and v3, a chip of later generations.
 
-  Peaks are the vendor's, per device: bf16 TFLOP/s; GB/s of its memory; GB/s of all its links to its neighbours, out.
-  `hbm_gib` is what XLA lets a program use (measured by compiling one that is too large; v2: half of v3's).
+  Peaks are the vendor's, per device: bf16 TFLOP/s; GB/s of memory; outgoing GB/s of all links to neighbours together.
+  `hbm_gib` is the memory that XLA lets a program use. It was measured by compiling a program that is too large; v2's is
+  half of v3's.
   """
 
   tflops: float
   hbm_gbps: float
   ici_gbps: float
   hbm_gib: float
-  type: str  # gcloud's accelerator types of this kind begin with it
-  type_unit: int  # what gcloud counts in an accelerator type, per chip: 2 cores or the chip
+  type: str  # prefix of gcloud's accelerator types
+  type_unit: int  # units per chip in gcloud's accelerator types: 2 if they count cores, 1 if they count chips
   devices: int  # per chip
   dimensions: int  # of the network
   smallest: int  # chips of the smallest slice
-  largest: int  # and of the largest
+  largest: int  # chips of the largest slice
 
 
-# Sources: cloud.google.com/tpu/docs/v3 and so on (peaks, slices); compiled here (usable memory). JAX's own table
-# (jax.experimental.pallas.tpu.get_tpu_info_for_chip) has 140 TFLOP/s for a v3 chip and 2,460 GB/s for v5p's memory. For
-# v3 the vendor's 123 is what four 128 x 128 units do at 940 MHz; for v5p we keep the vendor's 2,765.
+# Sources: cloud.google.com/tpu/docs/v3 and the pages of the other generations (peaks, slices); our compilations (usable
+# memory). JAX's table (jax.experimental.pallas.tpu.get_tpu_info_for_chip) has 140 TFLOP/s for a v3 chip and 2,460 GB/s
+# for v5p's memory. We keep the vendor's values: 123 is the peak of four 128 x 128 units at 940 MHz; v5p has 2,765 GB/s.
 CHIPS = {
   'v2': Chip(45 / 2, 600 / 2, 4 * 62 / 2, 7.74, 'v2', 2, 2, 2, 4, 256),
   'v3': Chip(123 / 2, 900 / 2, 4 * 100 / 2, 15.48, 'v3', 2, 2, 2, 4, 1024),
@@ -37,7 +38,7 @@ CHIPS = {
   'v5p': Chip(459, 2765, 1200 / 2, 95.73, 'v5p', 2, 1, 3, 4, 6144),
   'v6e': Chip(918, 1638, 800 / 2, 31.24, 'v6e', 1, 1, 2, 1, 256),
 }
-CUBE = 4  # chips along a side of the blocks that large slices of v4 and v5p consist of
+CUBE = 4  # side length, in chips, of the cubes that make up large slices of v4 and v5p
 
 
 class Topology(NamedTuple):
@@ -56,12 +57,12 @@ class Topology(NamedTuple):
     return math.prod(self.sides) * self.chip.devices
 
   def all_reduce_seconds(self, size: float) -> float:
-    """Seconds of an all-reduce of so many bytes on every device, at the peak of the links that it can use.
+    """Seconds of an all-reduce of `size` bytes on every device, at the peak rate of the usable links.
 
-    Along an axis without wrap-around links it runs at half of that axis's peak.
+    An axis without wrap-around links counts half of its peak.
     """
     used = sum((side > 1) * (1 if wraps else 0.5) for side, wraps in zip(self.sides, self._wraps(), strict=True))
-    peak = self.chip.ici_gbps * 1e9 * (used or 1) / self.chip.dimensions  # no axis is used by one chip
+    peak = self.chip.ici_gbps * 1e9 * (used or 1) / self.chip.dimensions  # one chip uses no axis
     return 2 * (self.devices - 1) / self.devices * size / peak
 
   def _wraps(self) -> list[bool]:
@@ -72,7 +73,7 @@ class Topology(NamedTuple):
 
 
 def parse(text: str) -> Topology:
-  """A slice by its shape, `v5e:16x16`, or by gcloud's accelerator type, `v5litepod-256`.
+  """Parses the name of a slice: a shape, `v5e:16x16`, or gcloud's accelerator type, `v5litepod-256`.
 
   Raises:
     UsageError: if there is no such slice.
@@ -94,13 +95,13 @@ def parse(text: str) -> Topology:
 
 
 def _is_of_cubes(chip: Chip, sides: tuple[int, ...]) -> bool:
-  """Whether a shape, also a long one, is a slice of v4 or v5p made of whole blocks."""
+  """Whether a shape is a v4 or v5p slice of whole cubes; it need not be the most cubic one."""
   fits = len(sides) == chip.dimensions == 3 and math.prod(sides) <= chip.largest
   return fits and all(side % CUBE == 0 for side in sides) and list(sides) == sorted(sides)
 
 
 def _shape(chip: Chip, chips: int) -> tuple[int, ...]:
-  """The most cubic slice of so many chips, short sides first; () if there is none."""
+  """Sides of the most cubic slice with `chips` chips, short sides first; () if there is none."""
   if not chip.smallest <= chips <= chip.largest:
     return ()
   unit = CUBE**3 if chip.dimensions == 3 else 1
@@ -109,7 +110,7 @@ def _shape(chip: Chip, chips: int) -> tuple[int, ...]:
     if chips != 1 << power or (chip.dimensions == 2 and chips == 2):
       return ()
     sides = tuple(1 << ((power + i) // chip.dimensions) for i in range(chip.dimensions))
-    return (2, 2, 1) if sides == (1, 2, 2) else sides  # the name of that one slice has its short side last
+    return (2, 2, 1) if sides == (1, 2, 2) else sides  # exception: the short side is last
   cubes, rest = divmod(chips, unit)
   if rest:
     return ()

@@ -1,1 +1,1 @@
-"""Numbers that say how good videos are."""
+"""Metrics of video quality: Frechet distances, Inception Scores and their evaluation protocols."""

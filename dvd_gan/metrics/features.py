@@ -1,4 +1,4 @@
-"""Features of video sets, computed on all devices and kept in files, so that nothing is computed twice."""
+"""Features of video sets, computed on all devices and cached in files."""
 
 import hashlib
 import io
@@ -18,24 +18,24 @@ from dvd_gan.metrics.video_sets import VideoSet
 from dvd_gan.runtime import files, multihost, progress
 from dvd_gan.runtime.errors import UsageError
 
-PART = 64  # videos in a file of features, at least: what a stop can cost
+PART = 64  # minimum videos per cache file; an interruption loses the unfinished file
 
 Part = dict[str, np.ndarray]
 
 
 class Extractor:
-  """Networks on a mesh, and the files that keep what they said."""
+  """Runs networks on a mesh and caches their features in files."""
 
   def __init__(self, config: Any, folder: epath.Path, mesh: jax.sharding.Mesh):
-    """Nothing is loaded yet.
+    """Loads no weights; `network` loads them on first use.
 
     Args:
-      config: reads `eval`.
-      folder: of the files of features, shared by all processes.
-      mesh: its devices share each batch.
+      config: the config; only `eval` is read.
+      folder: cache folder, shared by all processes.
+      mesh: each batch is sharded over its devices.
 
     Raises:
-      UsageError: if `eval.batch_size` does not divide over them.
+      UsageError: if `eval.batch_size` is not a multiple of the number of devices.
     """
     size = config.eval.batch_size
     if size % mesh.size:
@@ -44,21 +44,21 @@ class Extractor:
     self._networks: dict[str, networks.Network] = {}
 
   def network(self, name: str) -> networks.Network:
-    """A network, loaded once and replicated; raises as `networks.load`."""
+    """Returns a network, loaded once, with replicated weights; raises as `networks.load`."""
     if name not in self._networks:
       network = networks.load(name, self._files)
       self._networks[name] = network._replace(params=jax.device_put(network.params, sharding.replicated(self._mesh)))
     return self._networks[name]
 
   def place(self, array: np.ndarray) -> jax.Array:
-    """A batch, known whole to every process, split over all devices."""
+    """Shards a batch over all devices; every process holds the full batch."""
     return jax.make_array_from_callback(array.shape, sharding.batch(self._mesh), lambda index: array[index])
 
   def parts(self, protocol: Protocol, videos: VideoSet, title: str) -> Iterator[Part]:
-    """Features of a set by name, f32 [n, ...], and 'label' int32 [n], part by part.
+    """Yields features by name, f32 [n, ...], and 'label', int32 [n], part by part.
 
-    A part that is in a file is read; the others are computed, and written by the first process. The file's folder is
-    named for all that decides what is in it.
+    A cached part is read from its file. Any other part is computed, and the first process writes it. The name of the
+    file's folder is a hash of everything that determines the features.
     """
     network, size = self.network(protocol.network), self._size
     length = -(-PART // size) * size

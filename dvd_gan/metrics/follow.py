@@ -1,4 +1,4 @@
-"""`eval.follow`: the checkpoints of a run that is training, as they come; the best of them is kept."""
+"""`eval.follow`: selects checkpoints to evaluate while a run trains, and keeps the best one."""
 
 import sys
 import time
@@ -12,14 +12,14 @@ from dvd_gan import checkpoint, writer
 from dvd_gan.runtime import multihost
 
 POLL = 30  # seconds between looks for a new checkpoint
-WORSE = 1.5  # times its best, at two evaluations running: the run has collapsed
+WORSE = 1.5  # a run that is this many times worse than its best in two evaluations in a row has collapsed
 
 
 def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
-  """The newest checkpoint again and again, each marked so that training keeps it while it is evaluated, to the last."""
+  """Yields the newest checkpoint's step until the run's last; a mark keeps the checkpoint during its evaluation."""
   done, folder = 0, workdir / 'checkpoints'
   while done < config.train.steps:
-    # By the folder's listing: a second manager beside the trainer's own is not for many processes.
+    # List the folder: a second checkpoint manager beside the trainer's does not support several processes.
     saved = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     newest = int(multihost.gather(str(max(saved, default=0)))[0])
     if newest > done:
@@ -34,13 +34,15 @@ def compare(workdir: epath.Path, step: int, result: dict[str, Any]) -> None:
   """Marks the checkpoint of `step` if it is the best so far; warns if the run has become much worse than its best.
 
   Args:
-    workdir: of the run; `checkpoint.marks` holds what is known of the best.
+    workdir: of the run; `checkpoint.marks` stores the best step and its value.
     step: of the checkpoint.
-    result: of its evaluation. Smaller is better where it has a Frechet distance, larger where it is a score alone.
+    result: of its evaluation. The Frechet distance is compared if there is one (smaller is better), otherwise the
+      Inception Score (larger is better).
   """
   if jax.process_index():
     return
-  # Only numbers of one protocol in one version, of one count, truncation and seed can be compared: each has a best of its own.
+  # Results are comparable only if protocol, version, sample count, truncation and seed agree. Each combination has its
+  # own best.
   name = 'best-' + '-'.join(str(result[part]) for part in ('protocol', 'samples', 'truncation', 'seed'))
   if (version := result['definition'].get('version', 1)) > 1:
     name += f'-version_{version}'

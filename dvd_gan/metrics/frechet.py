@@ -1,13 +1,13 @@
-"""The Frechet distance between features of two sets, from moments that need no list of the features."""
+"""The Frechet distance between the features of two sets, computed from their moments."""
 
 import numpy as np
 
 
 class Moments:
-  """Mean and covariance of features, gathered in parts, in float64.
+  """Mean and covariance of features, accumulated part by part in float64.
 
   Attributes:
-    count: N, rows seen so far.
+    count: N, the number of rows added so far.
     mean: [D].
   """
 
@@ -20,7 +20,7 @@ class Moments:
     """Adds rows [n, D].
 
     Raises:
-      ValueError: if they hold a number that is not finite, or have another width than the rows before.
+      ValueError: if a feature is not finite, or if D differs from that of earlier rows.
     """
     features = np.asarray(features, np.float64)
     if not np.isfinite(features).all():
@@ -28,7 +28,7 @@ class Moments:
     count, mean = len(features), features.mean(0)
     centred = features - mean
     scatter = centred.T @ centred
-    # Chan, Golub and LeVeque 1983: sums of squares would cancel.
+    # The update of Chan, Golub and LeVeque 1983: plain sums of squares lose precision by cancellation.
     if not self.count:
       self.count, self.mean, self._scatter = count, mean, scatter
     elif count:
@@ -44,7 +44,7 @@ class Moments:
     return self._scatter / (self.count - ddof)
 
   def warning(self) -> str | None:
-    """What to know about a distance from so few rows; None if there are enough."""
+    """A warning if N <= D, so that the covariance is rank-deficient; otherwise None."""
     if self.count <= len(self.mean):
       return f'{self.count} samples for {len(self.mean)} dimensions: the covariance has no full rank, the bias is large'
     return None
@@ -53,15 +53,15 @@ class Moments:
 def distance(a: Moments, b: Moments, *, ddof: int = 1) -> float:
   """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), in float64 (Heusel et al. 2017).
 
-  By two symmetric eigendecompositions: S1^1/2 S2 S1^1/2 is symmetric and has the eigenvalues of S1 S2, whose square root
-  may not exist in floating point, as when the covariance has no full rank.
+  Uses two symmetric eigendecompositions. S1^1/2 S2 S1^1/2 is symmetric and has the eigenvalues of S1 S2. A square root
+  of S1 S2 itself may not exist in floating point, for example if the covariance is rank-deficient.
 
   Args:
     a, b: moments of at least 2 rows each.
-    ddof: 1 for the sample covariance (TF-GAN, most code), 0 for the population's (StyleGAN-V).
+    ddof: 1 for the sample covariance (TF-GAN and most other code), 0 for the population covariance (StyleGAN-V).
 
   Raises:
-    ValueError: if there are fewer rows.
+    ValueError: if a set has fewer than 2 rows.
   """
   if min(a.count, b.count) < 2:
     raise ValueError('a Frechet distance needs two samples or more')

@@ -13,14 +13,14 @@ class Score(NamedTuple):
 
 
 def inception_score(probabilities: np.ndarray, splits: int) -> Score:
-  """exp(E[KL(p(y|x) || p(y))]) in each of `splits` equal parts, in the order given.
+  """exp(E[KL(p(y|x) || p(y))]) in each of `splits` consecutive parts of equal size.
 
   Args:
-    probabilities: [N, K], rows that sum to 1; computed with in float64.
-    splits: of these, rows beyond a multiple of it are left out.
+    probabilities: [N, K], rows that sum to 1; converted to float64.
+    splits: number of parts; the last N mod `splits` rows are dropped.
 
   Raises:
-    ValueError: if there are fewer rows than splits, or a row is no distribution.
+    ValueError: if there are fewer rows than splits, or if a row is not a probability distribution.
   """
   p = np.asarray(probabilities, np.float64)
   if len(p) < splits:

@@ -1,20 +1,21 @@
-"""Precision, recall, density, coverage and memorisation of samples by nearest neighbours among features."""
+"""Precision, recall, density, coverage and memorisation of samples, from nearest neighbours in feature space."""
 
 from typing import Any
 
 import numpy as np
 
-ROWS = 1024  # of a block of distances
+ROWS = 1024  # rows per block of the distance matrix
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, *, k: int = 3) -> dict[str, float]:
-  """Improved precision and recall (Kynkaanniemi et al. 2019): the share of one set that lies in the other's manifold.
+  """Improved precision and recall (Kynkaanniemi et al. 2019).
 
-  A set's manifold is the union of balls around its points, each reaching the point's k-th nearest neighbour.
+  Precision is the share of `fake` in the manifold of `real`; recall is the share of `real` in the manifold of `fake`. A
+  set's manifold is the union of balls around its points. The radius is the distance to the k-th nearest neighbour.
 
   Args:
-    real, fake: features [N, D] and [M, D], more than k of each.
-    k: which neighbour.
+    real, fake: features [N, D] and [M, D], with N, M > k.
+    k: index of the neighbour that sets the radius.
   """
   within_real = _inside(fake, real, _radii(real, k))
   within_fake = _inside(real, fake, _radii(fake, k))
@@ -22,11 +23,13 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, *, k: int = 3) -> dict[
 
 
 def density_coverage(real: np.ndarray, fake: np.ndarray, *, k: int = 5) -> dict[str, float]:
-  """Density and coverage (Naeem et al. 2020): precision that outliers do not spoil, and modes that have a sample.
+  """Density and coverage (Naeem et al. 2020).
+
+  Density is a precision that is robust to outliers. Coverage is the share of real points with a sample in their ball.
 
   Args:
-    real, fake: features [N, D] and [M, D], more than k of each.
-    k: which neighbour.
+    real, fake: features [N, D] and [M, D], with N > k.
+    k: index of the neighbour that sets the radius.
   """
   radii = _radii(real, k)
   density = _inside(fake, real, radii).mean() / k
@@ -35,17 +38,17 @@ def density_coverage(real: np.ndarray, fake: np.ndarray, *, k: int = 5) -> dict[
 
 
 def memorised(known: np.ndarray, others: np.ndarray, fake: np.ndarray, *, closest: int = 4) -> dict[str, Any]:
-  """Whether samples repeat clips that the model knows (ours).
+  """Detects samples that copy real clips (ours).
 
   Args:
-    known: features [N, D] of real clips, of those that it was trained on.
-    others: of other real clips [L, D].
-    fake: of samples [M, D].
-    closest: how many pairs to name.
+    known: features [N, D] of the real clips that may have been copied.
+    others: features [L, D] of other real clips.
+    fake: features [M, D] of samples.
+    closest: number of pairs to return.
 
   Returns:
-    'nearer': share of the samples that lie nearer to a known clip than 99 in 100 of the others do. 0.01 is what real
-    clips would get; a much larger share means copies. 'closest': [[sample, known clip], ...], by rows, the nearest first.
+    'nearer': share of the samples that are nearer to a clip of `known` than 99% of `others` are. For real clips it is
+    0.01; a much larger share indicates copies. 'closest': [[row of `fake`, row of `known`], ...], nearest pair first.
   """
   (index, distance), (_, usual) = (_nearest(points, known) for points in (fake, others))
   first = np.argsort(distance, kind='stable')[:closest]
@@ -54,21 +57,21 @@ def memorised(known: np.ndarray, others: np.ndarray, fake: np.ndarray, *, closes
 
 
 def _nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(row, distance) of each point's nearest among the others."""
+  """(row, distance) of each point's nearest neighbour in `others`."""
   parts = [_distances(part, others) for part in _parts(points)]
   return tuple(np.concatenate([found(part, axis=1) for part in parts]) for found in (np.argmin, np.min))
 
 
 def _radii(points: np.ndarray, k: int) -> np.ndarray:
-  """Distance of each point to its k-th nearest other one."""
+  """Distance of each point to its k-th nearest neighbour, itself excluded."""
   if len(points) <= k:
     raise ValueError(f'{len(points)} samples have no {k} neighbours')
-  # A point's nearest is itself.
+  # Column 0 after sorting is the point itself.
   return np.concatenate([np.partition(_distances(part, points), k, axis=1)[:, k] for part in _parts(points)])
 
 
 def _inside(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-  """In how many of the balls each point lies."""
+  """Number of balls that contain each point."""
   return np.concatenate([(_distances(part, centres) < radii).sum(1) for part in _parts(points)])
 
 

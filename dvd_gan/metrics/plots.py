@@ -1,9 +1,10 @@
-"""Curves as PNGs: of training, of scores during training, of distance against score over truncations."""
+"""PNG plots: training curves, evaluation results over steps, and Frechet distance against Inception Score."""
 
 import io
 from typing import Any
 
-# Of a training run: title, names in metrics.jsonl, and whether the axis is logarithmic; a pair of names is their difference.
+# Training curves: title, names in metrics.jsonl, and whether the y axis is logarithmic. A pair of names is plotted as
+# their difference.
 CURVES = (
   ('loss of D', ('disc_loss_spatial', 'disc_loss_temporal'), False),
   ('loss of G', ('gen_loss_spatial', 'gen_loss_temporal'), False),
@@ -22,7 +23,7 @@ Line = tuple[str, list[float], list[float]]  # label, x, y
 
 
 def training(log: list[dict[str, float]]) -> dict[str, bytes]:
-  """Plots of CURVES over the steps of metrics.jsonl by title; what a run does not have is left out."""
+  """Plots CURVES over the steps of metrics.jsonl, by title; curves without data are omitted."""
   found = {}
   for title, names, logarithmic in CURVES:
     lines = []
@@ -37,7 +38,7 @@ def training(log: list[dict[str, float]]) -> dict[str, bytes]:
 
 
 def scores(results: list[dict[str, Any]]) -> dict[str, bytes]:
-  """Plots of each protocol's number over the steps, by title; of protocols with two steps or more."""
+  """Plots each protocol's value at truncation 1 over the steps, by title; at least two steps are required."""
   found = {}
   alike: dict[tuple, dict[int, dict[str, Any]]] = {}
   for one in results:
@@ -58,7 +59,7 @@ def scores(results: list[dict[str, Any]]) -> dict[str, bytes]:
 
 
 def truncation(points: list[dict[str, Any]]) -> bytes:
-  """Frechet distance against Inception Score, a point for each truncation: the paper's figure."""
+  """Plots Frechet distance against Inception Score, one point per truncation, as in the paper."""
   x, y = ([point[name] for point in points] for name in ('inception_score', 'frechet'))
   labels = (
     f'Inception Score ({points[0]["inception_score_protocol"]})',
@@ -69,7 +70,7 @@ def truncation(points: list[dict[str, Any]]) -> bytes:
 
 
 def plot(lines: list[Line], x: str, y: str, *, logarithmic: bool = False, names: list[str] | None = None) -> bytes:
-  """A PNG of lines; `names` are of the points of the first one."""
+  """Plots lines as a PNG; `names` label the points of the first line."""
   import matplotlib.figure
 
   figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout='constrained')

@@ -1,36 +1,37 @@
-"""Protocols of published numbers, by name: everything that two numbers must share to be compared."""
+"""Evaluation protocols by name. A protocol fixes everything that two results must share to be comparable."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How a number is made.
+  """Definition of a metric.
 
   Attributes:
-    source: where the protocol is from.
+    source: publication and code that the protocol follows.
     number: 'frechet', 'inception_score', or 'toy' (both, and accuracies by class).
     network: 'i3d_400', 'i3d_600', 'c3d_101', 'c3d_101_255' or 'shapes' (networks/__init__.py).
-    feature: which of its outputs.
-    resize: (size, method) one after another before the network (networks/resize.py); the network's own resizing is not here.
-    frames: of a video; 0 for as many as the model's.
-    samples: N.
-    real: clips of the real side; 0 for N, -1 for every clip once.
+    feature: the network output that is used.
+    resize: (size, method) pairs, applied in order before the network (networks/resize.py); resizing inside the network
+      is not listed.
+    frames: frames per video; 0 for the model's.
+    samples: N, the number of samples.
+    real: number of real clips; 0 for N, -1 for every clip once.
     split: of the real clips; empty for the config's `data.split`.
-    windows: of the real clips: 'once', one of each clip, in random order, until there are none left; 'again', then others
-      of the same clips, epoch after epoch; 'any', as 'again', but the floor may compare windows of one clip;
-      'replacement', of clips drawn with replacement. Each begins at a random frame.
-    crop: of each window, its square: 'random' or 'centre'.
-    classes: of the samples: 'uniform' over all classes; 'data', those of clips drawn with replacement; 'windows', those
-      of the real side's windows in turn.
-    ddof: of covariances: 1 sample, 0 population.
-    splits: parts of the samples, for the Inception Score.
-    loops: repetitions with fresh samples, and real windows: the result is the mean, with the deviation over them.
-    futures: of each context clip, in prediction.
-    lengths: the least and the most frames that it is for, where `frames` is 0; empty for all.
-    twice_below: a video of fewer frames is shown to the network with each frame twice.
-    remark: what must stand beside each of its numbers.
-    version: counts the times that this definition was mended; numbers of two versions are not compared.
+    windows: how windows of real clips are drawn, each from a random frame on. 'once': one per clip, in random order,
+      until the clips are used up. 'again': then other windows of the same clips, epoch after epoch. 'any': as 'again',
+      but the floor may compare windows of one clip. 'replacement': from clips drawn with replacement.
+    crop: square crop of each window: 'random' or 'centre'.
+    classes: classes of the samples: 'uniform' over all classes; 'data', those of clips drawn with replacement;
+      'windows', those of the real windows in turn.
+    ddof: 1 for the sample covariance, 0 for the population covariance.
+    splits: number of parts of the samples, for the Inception Score.
+    loops: repetitions, each with new samples and real windows; the result is their mean and standard deviation.
+    futures: number of futures per context clip, in prediction.
+    lengths: smallest and largest number of frames that the protocol accepts, if `frames` is 0; empty for any.
+    twice_below: the network sees each frame twice if a video has fewer frames than this.
+    remark: note that is shown with each result.
+    version: incremented when the definition is corrected; results of different versions are not comparable.
   """
 
   source: str
@@ -56,7 +57,7 @@ class Protocol:
 
   @property
   def compares(self) -> bool:
-    """Whether the number is of two sets, the second of real clips; an Inception Score is of one."""
+    """Whether the metric compares the set with real clips; the Inception Score does not."""
     return self.number != 'inception_score'
 
 
@@ -145,6 +146,6 @@ PROTOCOLS = {
     resize=((32, 'half_pixel'),),
     frames=0,
     samples=600,
-    split='train',  # which the classifier has not seen, and which has as many clips again for the floor
+    split='train',  # not used to train the classifier, and large enough for the floor
   ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""eval/report-STEP.html: what a training run has come to, on one page that needs no other file."""
+"""eval/report-STEP.html: the results of a training run on one self-contained page."""
 
 import base64
 import datetime
@@ -18,7 +18,7 @@ class Row(NamedTuple):
   """Videos side by side."""
 
   caption: str
-  titles: tuple[str, ...]  # [N], of the videos
+  titles: tuple[str, ...]  # [N], one per video
   videos: np.ndarray  # uint8 [N, T, H, W, 3]
 
 
@@ -36,14 +36,14 @@ class Picture(NamedTuple):
 
 
 def page(config: Any, workdir: epath.Path, step: int, rows: list[Row], about: str, fields: str) -> str:
-  """The page as HTML: everything that has been found of a step, by this evaluation and by earlier ones.
+  """Renders the page as HTML, with the results of this and of earlier evaluations of a step.
 
   Args:
     config: of the run.
     workdir: of the run; its eval/, metrics.jsonl and config.json are read.
     step: of the checkpoint.
     rows: real clips beside samples.
-    about: how these were made.
+    about: truncation and split of `rows`, as text.
     fields: the config as text.
   """
   found, folder = results.of_step(workdir, step), workdir / 'eval'
@@ -94,7 +94,7 @@ def page(config: Any, workdir: epath.Path, step: int, rows: list[Row], about: st
 
 
 def facts(config: Any, workdir: epath.Path, step: int) -> list[str]:
-  """What was trained on what, by which code, and when the page was made."""
+  """Data, number of clips shown, code versions, and today's date, as lines of text."""
   data, train = config.data, config.train
   trained, now = run_config.saved_versions(workdir).get('dvd-gan'), run_config.code_version()
   facts = [

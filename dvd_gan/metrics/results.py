@@ -1,30 +1,30 @@
-"""What evaluations found, read and put into words: eval/PROTOCOL-STEP.json."""
+"""Reads evaluation results, eval/PROTOCOL-STEP.json, and formats them as text."""
 
 import json
 from typing import Any, NamedTuple
 
 from etils import epath
 
-# What results from earlier versions lack.
+# Defaults for fields that results of earlier versions lack.
 OLDER = {'truncation': 1.0, 'seed': 0, 'loops': 1, 'fewer': None, 'definition': {}}
 
 
 class Row(NamedTuple):
-  """One number of a result, in words."""
+  """One metric of a result, formatted as text."""
 
   what: str
   value: str
-  real: str  # the same number of real clips: the floor of a distance, the best of a score
-  about: str  # of what the real number is
+  real: str  # the reference value, from real clips: the floor of a distance, the score of real clips
+  about: str  # what `real` was computed from
 
 
 def of_step(workdir: epath.Path, step: int) -> list[dict[str, Any]]:
-  """All results of a checkpoint, by file name."""
+  """All results of a checkpoint, sorted by file name."""
   return [one for one in every(workdir) if one['step'] == step]
 
 
 def every(workdir: epath.Path) -> list[dict[str, Any]]:
-  """All results of a run's checkpoints, by file name."""
+  """All results of a run's checkpoints, sorted by file name."""
   folder = workdir / 'eval'
   found = []
   for path in sorted(folder.glob('*.json')) if folder.exists() else []:
@@ -36,7 +36,7 @@ def every(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def name(result: dict[str, Any]) -> str:
-  """The protocol, its version where there are several, and the truncation where it is not 1."""
+  """The protocol, its version if it is not 1, and the truncation if it is not 1."""
   version, truncation = result['definition']['version'], result.get('truncation', 1)
   return (
     result['protocol']
@@ -46,7 +46,7 @@ def name(result: dict[str, Any]) -> str:
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
-  """The numbers of a result."""
+  """The metrics of a result."""
   found = []
   if part := result.get('frechet'):
     spread = f' ± {part["std"]:.3f} in {result["loops"]} loops' if 'std' in part else ''
@@ -66,7 +66,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-  """What a reader must know before comparing the numbers."""
+  """Remarks and warnings that limit how a result can be compared."""
   fewer = f'fewer than the protocol asks for: {result["fewer"]}' if result['fewer'] else None
   warning = result.get('frechet', {}).get('warning')
   return list(filter(None, (result['definition'].get('remark'), fewer, warning and f'warning: {warning}')))

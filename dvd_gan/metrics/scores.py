@@ -1,4 +1,4 @@
-"""From features to a protocol's numbers, part by part: what is kept does not grow with N but where it must."""
+"""Computes a protocol's metrics from features, part by part. Memory grows with N only if a metric needs every row."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from dvd_gan.metrics import frechet, neighbours
 from dvd_gan.metrics.inception_score import inception_score
 from dvd_gan.metrics.protocols import Protocol
 
-NEIGHBOURS = 10_000  # samples at most for numbers that compare each with each
+NEIGHBOURS = 10_000  # maximum samples for metrics that compare all pairs
 
 
 @dataclasses.dataclass
 class Gathered:
-  """What is kept of a range of rows: moments of the feature, and lists of what a number needs one by one."""
+  """Statistics of a range of rows: moments of the feature, and the arrays whose rows a metric needs."""
 
   moments: frechet.Moments
   kept: dict[str, list[np.ndarray]]
@@ -26,7 +26,7 @@ class Gathered:
 
 
 def gather(protocol: Protocol, parts: Iterable[dict[str, np.ndarray]], ranges: list[tuple[int, int]]) -> list[Gathered]:
-  """One `Gathered` for each range of rows (first, end) of a set."""
+  """One `Gathered` per range of rows (first, end) of a set; ValueError if a feature is not finite."""
   found = [Gathered(frechet.Moments(), {}) for _ in ranges]
   row = 0
   for part in parts:
@@ -44,7 +44,7 @@ def gather(protocol: Protocol, parts: Iterable[dict[str, np.ndarray]], ranges: l
 
 
 def _needed(protocol: Protocol, count: int) -> tuple[str, ...]:
-  """The arrays that are kept whole."""
+  """Names of the arrays whose rows are all kept."""
   if not protocol.compares:
     return ('probabilities',)
   each = (protocol.feature,) if count <= NEIGHBOURS else ()
@@ -54,19 +54,21 @@ def _needed(protocol: Protocol, count: int) -> tuple[str, ...]:
 def numbers(
   protocol: Protocol, references: list[Gathered], halves: tuple[Gathered, Gathered], fake: list[Gathered]
 ) -> dict[str, Any]:
-  """The numbers of a set.
+  """The metrics of a set.
 
   Args:
-    protocol: decides which.
-    references: real clips for each loop of the set; one for all where the protocol has no loops.
-    halves: two disjoint sets of real clips, whose distance is the floor; the second also gives what a real set scores.
-    fake: the set, in its loops.
+    protocol: selects the metrics.
+    references: real clips for each loop; loop i uses element i modulo the length.
+    halves: two disjoint sets of real clips. Their distance is the floor. The second also gives the Inception Score and
+      accuracy of real clips.
+    fake: the set to evaluate, one element per loop.
 
   Returns:
-    'value', the protocol's own number, and 'frechet', 'inception_score', 'accuracy' in detail, as it has them.
+    'value', the protocol's main metric, and the details that it has of 'frechet', 'memorised', 'inception_score',
+    'accuracy' and 'accuracy_real'.
 
   Raises:
-    ValueError: if features are not finite, or there are too few.
+    ValueError: if there are too few rows, or if 'probabilities' are not distributions.
   """
   result: dict[str, Any] = {}
   if protocol.compares:
@@ -90,7 +92,7 @@ def numbers(
       if min(len(real), len(made)) > 5:
         found |= neighbours.precision_recall(real, made) | neighbours.density_coverage(real, made)
         result['memorised'] = neighbours.memorised(*(half.all(protocol.feature) for half in halves), made)
-        if protocol.windows == 'any':  # windows of one clip lie as near to each other as copies do
+        if protocol.windows == 'any':  # two windows of one clip can be as close as a copy
           del result['memorised']['nearer']
   if protocol.number != 'frechet':
     scores = [inception_score(one.all('probabilities'), protocol.splits) for one in fake]
@@ -110,7 +112,7 @@ def numbers(
 
 
 def accuracy(found: Gathered) -> dict[str, float] | None:
-  """Share of moving_shapes clips whose shape, motion and both are read as labelled; None where there are no such labels."""
+  """Share of moving_shapes clips classified correctly by shape, by motion and by both; None without such labels."""
   label = found.all('label')
   if label.min() < 0 or label.max() >= len(shapes.CLASSES):
     return None

@@ -1,4 +1,4 @@
-"""How close predicted videos come to the truth, frame by frame: PSNR and SSIM. No network is needed."""
+"""PSNR and SSIM of predicted videos against the truth, frame by frame."""
 
 import functools
 import itertools
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 WINDOW = 11  # pixels, side of SSIM's Gaussian window (Wang et al. 2004)
-ROUNDING = 1 / 12  # mean squared error of rounding to 8 bits; it bounds the error below, and PSNR to 58.9 dB
-FRAMES = 256  # compared at once: one shape, one compilation
+ROUNDING = 1 / 12  # mean squared error of rounding to 8 bits; a lower bound of the error, so PSNR is at most 58.9 dB
+FRAMES = 256  # frames per call; the last call is padded to avoid a second compilation
 
 
 def psnr_and_ssim(videos: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
@@ -21,9 +21,9 @@ def psnr_and_ssim(videos: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray
     truth: the same shape, or one that broadcasts to it.
 
   Returns:
-    {'psnr', 'ssim'}, each f32 [..., T]. PSNR is in dB against 255, over the three channels together, 58.9 for equal
-    frames. SSIM is tf.image.ssim's: Wang et al.'s window and constants, each channel alone, then their mean; below 11
-    pixels the window is as large as the picture.
+    {'psnr', 'ssim'}, each f32 [..., T]. PSNR is in dB with peak 255, over all three channels; it is 58.9 for equal
+    frames. SSIM is as in tf.image.ssim: the window and constants of Wang et al., computed per channel, then averaged.
+    The window is as large as the shorter side if that is below 11 pixels.
   """
   truth = np.broadcast_to(truth, videos.shape)
   shape, frame = videos.shape[:-3], videos.shape[-3:]
@@ -50,16 +50,16 @@ def _compare(window: int):
 
 
 def summary(futures: np.ndarray, truth: np.ndarray, last: np.ndarray) -> dict[str, dict[str, list[float]]]:
-  """What prediction papers report of several futures for each clip, with the baseline that copies the last frame.
+  """Summarises several futures per clip as prediction papers do, with a baseline that copies the last context frame.
 
   Args:
-    futures: uint8 [N, n, T, H, W, 3], n futures of each clip.
+    futures: uint8 [N, n, T, H, W, 3], n futures per clip.
     truth: uint8 [N, T, H, W, 3].
     last: uint8 [N, H, W, 3], the last context frame.
 
   Returns:
-    For 'psnr' and 'ssim': 'mean' over futures, 'best' (of each clip the future whose mean over frames is best, as in
-    SVG, Denton and Fergus 2018) and 'copy_last', each a list of T means over clips.
+    For 'psnr' and 'ssim': 'mean' over futures, 'best' (per clip, the future with the best mean over frames, as in SVG,
+    Denton and Fergus 2018) and 'copy_last'. Each is a list of T means over clips.
   """
   ours = psnr_and_ssim(futures, truth[:, None])
   copy_last = psnr_and_ssim(np.broadcast_to(last[:, None], truth.shape), truth)
@@ -72,18 +72,18 @@ def summary(futures: np.ndarray, truth: np.ndarray, last: np.ndarray) -> dict[st
 
 
 def spread(futures: np.ndarray) -> float | None:
-  """How far futures of the same clip lie apart: the root mean square difference of two of them, in grey levels.
+  """Diversity of the futures of a clip: the root mean square difference between two futures, in grey levels.
 
   Args:
     futures: uint8 [N, n, T, H, W, 3].
 
   Returns:
-    The mean over clips and pairs; 0 if they are all the same, None for n = 1.
+    The mean over clips and pairs; 0 if all futures are equal, None for n = 1.
   """
   if futures.shape[1] < 2:
     return None
   apart = []
-  for clip in futures:  # one at a time: as floats all are four times as large
+  for clip in futures:  # convert one clip at a time: float32 takes four times the memory of uint8
     pairs = itertools.combinations(clip.astype(np.float32), 2)
     apart += [np.sqrt(np.mean((one - other) ** 2)) for one, other in pairs]
   return round(float(np.mean(apart)), 4)

@@ -1,4 +1,4 @@
-"""Sets of videos to be looked at: real clips, a model's samples, a folder of files. Each part of one can be had alone."""
+"""Sets of videos to evaluate: real clips, samples of a model, or files in a folder. Reading can start at any batch."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ class VideoSet(NamedTuple):
   """A set of videos.
 
   Attributes:
-    key: all that decides what they are, for the cache.
-    count: how many.
-    batches: (first, size) -> endless or ending pairs (uint8 [size, T, H, W, 3] in numpy or on devices, int32 labels
-      [n]) from video number `first` on; `first` is a multiple of `size`, and n < size at the end.
+    key: everything that determines the videos, for the cache key.
+    count: number of videos.
+    batches: (first, size) -> pairs of videos, uint8 [n, T, H, W, 3] in numpy or [size, T, H, W, 3] on devices, and
+      labels, int32 [n], from video number `first` on. `first` is a multiple of `size`; n < size only in the last pair.
   """
 
   key: dict[str, Any]
@@ -35,12 +35,12 @@ class VideoSet(NamedTuple):
 
 
 def real(config: Any, protocol: Protocol, samples: int, loops: int) -> tuple[VideoSet, int]:
-  """The real side of a protocol: windows to compare with, if it compares, and where there are as many more `samples`.
+  """Real clips of a protocol: the windows to compare with, if it compares, then up to `samples` more.
 
-  Those stand for a set of samples: for the floor, and for what real clips score. Clips need no labels.
+  The additional windows take the place of samples in the floor and in the metrics of real clips. Clips need no labels.
 
   Returns:
-    (real windows, drawn by the rule `protocol.windows`; how many clips the split has).
+    (windows, drawn as `protocol.windows` defines; number of clips in the split).
 
   Raises:
     UsageError: see `sources.open_source`.
@@ -72,7 +72,7 @@ def real(config: Any, protocol: Protocol, samples: int, loops: int) -> tuple[Vid
 
 
 def _clips_key(config: Any, found: evaluation_windows.Windows) -> dict[str, Any]:
-  """All that decides what the windows of a config's clips are, but the split."""
+  """Everything except the split that determines the windows of a config's clips."""
   names = ('name', 'dir', 'source', 'resolution', 'frames', 'stride', 'fps', 'clips', 'jpeg_quality', 'short_clips')
   key = {name: config.data[name] for name in names} | {'seed': config.seed}
   if config.data.name == 'array_file':
@@ -83,9 +83,9 @@ def _clips_key(config: Any, found: evaluation_windows.Windows) -> dict[str, Any]
 
 
 def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Protocol) -> VideoSet:
-  """A model's samples: of classes drawn by `protocol.classes`, or in prediction `futures` of each clip of the split in turn.
+  """Samples of a model, of classes drawn as `protocol.classes` defines.
 
-  A predicted video begins with its context frames.
+  In prediction: `protocol.futures` videos per clip of the split, clip by clip. Each begins with its context frames.
   """
   seed, context, futures = config.eval.seed, config.data.context, protocol.futures
   split, frames = protocol.split or config.data.split, protocol.frames or config.data.frames
@@ -120,7 +120,7 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   key |= {'statistics_remade': True} if opened.remade else {}
   gen = config.gen.to_dict()
   if tuple(gen['context_multipliers']) == run_config.HALF_WIDTHS.get(config.data.resolution):
-    gen['context_multipliers'] = ()  # as these widths were written once: features of then are still good
+    gen['context_multipliers'] = ()  # the earlier notation of these widths, so that old cached features stay valid
   key |= {'dtype': config.dtype, 'gen': gen, 'labels': models.num_labels(config)}
   key |= {name: config.data[name] for name in ('resolution', 'frames', 'context')}
   if found:
@@ -131,12 +131,12 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
 
 
 def folder(config: Any, frames: int) -> VideoSet:
-  """The video files of `eval.videos` in an order drawn by `eval.seed`: the first frames of each as they are stored.
+  """The first frames, at the stored frame rate, of each video file in `eval.videos`.
 
-  A protocol that takes fewer than there are gets the first: names are often sorted by class.
+  `eval.seed` shuffles the files: names are often sorted by class, and a protocol may use only the first files.
 
   Raises:
-    UsageError: if there are none; where its turn comes, if one cannot be read or is too short.
+    UsageError: if the folder does not exist or has no videos; during iteration, if a file is unreadable or too short.
   """
   root = epath.Path(config.eval.videos).expanduser()
   if not files.is_folder(root):

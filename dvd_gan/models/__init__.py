@@ -1,4 +1,4 @@
-"""The networks that are trained. Besides metrics' networks nothing else imports flax; `build` is the door to this folder."""
+"""The trained networks; `build` constructs them. Only this folder and dvd_gan/metrics/networks import flax."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from dvd_gan.models.discriminators import DualDiscriminator
 from dvd_gan.models.generator import Generator
 from dvd_gan.runtime.errors import UsageError
 
-# Widths in units of gen.ch (stem, then each unit) and disc.ch (each block), by resolution (README.md here). The paper's table
-# starts at 64; below it ours continue the same shape.
+# Widths by resolution (README.md here), in units of gen.ch (stem, then each unit) and of disc.ch (each block). The
+# paper's widths start at resolution 64; those below are ours.
 GEN_MULTIPLIERS = {
   8: (4, 2),
   16: (8, 4, 2),
@@ -32,10 +32,10 @@ DISC_MULTIPLIERS = {
 
 
 def num_labels(config: Any) -> int:
-  """Size of the networks' label vocabulary: one label for all without `data.use_labels`.
+  """Size of the networks' label vocabulary; 1 without `data.use_labels`.
 
   Raises:
-    UsageError: if `data.num_classes` is left open and no data set has been opened to count its classes.
+    UsageError: if `data.num_classes` is 0 and the classes must first be counted in the data set.
   """
   data = config.data
   count = (data.num_classes or fields.KNOWN_CLASSES.get(data.name, 0)) if data.use_labels else 1
@@ -45,7 +45,7 @@ def num_labels(config: Any) -> int:
 
 
 def context_multipliers(config: Any) -> tuple[int, ...]:
-  """Width of each block over context frames in units of gen.ch, finest first: D's, as the paper has it, where none are given."""
+  """Width of each block over context frames in units of gen.ch, finest first; by default D's, as in the paper."""
   units = config.data.resolution.bit_length() - 3
   disc = tuple(config.disc.multipliers) or DISC_MULTIPLIERS[config.data.resolution]
   return tuple(config.gen.context_multipliers) or (*disc, *[disc[-1]] * units)[:units]
@@ -56,7 +56,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
 
   Args:
     config: the ConfigDict, already validated.
-    resample_in_kernel: see backend.resamples_in_kernel; it changes neither parameters nor results.
+    resample_in_kernel: see backend.resamples_in_kernel; does not change parameters or results.
   """
   resolution = config.data.resolution
   context = context_multipliers(config) if config.data.context else ()
@@ -79,7 +79,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
     ch=config.disc.ch,
     multipliers=tuple(config.disc.multipliers) or DISC_MULTIPLIERS[resolution],
     num_classes=num_labels(config),
-    pool=config.disc.pool if config.disc.phi == 'pool' else 1,  # the step crops
+    pool=config.disc.pool if config.disc.phi == 'pool' else 1,  # with 'crop' the train step crops instead
     parts=tuple(config.disc.parts),
     attention=tuple(config.disc.attention),
     remat=config.disc.remat,
@@ -92,7 +92,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
 def shapes(config: Any) -> tuple[Any, Any]:
   """ShapeDtypeStructs of the parameters (generator, discriminators) of a config."""
   gen, disc = build(config)
-  # Parameters depend neither on the batch nor on T: the smallest call will do.
+  # Parameters depend neither on the batch nor on T, so the smallest inputs suffice.
   gen = gen.clone(frames=1)
   size = config.data.resolution
 
@@ -118,5 +118,5 @@ def standing_shapes(config: Any) -> Any:
 
 
 def init(config: Any) -> tuple[Any, Any]:
-  """Fresh parameters (generator, discriminators) of a config, f32 numpy, a pure function of `config.seed`."""
+  """Initial parameters (generator, discriminators) of a config, f32 numpy, a pure function of `config.seed`."""
   return tuple(initialisation.orthogonal((config.seed, net), tree) for net, tree in enumerate(shapes(config)))

@@ -10,7 +10,7 @@ AXES = {'height': 2, 'width': 3, 'time': 1}
 
 
 class AxisAttention(nn.Module):
-  """softmax(XQ (XK)^T) XV along one axis, added back through a gain that starts at zero.
+  """softmax(XQ (XK)^T) XV along one axis, multiplied by a gain that starts at zero, plus X.
 
   No scaling of the logits and no mask, as in the paper's formula; Q and K have C / 8 channels, V has C.
 
@@ -27,7 +27,7 @@ class AxisAttention(nn.Module):
     channels = x.shape[-1]
 
     def project(features, name):
-      # On [..., C] a Dense is the 1x1 convolution.
+      # Dense on [..., C] is a 1x1 convolution.
       return layers.Dense(features, use_bias=False, dtype=self.dtype, name=name)(
         jnp.moveaxis(x, self.axis, 3)
       )  # [..., L, features], L the attended axis

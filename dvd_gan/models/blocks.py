@@ -1,4 +1,4 @@
-"""Residual blocks of the generator and the discriminators, BigGAN's, on [B, T, H, W, C]."""
+"""BigGAN's residual blocks for the generator and the discriminators, on [B, T, H, W, C]."""
 
 import functools
 
@@ -13,12 +13,13 @@ from dvd_gan.models.ops.convolution import as_2d, conv2d
 class Conv3D(nn.Module):
   """3x3x3 'same' convolution over time, height and width, as one 2-D convolution.
 
-  On a CPU XLA runs it three to four times faster than a 3-D one with 16 channels, and with 64 no faster forward.
+  With 16 channels XLA runs it three to four times faster on a CPU than a 3-D convolution; with 64 channels the forward
+  pass is no faster.
 
   Attributes:
     features: output channels.
     dtype: of the computation; parameters and their gradients are f32.
-    pool: average the output over 2x2x2 windows, as `pool_time` and `pool_space` do, in the same convolution.
+    pool: average the output over 2x2x2 windows, as `pool_time` and `pool_space` do, within the same convolution.
   """
 
   features: int
@@ -27,13 +28,14 @@ class Conv3D(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x [B, T, H, W, C] -> [B, T, H, W, features], or half of each, T rounded up."""
+    """x [B, T, H, W, C] -> [B, T, H, W, features]; with `pool` [B, ceil(T / 2), H / 2, W / 2, features]."""
     t, c = x.shape[1], x.shape[-1]
     zeros = nn.initializers.zeros_init()
     kernel = self.param('kernel', zeros, (3, 3, 3, c, self.features))
     bias = self.param('bias', zeros, (self.features,))
     convolve = resampling.pooled_conv2d if self.pool else conv2d
-    paired = self.pool and t % 2 == 0  # the last of an odd number is no mean of two: time is pooled afterwards
+    # With odd T the last output is not a mean of two frames, so time is pooled afterwards.
+    paired = self.pool and t % 2 == 0
     if paired:
       kernel = resampling.mean_of_shifted(kernel, 0)
     out = convolve(*as_2d(x.astype(self.dtype), kernel, (1, 1), stride=2 if paired else 1))  # [B, T or T / 2, H, W, .]
@@ -41,7 +43,7 @@ class Conv3D(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-  """CBN-ReLU-[up]-conv3-CBN-ReLU-conv3, plus the skip [up]-conv1; the skip is the identity where nothing changes.
+  """CBN-ReLU-[up]-conv3-CBN-ReLU-conv3, plus the skip [up]-conv1, or the identity if the shape is kept.
 
   Time is folded into the batch of the convolutions.
 
@@ -51,8 +53,8 @@ class GeneratorBlock(nn.Module):
     upsampling: 'bilinear' or 'nearest'.
     over_time: see FrameBatchNorm.
     dtype: of the computation; parameters are f32.
-    resample_in_kernel: compute the upsampling and the first convolution after it as one, where the map is large enough
-      to gain.
+    resample_in_kernel: compute the upsampling and the convolution after it as one convolution, on maps of at least
+      SMALLEST_UPSAMPLED_IN_KERNEL pixels a side.
   """
 
   features: int
@@ -75,7 +77,7 @@ class GeneratorBlock(nn.Module):
     h = nn.relu(norm(name='norm2')(h, cond, train=train))
     h = layers.Conv(self.features, 3, dtype=self.dtype, name='conv2')(h)
     if self.up or x.shape[-1] != self.features:
-      # A 1x1 convolution commutes with interpolation, and costs a quarter before it.
+      # A 1x1 convolution commutes with interpolation and costs a quarter as much before it.
       x = layers.Conv(self.features, 1, dtype=self.dtype, name='skip')(x)
       if self.up:
         x = resampling.upsample(x, self.upsampling)
@@ -83,14 +85,14 @@ class GeneratorBlock(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-  """ReLU-conv3-ReLU-conv3-avgpool2, plus the skip conv1-avgpool2; 2-D on every frame alone, or 3-D.
+  """ReLU-conv3-ReLU-conv3-avgpool2, plus the skip conv1-avgpool2; 2-D on each frame separately, or 3-D.
 
   Attributes:
     features: output width.
-    down: whether to pool by 2, in time too (rounding up) where the block is 3-D.
+    down: whether to pool by 2, also in time (rounding up) if the block is 3-D.
     relu_first: off in the first block of a network, whose input is the image.
-    volumetric: 3x3x3 convolutions over time, height and width.
-    resample_in_kernel: compute the second convolution and the average after it as one convolution of stride 2.
+    volumetric: use 3x3x3 convolutions over time, height and width.
+    resample_in_kernel: compute the second convolution and the pooling after it as one convolution of stride 2.
   """
 
   features: int
@@ -110,7 +112,7 @@ class DiscriminatorBlock(nn.Module):
     h = conv3(self.features, dtype=self.dtype, pool=composed, name='conv2')(nn.relu(h))
     h = h if composed else self._pool(h)
     if self.down or x.shape[-1] != self.features:
-      # A 1x1 convolution commutes with the average, and costs a quarter or an eighth after it.
+      # A 1x1 convolution commutes with the average and costs a quarter or an eighth as much after it.
       x = layers.Conv(self.features, 1, dtype=self.dtype, name='skip')(self._pool(x))
     return x + h
 

@@ -11,16 +11,16 @@ from dvd_gan.models.ops import layers
 
 
 class Conditioning(nn.Module):
-  """A residual stack like a discriminator's, over each context frame alone (paper, section 3.3).
+  """A residual stack like a discriminator's, applied to each context frame separately (paper, section 3.3).
 
-  After each block, which halves the resolution, the features of all frames are stacked on channels and a 3x3
-  convolution and a ReLU make the state of the ConvGRU of that resolution from them.
+  Each block halves the resolution. After each block the features of all frames are concatenated along channels, and a
+  3x3 convolution and a ReLU map them to the initial state of the ConvGRU of that resolution.
 
   Attributes:
-    widths: of each block's output, finest first.
+    widths: width of each block's output, finest first.
     states: width of the ConvGRU at each block's output, finest first.
     dtype: of the computation; parameters are f32.
-    remat: compute each block again in the backward pass instead of keeping what is inside it.
+    remat: recompute each block in the backward pass instead of storing its activations.
     resample_in_kernel: see DiscriminatorBlock.
   """
 
@@ -32,13 +32,13 @@ class Conditioning(nn.Module):
 
   @nn.compact
   def __call__(self, context: jax.Array) -> list[jax.Array]:
-    """Makes the states.
+    """Computes the initial states.
 
     Args:
       context: [B, C, R, R, 3] in [-1, 1].
 
     Returns:
-      For each block the state [B, R / 2^(i + 1), R / 2^(i + 1), states[i]].
+      For each block a state [B, R / 2^(i + 1), R / 2^(i + 1), states[i]].
     """
     block = nn.remat(blocks.DiscriminatorBlock) if self.remat else blocks.DiscriminatorBlock
     block = functools.partial(block, down=True, resample_in_kernel=self.resample_in_kernel, dtype=self.dtype)

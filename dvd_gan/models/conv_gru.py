@@ -9,20 +9,20 @@ import jax.numpy as jnp
 from dvd_gan.models.ops.convolution import conv2d, kernel_gradient, transposed
 from dvd_gan.models.ops.layers import add_bias
 
-# The candidate's activation, and its derivative as a function of its value.
+# The candidate's activation, and its derivative as a function of the activation's output.
 ACTIVATIONS = {'relu': (jax.nn.relu, lambda c: (c > 0).astype(c.dtype)), 'tanh': (jnp.tanh, lambda c: 1 - c * c)}
 
 
 class ConvGRU(nn.Module):
   """r, u = sigmoid(W * [h; x] + b);  c = act(W_c * [r . h; x] + b_c);  h' = u . h + (1 - u) . c  (paper, section 3).
 
-  The gates' kernels stay whole, so that their spectral norm is that of W on [h; x]; the part acting on x is applied
-  to all frames at once, outside the recurrence.
+  Each gate has one kernel on [h; x], so that its spectral norm is that of W. The part of the kernel that acts on x is
+  applied to all frames at once, outside the recurrence.
 
   Attributes:
     features: width of the state.
     frames: length of the output.
-    activation: 'relu', the paper's, or 'tanh'.
+    activation: of the candidate, 'relu' (paper) or 'tanh'.
     dtype: of the computation.
   """
 
@@ -54,7 +54,7 @@ class ConvGRU(nn.Module):
     driven = jnp.broadcast_to(driven, (x.shape[0], self.frames, *driven.shape[2:]))
     driven = jnp.moveaxis(driven, 1, 0)  # [T, B, H, W, 3 * features]
     if state is None:
-      # From zeros the first step needs no convolution of the state.
+      # With a zero state the first step needs no convolution of the state.
       _, u, c = jnp.split(driven[0], 3, axis=-1)
       state = (1 - jax.nn.sigmoid(u)) * ACTIVATIONS[self.activation][0](c)
       later = _recur(self.activation, driven[1:], state, on_state, on_reset_state)
@@ -77,14 +77,15 @@ class _Gate(nn.Module):
     return kernel, self.param('bias', zeros, (self.features,))
 
 
-# The recurrence has its own gradient for two reasons. The gradients of both kernels are then one convolution each over
-# all frames, where autodiff adds up one for every frame; and the flipped kernels of the backward convolutions are made
-# once, outside the loop: inside a loop XLA's CPU backend runs a convolution's gradient up to 50 times slower.
+# The gradient of the recurrence is written out for two reasons. First, the gradient of each kernel is one convolution
+# over all frames; autodiff would sum one convolution for each frame. Second, the flipped kernels of the backward
+# convolutions are computed once, outside the loop; inside a loop XLA's CPU backend runs a convolution's gradient up to
+# 50 times slower.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recur(activation, driven, state, on_state, on_reset_state):
-  """States [T, B, H, W, C] from the input's part of the gates [T, B, H, W, 3C], reset, update, candidate."""
+  """States [T, B, H, W, C]; `driven` [T, B, H, W, 3C] is W * x + b of the reset and update gates and the candidate."""
   return _recur_forward(activation, driven, state, on_state, on_reset_state)[0]
 
 
@@ -106,7 +107,7 @@ def _recur_forward(activation, driven, state, on_state, on_reset_state):
 def _recur_backward(activation, saved, d_states):
   _, derivative = ACTIVATIONS[activation]
   state, states, r, u, c, on_state, on_reset_state = saved
-  before = jnp.concatenate([state[None], states[:-1]])  # h of every step
+  before = jnp.concatenate([state[None], states[:-1]])  # the state before each step
   back_state, back_reset_state = (transposed(k).astype(state.dtype) for k in (on_state, on_reset_state))
 
   def step(d_next, at):
@@ -120,7 +121,7 @@ def _recur_backward(activation, saved, d_states):
 
   d_state, (d_gates, d_candidate) = jax.lax.scan(step, jnp.zeros_like(state), (d_states, before, r, u, c), reverse=True)
   d_driven = jnp.concatenate([d_gates, d_candidate], axis=-1)
-  # Batch first: folding time-major axes would gather a batch that is sharded over devices.
+  # Batch first: merging the axes [T, B] would all-gather a batch that is sharded over devices.
   d_on_state = kernel_gradient(*_batch_first(before, d_gates), on_state.shape)
   d_on_reset_state = kernel_gradient(*_batch_first(r * before, d_candidate), on_reset_state.shape)
   return d_driven, d_state, d_on_state, d_on_reset_state

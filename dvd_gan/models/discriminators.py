@@ -1,4 +1,4 @@
-"""The spatial and the temporal discriminator, and the two as one network."""
+"""The spatial and the temporal discriminator, and one network that contains both."""
 
 import flax.linen as nn
 import jax
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from dvd_gan.models import attention, blocks
 from dvd_gan.models.ops import resampling
 
-VOLUMETRIC_BLOCKS = 2  # of the temporal discriminator
+VOLUMETRIC_BLOCKS = 2  # number of 3-D blocks in the temporal discriminator
 PARTS = ('spatial', 'temporal')
 
 
 class ProjectionHead(nn.Module):
   """ReLU, sum over space, then linear(h) + <embed(y), h>, summed over frames (Miyato & Koyama 2018; paper).
 
-  The sum over frames, not the mean, is the paper's rule for D_S; D_T's remaining time steps follow it (ours).
+  Scores are summed over frames, not averaged, as in the paper's D_S; for D_T's remaining time steps this is ours.
   """
 
   num_classes: int
@@ -36,10 +36,10 @@ class Discriminator(nn.Module):
     ch: base width.
     multipliers: width of each block in units of `ch`.
     num_classes: size of the label vocabulary.
-    volumetric: how many of the first blocks are 3-D: 0 for D_S, 2 for D_T.
+    volumetric: number of 3-D blocks, which come first: 0 for D_S, 2 for D_T.
     attention: resolutions, at a block's output, that get separable self-attention.
-    dtype: of the computation; parameters, and the head, are f32.
-    remat: compute each block again in the backward pass instead of keeping what is inside it.
+    dtype: of the computation; the parameters and the head are f32.
+    remat: recompute each block in the backward pass instead of storing its activations.
     resample_in_kernel: see DiscriminatorBlock.
   """
 
@@ -69,19 +69,19 @@ class Discriminator(nn.Module):
         name=f'block_{i}',
       )(x)
       if i < last and x.shape[2] in self.attention:
-        # D_S scores every frame alone: it must not attend over time.
+        # D_S scores each frame separately, so it must not attend over time.
         axes = ('height', 'width', 'time') if self.volumetric else ('height', 'width')
         x = attention.SeparableAttention(axes, self.dtype, name=f'attention_{i}')(x)
     return ProjectionHead(self.num_classes, self.dtype, name='head')(x, label)
 
 
 class DualDiscriminator(nn.Module):
-  """D_S on some frames at full resolution and D_T on the whole video at low resolution; one tree, one optimizer.
+  """D_S on k frames at full resolution and D_T on the whole video at low resolution; one parameter tree, one optimizer.
 
   Attributes:
     pool: phi, the side of the spatial average pooling before D_T: 2 is the paper's, 1 the identity.
-    parts: which of the two there are; one of them alone is for the ablation.
-    The others: see Discriminator.
+    parts: which of the two to build; both, or only one for the ablation.
+    All other attributes: see Discriminator.
   """
 
   ch: int
@@ -99,12 +99,12 @@ class DualDiscriminator(nn.Module):
     """Scores frames and motion.
 
     Args:
-      frames: [B, k, H, W, 3] in [-1, 1], the frames for D_S, each scored alone.
+      frames: [B, k, H, W, 3] in [-1, 1], the frames for D_S, each scored separately.
       video: [B, T, H, W, 3] in [-1, 1], T >= 4.
       label: [B] int32.
 
     Returns:
-      {'spatial': [B], 'temporal': [B]} f32, or those that there are.
+      {'spatial': [B], 'temporal': [B]} f32, only the keys in `parts`.
     """
     names = ('ch', 'multipliers', 'num_classes', 'attention', 'dtype', 'remat', 'resample_in_kernel')
     shared = {name: getattr(self, name) for name in names}

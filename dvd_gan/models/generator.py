@@ -13,22 +13,22 @@ BASE = 4  # height and width of the stem
 
 
 class Generator(nn.Module):
-  """G(z, y) -> video, or G(z, y, context frames) -> the frames after them (paper, section 3).
+  """G(z, y) -> video, or G(z, y, context frames) -> the frames that follow (paper, section 3).
 
   Attributes:
-    frames: how many it generates.
+    frames: number of frames to generate.
     ch: base width.
-    multipliers: width of the stem, then of each unit's output, in units of `ch`; one unit doubles the resolution.
+    multipliers: width of the stem, then of each unit's output, in units of `ch`; each unit doubles the resolution.
     num_classes: size of the label vocabulary.
     embed_dim: width of e(y), the class embedding.
     attention: resolutions, at the output of a unit's first block, that get separable self-attention.
-    activation: the ConvGRU's, 'relu' or 'tanh'.
+    activation: of the ConvGRU's candidate, 'relu' or 'tanh'.
     upsampling: 'bilinear' or 'nearest'.
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
-    context_widths: of the blocks over context frames, finest first (conditioning.py); () for a generator that gets none.
-    remat: compute each part again in the backward pass instead of keeping what is inside it.
-    resample_in_kernel: see GeneratorBlock, and DiscriminatorBlock for context frames.
+    context_widths: widths of the blocks over context frames, finest first (conditioning.py); () for synthesis.
+    remat: recompute each ConvGRU, block, attention and head in the backward pass instead of storing its activations.
+    resample_in_kernel: see GeneratorBlock; for the blocks over context frames, DiscriminatorBlock.
   """
 
   frames: int
@@ -51,9 +51,9 @@ class Generator(nn.Module):
 
     Args:
       z: [B, z_dim] f32.
-      label: [B] int32, or [B, num_classes] f32, the weights of a mean of class embeddings.
-      context: [B, C, R, R, 3] in [-1, 1], the frames before, for a generator with `context_widths`.
-      train: normalise with the batch's own statistics; otherwise with the collection `standing`.
+      label: [B] int32, or [B, num_classes] f32, weights of the class embeddings, which are summed.
+      context: [B, C, R, R, 3] in [-1, 1], the context frames; required with `context_widths`.
+      train: True normalises with the batch's statistics, False with those in the collection `standing`.
 
     Returns:
       video [B, T, R, R, 3] f32 in [-1, 1], R = 4 * 2 ** units.
@@ -65,7 +65,7 @@ class Generator(nn.Module):
     dense = layers.Dense(BASE * BASE * widths[0], dtype=self.dtype, name='stem')
     x = dense(cond).reshape(-1, 1, BASE, BASE, widths[0])  # [B, 1, 4, 4, C]: the same input at every frame
 
-    states = [None] * (len(widths) - 1)  # of the ConvGRUs, coarsest first; None is zeros
+    states = [None] * (len(widths) - 1)  # initial states of the ConvGRUs, coarsest first; None for zeros
     if self.context_widths:
       condition = conditioning.Conditioning(
         tuple(self.context_widths), tuple(widths[-2::-1]), self.dtype, self.remat, self.resample_in_kernel, name='given'

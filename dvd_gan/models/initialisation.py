@@ -1,8 +1,8 @@
-"""Orthogonal initialisation of whole trees (paper, section 4).
+"""Orthogonal initialisation of parameter trees (paper, section 4).
 
-The modules only declare shapes; their values come from here, drawn with numpy: compiling as many random draws and
-QR decompositions as a network has shapes took nearly as long as compiling its train step, and a batched QR can hang XLA's
-CPU thread pool (seen with jaxlib 0.10.2 on two cores).
+The modules only declare shapes; the values are drawn here with numpy. In JAX, compiling a random draw and a QR
+decomposition for each shape of a network took nearly as long as compiling its train step, and a batched QR can hang
+XLA's CPU thread pool (seen with jaxlib 0.10.2 on two cores).
 """
 
 import math
@@ -20,8 +20,8 @@ def orthogonal(seed: tuple[int, ...], shapes: Any) -> Any:
     shapes: tree of arrays or ShapeDtypeStructs.
 
   Returns:
-    The tree: leaves with two or more axes, seen as matrices [-1, out], have orthonormal rows or columns; biases and
-    attention gains are zero.
+    The tree. Leaves with two or more axes, reshaped to [-1, out], have orthonormal rows or columns; all other leaves
+    (biases and attention gains) are zero.
   """
   leaves, structure = jax.tree.flatten(shapes)
   return structure.unflatten([_draw(np.random.default_rng((*seed, i)), leaf.shape) for i, leaf in enumerate(leaves)])
@@ -32,6 +32,6 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape, np.float32)
   rows, columns = math.prod(shape[:-1]), shape[-1]
   q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns)), np.float32))
-  # The signs make the distribution uniform over orthogonal matrices.
+  # The sign correction makes the distribution uniform over orthogonal matrices.
   q *= np.sign(np.diagonal(r))
   return np.ascontiguousarray(q.T if rows < columns else q).reshape(shape)

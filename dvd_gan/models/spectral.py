@@ -1,8 +1,8 @@
 """Spectral norm as a pure function on a parameter tree: (W, u) -> (W / sigma(W), u').
 
-The modules see ordinary weights. The step normalises a tree once for each optimizer update of its network, outside
-the modules, the scan over time and rematerialisation, so that every use of a network between two updates sees the
-same weights (models/README.md, Decisions). Source: Miyato et al. 2018; which weights: paper, section 3.
+The modules use ordinary weights. The train step normalises a network's parameters once for each optimizer update,
+outside the modules, the scan over time and rematerialisation. Every use of a network between two updates therefore has
+the same weights (models/README.md, Decisions). Source: Miyato et al. 2018; the choice of weights: paper, section 3.
 """
 
 from typing import Any
@@ -13,22 +13,22 @@ import numpy as np
 
 Tree = Any
 
-# The generator's class embedding e(y) is the one matrix that stays as it is (models/README.md, Training).
+# The generator's class embedding e(y) is the only matrix without spectral norm (models/README.md, Training).
 UNNORMALISED = 'label_embed'
 EPS = 1e-12
 
 
 def is_normalised(path: tuple, leaf: jax.Array) -> bool:
-  """Whether a leaf is a weight under spectral norm: every matrix or kernel but e(y); biases and gains are not."""
+  """Whether a leaf is a weight under spectral norm: every matrix or kernel except e(y), but no bias or gain."""
   names = [key.key for key in path]
   return leaf.ndim >= 2 and UNNORMALISED not in names
 
 
 def init(key: jax.Array, params: Tree) -> Tree:
-  """Random unit vectors u [out], one for each normalised weight [..., out]; None where there is none. f32."""
+  """Random unit vectors u [out], one for each normalised weight [..., out]; None for all other leaves. f32."""
   flat, structure = jax.tree_util.tree_flatten_with_path(params)
   widths = [leaf.shape[-1] if is_normalised(path, leaf) else 0 for path, leaf in flat]
-  # One draw, cut up: a draw for each leaf would be as many programs to compile.
+  # One draw, then split: a draw for each leaf would compile one program for each shape.
   pieces = jnp.split(jax.random.normal(key, (sum(widths),)), np.cumsum(widths)[:-1])
   return structure.unflatten([_unit(piece) if piece.size else None for piece in pieces])
 
@@ -38,21 +38,21 @@ def normalise(params: Tree, u: Tree) -> tuple[Tree, Tree, Tree]:
 
   Args:
     params: a network's parameters, f32.
-    u: its vectors, from `init` or the last call.
+    u: the vectors of its weights, from `init` or the previous call.
 
   Returns:
-    (weights, u', sigma): `params` with each normalised leaf divided by sigma, gradients flowing through sigma but not
-    through the vectors; the new vectors; and the estimates of sigma of the raw weights, f32 scalars, None elsewhere.
+    (weights, u', sigma): `params` with each normalised leaf divided by sigma, where gradients flow through sigma but
+    not through the vectors; the new vectors; and the estimated sigma of each raw weight, an f32 scalar, or None.
   """
   results = _map(_normalise_leaf, params, u)
   return tuple(_map(lambda leaf, _, i=i: leaf[i], results, u) for i in range(3))
 
 
 def converge(params: Tree, u: Tree, *, tolerance: float = 1e-6, max_iterations: int = 1000) -> Tree:
-  """Vectors u after power iterations until no sigma grows by more than `tolerance` relative, for sampling.
+  """Vectors u after power iterations until no sigma changes by more than `tolerance` relative, for sampling.
 
-  `normalise(params, converge(params, u))` then has largest singular value 1 in every normalised weight. A loop on the
-  host around one compiled iteration: as a loop for each weight it would take many times longer to compile.
+  Every normalised weight of `normalise(params, converge(params, u))` has largest singular value 1. The loop runs on the
+  host around one compiled iteration; a compiled loop for each weight would take many times longer to compile.
   """
   last = None
   for _ in range(max_iterations):
@@ -76,7 +76,7 @@ def extremes(sigmas: Tree) -> tuple[jax.Array, jax.Array]:
 
 
 def _map(fn, params: Tree, u: Tree) -> Tree:
-  """tree.map over leaves of `params` beside their vectors, where None is the vector of an unnormalised leaf."""
+  """tree.map over `params` and `u`, where None is the vector of a leaf without spectral norm."""
   flat, structure = jax.tree.flatten(u, is_leaf=lambda x: x is None)
   return structure.unflatten([fn(p, v) for p, v in zip(structure.flatten_up_to(params), flat, strict=True)])
 
@@ -117,7 +117,7 @@ _divide.defvjp(_divide_forward, _divide_backward)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-  # Full f32 on every backend: at a TPU's default precision sigma would carry three digits.
+  # Full f32 on every backend: at a TPU's default precision sigma would have about three significant digits.
   return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 

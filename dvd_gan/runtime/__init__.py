@@ -1,1 +1,1 @@
-"""What every mode runs on: the program's start and end, processes, files, errors, configs."""
+"""Common parts of all modes: start and exit of the program, processes, files, errors, configs."""

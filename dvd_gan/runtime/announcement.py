@@ -1,4 +1,4 @@
-"""What a training run says before its first step: machine, networks, data, batch, disk, and that it compiles."""
+"""Messages of a training run before its first step: machine, networks, data, batch, disk, compilation."""
 
 import contextlib
 import hashlib
@@ -15,15 +15,15 @@ from etils import epath
 
 from dvd_gan.runtime import files, progress, run_config
 
-COMPILED = 'dvd_gan_compile_seconds.json'  # in JAX's compilation cache, which decides how long compiling takes
+COMPILED = 'dvd_gan_compile_seconds.json'  # kept in JAX's compilation cache, whose content determines these times
 
 
 def announce(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh, state: Any, source: Any) -> None:
-  """Says in a few lines what is about to run.
+  """Prints a summary of the run in a few lines.
 
   Args:
-    config: of the run.
-    workdir: of the run; there is parameters.txt where clu is installed.
+    config: the run's config.
+    workdir: the run's workdir.
     mesh: all devices.
     state: the TrainState.
     source: the open data set, see `sources.open_source`.
@@ -52,14 +52,14 @@ def _millions(params: Any) -> str:
 
 
 def _disk(config: Any, workdir: epath.Path, state: Any) -> str:
-  """Free space against the checkpoints to come."""
+  """Compares free disk space with the size of the checkpoints still to be written."""
   train = config.train
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   saved = math.ceil(train.steps / train.checkpoint_every)
   kept = train.keep_checkpoints + train.keep_best if train.keep_checkpoints else saved
   kept += train.steps // train.keep_every if train.keep_every else 0
-  most = min(kept, saved) + 1  # the one that is being written
-  most = max(most - len(list((workdir / 'checkpoints').glob('[0-9]*'))), 1)  # less those that are there
+  most = min(kept, saved) + 1  # plus the one being written
+  most = max(most - len(list((workdir / 'checkpoints').glob('[0-9]*'))), 1)  # minus the existing ones
   free = shutil.disk_usage(workdir).free
   words = f'{_bytes(free)} free; up to {most} more checkpoints of {_bytes(size)}'
   return words + ('' if most * size < free else ': WARNING, they do not fit')
@@ -71,7 +71,7 @@ def _bytes(size: float) -> str:
 
 @contextlib.contextmanager
 def compiling(config: Any, mesh: jax.sharding.Mesh) -> Iterator[None]:
-  """Surrounds the first call of the train step: a clock moves, and says how long it took last time."""
+  """Context manager for compiling the train step; shows the elapsed time and the duration of the last compilation."""
   folder = jax.config.jax_compilation_cache_dir
   path = epath.Path(folder) / COMPILED if folder else None
   device = mesh.devices.flat[0]
@@ -87,7 +87,7 @@ def compiling(config: Any, mesh: jax.sharding.Mesh) -> Iterator[None]:
     yield
   if path is None or jax.process_index():
     return
-  with contextlib.suppress(*files.errors()):  # a cache that cannot be written
+  with contextlib.suppress(*files.errors()):  # the cache may not be writable
     files.write(path, json.dumps(_read(path) | {key: round(time.monotonic() - start, 1)}).encode())
 
 
@@ -100,14 +100,14 @@ def _read(path: epath.Path | None) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _without_alarms() -> Iterator[None]:
-  """Leaves out XLA's own 'Very slow compile? If you want to file a bug ...', which it logs as an error."""
+  """Suppresses XLA's message 'Very slow compile? If you want to file a bug ...', which it logs as an error."""
   before = jax.config.jax_logging_level
-  if before not in (None, 'NOTSET') or os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '0':  # everything is asked for
+  if before not in (None, 'NOTSET') or os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '0':  # the user has set a level
     yield
     return
   jax.config.update('jax_logging_level', 'CRITICAL')
   try:
     yield
   finally:
-    jax.config.update('jax_logging_level', 'WARNING')  # of XLA, JAX's default; `before` alone would leave it as it is
+    jax.config.update('jax_logging_level', 'WARNING')  # JAX's default for XLA; restoring `before` does not reset it
     jax.config.update('jax_logging_level', before)

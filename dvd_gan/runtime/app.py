@@ -1,4 +1,4 @@
-"""Runs a program with the flag --config: its flags, its environment, its exit code."""
+"""Runs a program with the flag --config: flags, environment, exit code."""
 
 import difflib
 import faulthandler
@@ -22,49 +22,49 @@ CONFIG = config_flags.DEFINE_config_file('config', None, 'The config, a file wit
 def run(
   program: Callable[[list[str]], int | None], with_config: Callable[[list[str]], list[str]] = lambda argv: argv
 ) -> None:
-  """Runs a program with the flag --config; a mistake of the user's is one line on stderr and exit code 2.
+  """Runs a program with the flag --config. A user error is reported as one line on stderr, with exit code 2.
 
   Args:
-    program: called with the arguments that are no flags; returns the exit code, None for 0.
-    with_config: makes of the arguments those with a --config that can be loaded.
+    program: called with the non-flag arguments; returns the exit code, None for 0.
+    with_config: rewrites the arguments so that their --config can be loaded.
   """
-  faulthandler.register(signal.SIGUSR1, sys.__stderr__)  # writes what each thread is at: how a hang is looked into
-  # TensorFlow reports its CPU kernels on stderr at every start; here it only reads data.
+  faulthandler.register(signal.SIGUSR1, sys.__stderr__)  # prints each thread's stack, to debug a hang
+  # TensorFlow prints a notice about its CPU kernels at every start. It only reads data here.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-  # orbax logs forty lines for every save, and TFDS logs its configuration as a warning.
+  # Orbax logs forty lines per save, and TFDS logs its configuration as a warning.
   logging.set_verbosity(logging.ERROR)
-  # The persistent compilation cache: the second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR wins.
+  # Persistent compilation cache: a second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR has priority.
   if not jax.config.jax_compilation_cache_dir:
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     jax.config.update('jax_compilation_cache_dir', os.path.join(home, 'dvd_gan', 'jax'))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # programs of under a second are cached too
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)  # also cache programs that compile quickly
   try:
     app.run(functools.partial(_guarded, program), flags_parser=functools.partial(_parse_flags, with_config))
-  except KeyboardInterrupt:  # outside the loop, where there is nothing to save
+  except KeyboardInterrupt:  # outside the training loop there is nothing to save
     multihost.leave(PREEMPTED)
 
 
 def config_name() -> str:
-  """The name of the file that --config names, without its suffix."""
+  """The name of the --config file, without its suffix."""
   return os.path.splitext(os.path.basename(config_flags.get_config_filename(flags.FLAGS['config'])))[0]
 
 
 def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> None:
   try:
     code = program(argv)
-  except (UsageError, RunError, *files.errors()) as error:  # the last: a disk that is full or gone, a bucket
+  except (UsageError, RunError, *files.errors()) as error:  # files.errors(): a full or missing disk, a bucket
     _fail(error, _code(error))
   except Exception as error:
     multihost.leave(1, error)
   if jax.distributed.is_initialized():
-    multihost.gather()  # the first may still be writing, and JAX's own wait at the end is short
-    jax.distributed.shutdown()  # the first must not leave before the others, which it serves
+    multihost.gather()  # process 0 may still be writing, and JAX's own wait at exit is short
+    jax.distributed.shutdown()  # waits for all: process 0 hosts the coordination service
   multihost.leave(code or 0)
 
 
 def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:
-  """Flags as app.run parses them, with config mistakes in one line in place of ml_collections' traceback."""
+  """Parses flags as app.run does, but reports config errors in one line instead of ml_collections' traceback."""
   given = [argument.lstrip('-').partition('=')[0] for argument in argv if argument.startswith('-')]
   for name in [flag.removeprefix('config.') for flag in given if flag.startswith('config.')]:
     if name in run_config.RENAMED:
@@ -75,14 +75,14 @@ def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str])
       near = near or difflib.get_close_matches(name, fields.RULES)
       _fail(f'the config has no field {name}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
   try:
-    sys.argv = argv = with_config(argv)  # where ml_collections looks for fields
+    sys.argv = argv = with_config(argv)  # ml_collections reads field overrides from sys.argv
   except (UsageError, RunError, *files.errors()) as error:
     _fail(error, _code(error))
   try:
     rest = flags.FLAGS(argv)
     if CONFIG.value is None:
       _fail('--config=configs/FILE.py is missing')
-    CONFIG.value.keys()  # the file is loaded when its value is first read
+    CONFIG.value.keys()  # the config file is loaded on first access
     return rest
   except Exception as error:  # a config file may raise anything
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -93,12 +93,12 @@ def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str])
 
 
 def _code(error: Exception) -> int:
-  """The exit code: a launcher may try again on 1."""
+  """The exit code; a launcher may retry on 1."""
   return 2 if isinstance(error, UsageError) or files.refused(error) else 1
 
 
 def _fail(message: object, code: int = 2) -> None:
   if isinstance(message, Exception) and not isinstance(message, (UsageError, RunError)):
-    message = files.first_line(message)[:300]  # TensorFlow appends the answer of the bucket
+    message = files.first_line(message)[:300]  # TensorFlow appends the server's response
   print(f'error: {message}', file=sys.stderr)
   multihost.leave(code)

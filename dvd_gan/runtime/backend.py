@@ -1,4 +1,4 @@
-"""What depends on the backend (CPU, GPU or TPU): the compiler's options, and how a train step is computed."""
+"""Settings that depend on the backend (CPU, GPU or TPU): compiler options and arguments of the train step."""
 
 import functools
 import os
@@ -6,33 +6,33 @@ from typing import Any
 
 import jax
 
-GRADIENTS_SENT_TOGETHER = 32 << 20  # bytes; a full-width kernel is 37 MB, so most are sent on their own
+GRADIENTS_SENT_TOGETHER = 32 << 20  # bytes; a full-width kernel has 37 MB, so most are reduced on their own
 
 
 def resamples_in_kernel(choice: str, platform: str) -> bool:
-  """Whether a convolution and the average after it, or the upsampling before it, are computed as one.
+  """Whether to fuse a convolution with the average pooling after it or the upsampling before it.
 
-  The same numbers from 4/9 of that convolution's arithmetic (8/27 where it is 3-D). On a CPU this saves time
-  (results/performance); on other backends it has not been measured, so it has to be asked for (`mesh.resampling`).
+  The result is the same, with 4/9 of the convolution's arithmetic (8/27 in 3-D). This saves time on a CPU
+  (results/performance). It has not been measured on other backends, where `mesh.resampling` has to enable it.
   """
   return platform == 'cpu' if choice == 'auto' else choice == 'in_kernel'
 
 
 def step_options(mesh_config: Any, platform: str = '') -> dict[str, bool]:
-  """Backend-dependent arguments of train_step.make_spec, from `config.mesh`; the backend is this machine's by default."""
+  """Backend-dependent arguments of train_step.make_spec, from `config.mesh`; `platform` defaults to this machine's."""
   in_kernel = resamples_in_kernel(mesh_config.resampling, platform or jax.default_backend())
   return {'unroll': mesh_config.loops == 'unroll', 'resample_in_kernel': in_kernel}
 
 
 @functools.cache
 def compiler_options(platform: str) -> dict[str, str]:
-  """XLA's options for every jit of a program with convolutions, by platform ('cpu', 'gpu', 'tpu').
+  """XLA options for every jit with convolutions, by platform ('cpu', 'gpu', 'tpu').
 
-  On a CPU jaxlib 0.10 hands convolutions to YNNPACK, which runs most of ours on one core, half as fast as XLA's own
-  kernels on two; YNNPACK's reductions and matrix products are faster than XLA's. The schedule that frees memory early
-  takes a quarter less memory at 0.98 to 1.04 times the time. LLVM's first level of optimisation compiles in three
-  quarters of the time, to steps as fast as at its third level (all: results/performance). Options that this jaxlib does
-  not know, or that XLA_FLAGS sets, are left out.
+  On a CPU, jaxlib 0.10 passes convolutions to YNNPACK, which runs most of ours on one core, at half the speed of XLA's
+  own kernels on two cores. YNNPACK is faster than XLA for reductions and matrix products, so only those use it. The
+  memory-optimised scheduler takes a quarter less memory at 0.98 to 1.04 times the time. LLVM's optimisation level 1
+  compiles in three quarters of the time, and steps are as fast as at level 3 (all measured in results/performance).
+  Options that this jaxlib does not know, or that XLA_FLAGS sets, are omitted.
   """
   if platform != 'cpu':
     return {}
@@ -55,10 +55,10 @@ def _is_known(option: dict[str, str]) -> bool:
 
 
 def overlap_options(platform: str) -> dict[str, str]:
-  """XLA's options with which a TPU sends finished gradients while it computes the next ones; elsewhere none.
+  """XLA options that overlap gradient all-reduces with the backward pass on a TPU; empty on other platforms.
 
-  Without them the compiler joins all gradients into a few all-reduces and waits for each. The first two limit how much
-  is joined and let an all-reduce be split in time; the others let it run inside the fusions that follow it.
+  By default the compiler combines all gradients into a few all-reduces and waits for each. The first option limits how
+  much is combined, and the second makes all-reduces asynchronous. The last two let them run inside later fusions.
   """
   if platform != 'tpu':
     return {}

@@ -1,4 +1,4 @@
-"""Checksums of the arrays in a tree, the same on one device and on a pod."""
+"""Checksums of the arrays in a pytree, independent of their sharding."""
 
 import hashlib
 import json
@@ -10,18 +10,18 @@ import numpy as np
 
 
 def of(tree: Any) -> dict[str, int]:
-  """A number for each leaf that any flipped bit changes, whatever the leaf's placement."""
+  """A checksum of each leaf, by path. Any flipped bit changes it; the leaf's sharding does not."""
   paths = [name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
   return dict(zip(paths, np.asarray(_leaves(jax.tree.leaves(tree))).tolist(), strict=True))
 
 
 def digest(tree: Any) -> str:
-  """A name for the numbers in a tree, by their checksums."""
+  """A hash of the values in a pytree, as 16 hexadecimal digits."""
   return hashlib.sha256(json.dumps(of(tree), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def name(path: tuple) -> str:
-  """a/b/0: the same for a NamedTuple's fields as for the dict that orbax makes of them."""
+  """A pytree path as text, a/b/0; equal for a NamedTuple and for the dict that orbax restores in its place."""
   return '/'.join(str(getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))) for key in path)
 
 
@@ -31,10 +31,10 @@ def _leaves(leaves: list[jax.Array]) -> jax.Array:
 
 
 def _leaf(leaf: jax.Array) -> jax.Array:
-  """Sum of the elements' bits, each times its own odd number, modulo 2^32.
+  """Sum of the elements' bits, each multiplied by an odd number that depends on its index, modulo 2^32.
 
-  Exact in any order, so it needs no copy on the host and is the same on one device and on a pod. A flipped bit changes
-  it by an odd multiple of a power of two below 2^32.
+  Integer addition is exact in any order, so the sum is computed on the devices and does not depend on the sharding. A
+  flipped bit changes it by an odd multiple of a power of two below 2^32.
   """
   bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
   number, stride = jnp.zeros(leaf.shape, jnp.uint32), 1

@@ -1,4 +1,4 @@
-"""The config that a command means: a file of Python, by path or by name, or config.json of a run; and its help."""
+"""Finds the config of a command (a Python file by path or name, or a run's config.json) and formats --help."""
 
 import inspect
 import os
@@ -12,16 +12,17 @@ from dvd_gan.runtime import files, run_config
 from dvd_gan.runtime.errors import UsageError
 
 FOLDER = os.path.dirname(default.__file__)
-OF_RUNS = ('train', 'sample', 'evaluate', 'export')  # modes that take the config of the run in their workdir
+OF_RUNS = ('train', 'sample', 'evaluate', 'export')  # modes that default to the config of the run in --workdir
 
 
 def with_config(argv: list[str]) -> list[str]:
-  """Arguments whose --config ml_collections can load.
+  """Rewrites the arguments so that ml_collections can load their --config.
 
-  Without --config it is the config.json of the run in --workdir. A file is found by its path or, in `configs/`, by name.
+  A file is found by its path or, in `configs/`, by its name. The default is the config.json of the run in --workdir.
 
   Raises:
-    UsageError: if there is no such file, or none is named and there is no run.
+    UsageError: if the file does not exist, or if there is neither --config nor a run.
+    RunError: if the workdir's bucket does not answer.
   """
   given, mode, workdir = (_value(argv, name) for name in ('config', 'mode', 'workdir'))
   rest = list(argv)
@@ -31,7 +32,7 @@ def with_config(argv: list[str]) -> list[str]:
     saved = os.path.join(os.path.expanduser(workdir or ''), run_config.FILE)
     try:
       there = mode in OF_RUNS and workdir and epath.Path(saved).exists()
-    except (KeyError, *files.errors()) as error:  # a scheme that epath does not know, a bucket
+    except (KeyError, *files.errors()) as error:  # KeyError: a URL scheme unknown to epath
       raise files.failure(error, f'--workdir={workdir} cannot be read') from None
     if not there:
       run = f', or --workdir=DIR of a run ({saved} is not there)' if workdir and mode in OF_RUNS else ''
@@ -42,7 +43,7 @@ def with_config(argv: list[str]) -> list[str]:
       del rest[at : at + (1 if '=' in rest[at] else 2)]
   if given.endswith('.json'):
     get_config(given)
-    return [rest[0], f'--config={__file__}:{given}', *rest[1:]]  # before the flags of its fields
+    return [rest[0], f'--config={__file__}:{given}', *rest[1:]]  # has to precede the flags of its fields
   path, colon, argument = given.partition(':')
   named = os.path.join(FOLDER, f'{path}.py')
   if not os.path.isfile(path) and os.path.isfile(named):
@@ -57,7 +58,7 @@ def with_config(argv: list[str]) -> list[str]:
 
 
 def get_config(path: str) -> Any:
-  """The config in a run's config.json, over today's defaults; what they no longer have is left out."""
+  """Reads a run's config.json. Missing fields get the current defaults; fields that no longer exist are ignored."""
   files.check_remote(path)
   file = epath.Path(path).expanduser()
   if not file.exists():
@@ -72,12 +73,12 @@ def get_config(path: str) -> Any:
           place[key] = tuple(one) if isinstance(one, list) else one
   except (TypeError, AttributeError, ValueError) as error:
     raise UsageError(f'{path} is no config of today: {error}') from None
-  config.train.allow_config_change = False  # that was said once, for one start
+  config.train.allow_config_change = False  # it applies to one start only
   return config
 
 
 def help_text(modes: dict[str, str]) -> str:
-  """What --help prints: the modes, and each field of default.py with its default and its comment."""
+  """The text of --help: the modes, and each field of default.py with its default and its comment."""
   lines = [
     'python -m dvd_gan.main --mode=MODE --config=configs/FILE.py --workdir=DIR [--config.FIELD=VALUE ...]', '',
     'Without --config: the config of the run in --workdir.', '', 'Modes:',
@@ -95,7 +96,7 @@ def help_text(modes: dict[str, str]) -> str:
 
 
 def _value(argv: list[str], name: str) -> str | None:
-  """The value of a flag: --name=value, -name=value or --name value; None if it is not given."""
+  """The value of a flag: --name=value, -name=value or --name value; None if absent."""
   if (at := _place(argv, name)) is None:
     return None
   _, equals, value = argv[at].partition('=')
@@ -103,6 +104,6 @@ def _value(argv: list[str], name: str) -> str | None:
 
 
 def _place(argv: list[str], name: str) -> int | None:
-  """Where a flag stands, the last time."""
+  """Index of the last occurrence of a flag; None if absent."""
   places = [i for i, argument in enumerate(argv) if re.match(f'--?{name}(=|$)', argument)]
   return places[-1] if places else None

@@ -1,11 +1,11 @@
-"""How the program ends: errors that reach the user as one line, and the exit code of a stop."""
+"""Errors that are reported to the user as one line, and the exit code after a signal."""
 
-PREEMPTED = 42  # exit code: stopped by a signal, with everything saved that there was to save
+PREEMPTED = 42  # exit code: stopped by a signal, with all progress saved
 
 
 class UsageError(Exception):
-  """A mistake in the config, the command or the data: main prints its message alone and exits with 2."""
+  """An error in the config, the command or the data: only the message is printed; the exit code is 2."""
 
 
 class RunError(Exception):
-  """A run that cannot go on though nothing was wrong with the command: main prints its message alone, exits with 1."""
+  """A run cannot continue although its command is correct: only the message is printed; the exit code is 1."""

@@ -1,4 +1,4 @@
-"""Files and folders, local or in a bucket, where epath alone is not enough."""
+"""Operations on files and folders, local or in a bucket, that epath does not provide."""
 
 import contextlib
 import functools
@@ -17,12 +17,12 @@ from dvd_gan.runtime.errors import RunError, UsageError
 
 
 def is_remote(path: object) -> bool:
-  """Whether a path is a URL, gs://bucket/file say."""
+  """Whether a path is a URL, such as gs://bucket/file."""
   return '://' in str(path)
 
 
 def errors() -> tuple[type[Exception], ...]:
-  """What a failing read or write raises: those of TensorFlow and of Google's client, which buckets give, are no OSErrors."""
+  """Exceptions of a failed read or write. For buckets, TensorFlow and Google's client raise types of their own."""
   return (
     OSError,
     *_named('tensorflow', 'errors.OpError'),
@@ -33,9 +33,9 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 def refused(error: Exception) -> bool:
-  """Whether a bucket has said no: what is asked for is not there, or not for this account. Asking again will not help.
+  """Whether a bucket has rejected a request permanently (not found, forbidden, invalid), so that a retry cannot help.
 
-  401 is no refusal: a TPU VM whose metadata server does not answer for a moment has no token.
+  401 is not permanent: a TPU VM has no token while its metadata server does not answer.
   """
   kinds = [
     *_named('tensorflow', *(f'errors.{name}Error' for name in ('NotFound', 'PermissionDenied', 'InvalidArgument')))
@@ -45,10 +45,10 @@ def refused(error: Exception) -> bool:
 
 
 def passing(error: Exception) -> bool:
-  """Whether an error is a bucket's or a network's that may be gone when the program is started again.
+  """Whether an error is a transient one of a bucket or a network, so that a restart of the program may help.
 
-  The libraries have retried by then: TensorFlow for 3 minutes, Google's client for 2, tensorstore for 15. The last of
-  them, by which orbax reads and writes, says what went wrong only in the text of a ValueError.
+  The libraries have already retried: TensorFlow for 3 minutes, Google's client for 2, tensorstore for 15. Tensorstore,
+  which orbax uses, gives the cause only in the text of a ValueError.
   """
   if isinstance(error, ValueError) and not isinstance(error, errors()):
     words = 'ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|code=.?401|retry attempts failed'
@@ -59,19 +59,19 @@ def passing(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-  """The first line of an error's message, else its name."""
+  """The first line of an error's message, or the name of its type if the message is empty."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def failure(error: Exception, message: str) -> UsageError | RunError:
-  """The error that ends the program with one line: a mistake of the user's, but where a launcher may try again."""
+  """The error to raise after a failed access: RunError if a restart may help (`passing`), else UsageError."""
   return (RunError if passing(error) else UsageError)(
     f'{message}: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
   )
 
 
 def _named(module: str, *names: str) -> Iterator[type[Exception]]:
-  """Exceptions of a module that is imported; another thread may be importing it."""
+  """Exception types of a module if it is imported; another thread may still be importing it."""
   for name in names:
     try:
       yield operator.attrgetter(name)(sys.modules[module])
@@ -80,15 +80,15 @@ def _named(module: str, *names: str) -> Iterator[type[Exception]]:
 
 
 def check_remote(path: str) -> None:
-  """Raises UsageError for a gs:// path on a host without TensorFlow, which reads and writes it."""
-  with contextlib.suppress(ValueError):  # where its import is barred
+  """Raises UsageError for a gs:// path if TensorFlow, which reads and writes it, is not installed."""
+  with contextlib.suppress(ValueError):  # raised by find_spec if the import is blocked
     if not is_remote(path) or importlib.util.find_spec('tensorflow'):
       return
   raise UsageError(f'{path}: gs:// paths need TensorFlow, which is not installed (pip install tensorflow-cpu)')
 
 
 def size_and_time(path: object) -> tuple[int, float]:
-  """Bytes of a file and when it was changed. (epath's own stat fails where the owner is not in the password file.)"""
+  """Size of a file in bytes and its modification time. epath's own stat fails if the owner has no passwd entry."""
   if is_remote(path):
     import tensorflow as tf
 
@@ -99,7 +99,7 @@ def size_and_time(path: object) -> tuple[int, float]:
 
 
 def write(path: epath.Path, content: bytes) -> None:
-  """Writes a file whole or not at all, also where the process is killed; makes its folder."""
+  """Writes a file atomically, even if the process is killed; creates its folder."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.parent / f'{path.name}.{uuid.uuid4().hex[:8]}'
   partial.write_bytes(content)
@@ -108,11 +108,11 @@ def write(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
-  """Holds a lock file, which is gone with the process however it ends; nothing is locked in a bucket.
+  """Holds an exclusive lock on a file. The lock ends with the process, even if it is killed. Buckets are not locked.
 
   Args:
-    lock: the file; its folder is made.
-    doing: what for, 'preparing FOLDER' say.
+    lock: the file; its folder is created.
+    doing: the activity, for the error message, such as 'preparing FOLDER'.
 
   Raises:
     UsageError: if another process holds it.
@@ -137,7 +137,7 @@ def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
 
 
 def is_folder(path: epath.Path) -> bool:
-  """Whether a folder is there. (epath says that it is not where the bucket does not answer.)
+  """Whether a folder exists. epath's own check returns False if the bucket does not answer.
 
   Raises:
     google.api_core.exceptions.GoogleAPIError: if the bucket does not answer.
@@ -150,7 +150,7 @@ def is_folder(path: epath.Path) -> bool:
 
 @functools.cache
 def client() -> Any:
-  """Google's client of buckets; without credentials, as public data sets need none, anonymous."""
+  """Google's storage client; anonymous without credentials, which is enough for public data sets."""
   from google.auth import exceptions
   from google.cloud import storage
 
@@ -161,21 +161,21 @@ def client() -> Any:
 
 
 def bucket_and_prefix(folder: object) -> tuple[str, str]:
-  """Bucket of a gs:// folder, and what the names of its files begin with."""
+  """Bucket of a gs:// folder, and the prefix of its object names."""
   bucket, _, name = str(folder).removeprefix('gs://').rstrip('/').partition('/')
   return bucket, f'{name}/' if name else ''
 
 
 def is_junk(path: str) -> bool:
-  """Whether a relative path is litter: ._* of macOS archives, .Trash and the like of file managers."""
+  """Whether part of a relative path is hidden: ._* of macOS archives, .Trash of file managers and the like."""
   return any(part.startswith('.') and part != '.' for part in path.split('/'))
 
 
 def walk(root: epath.Path) -> list[str]:
-  """Paths below a folder of its files without the litter, sorted; for people, `printable` makes them text.
+  """Relative paths of the files below a folder, sorted, without hidden ones (`is_junk`). For messages use `printable`.
 
-  Links are followed. Each real file is listed once: where it lies, or under the first of the links to it; under a link
-  also where it lies hidden, or has no suffix and the link has.
+  Symbolic links are followed. Each file is listed once: by its own path, or by that of a link to it if the file is
+  hidden, lies elsewhere or has no suffix.
   """
   if is_remote(root):
     bucket, prefix = bucket_and_prefix(root)
@@ -195,7 +195,7 @@ def walk(root: epath.Path) -> list[str]:
 
 
 def _tree(root: str, found: dict[str, str], seen: set[str]) -> list[str]:
-  """Adds the files of a folder, and of those in it that are not `seen`, by real path to `found`; returns the links."""
+  """Adds the files below a folder to `found` by real path, except folders in `seen`; returns symbolic links."""
   links, folders = [], [root]
   while folders:
     folder = folders.pop()
@@ -205,7 +205,7 @@ def _tree(root: str, found: dict[str, str], seen: set[str]) -> list[str]:
     seen.add(real)
     try:
       entries = list(os.scandir(folder))
-    except OSError as error:  # lost+found, say
+    except OSError as error:  # no permission, such as for lost+found
       print(f'{printable(folder)} is left out: {error.strerror}', file=sys.stderr)
       continue
     for entry in entries:

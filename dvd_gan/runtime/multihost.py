@@ -1,4 +1,4 @@
-"""The processes of a run, one on each host: starting together, agreeing, taking turns, leaving."""
+"""Coordinates the processes of a run, one per host: start, agreement, taking turns, exit."""
 
 import itertools
 import os
@@ -14,32 +14,32 @@ from dvd_gan import sharding
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import RunError, UsageError
 
-PATIENCE = 7 * 24 * 3600  # seconds
+PATIENCE = 7 * 24 * 3600  # seconds to wait for other processes
 _CALLS = itertools.count()
 
 
 def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int) -> None:
-  """Joins the run's other processes, before anything touches a device.
+  """Connects to the run's other processes. Must be called before JAX initialises a device.
 
-  On Cloud TPU VMs, and under Slurm or Open MPI, JAX finds them by itself; elsewhere the flags name them.
+  On Cloud TPU VMs and under Slurm or Open MPI, JAX finds the processes automatically; elsewhere the flags name them.
 
   Args:
-    coordinator: HOST:PORT of process 0; empty to let JAX look, and to be alone where it finds nothing.
-    processes: how many there are.
-    process: the number of this one, from 0.
-    heartbeat_seconds: silence after which a process counts as dead, and the others end.
+    coordinator: HOST:PORT of process 0. If empty, JAX detects the cluster; the run has one process if there is none.
+    processes: number of processes.
+    process: index of this process, from 0.
+    heartbeat_seconds: time without a heartbeat after which a process counts as dead and the other processes exit.
 
   Raises:
-    UsageError: if the flags do not make sense together, or the others do not come.
-    RunError: if JAX_PLATFORMS names a TPU, as launch/tpu_worker.sh sets it, and there is none, or the other hosts cannot
-      be found: alone on a CPU the run would be of no use.
+    UsageError: if the flags contradict each other, or the other processes cannot be reached.
+    RunError: if JAX_PLATFORMS names a TPU, as launch/tpu_worker.sh sets it, and there is no TPU or the other hosts
+      cannot be found; such a run must not continue on one CPU.
   """
-  # JAX's own service would swallow SIGTERM until something polls it; StopSignal is ours.
+  # JAX's preemption service would catch SIGTERM and only report it when polled; StopSignal handles it instead.
   jax.config.update('jax_enable_preemption_service', False)
   if not coordinator:
     if processes or process:
       raise UsageError('--processes and --process need --coordinator=HOST:PORT')
-    if os.environ.get('SLURM_NTASKS') == '1':  # JAX would leave one of this machine's GPUs to it
+    if os.environ.get('SLURM_NTASKS') == '1':  # JAX would use only one of this machine's GPUs
       return
     on_tpu = 'tpu' in (jax.config.jax_platforms or '')
     try:
@@ -50,7 +50,7 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
         raise RunError(f'{message}: {files.first_line(error)}') from None
       if not isinstance(error, ValueError):
         raise
-      if 'coordinator_address' not in str(error):  # there is a cluster around, but it cannot be made out
+      if 'coordinator_address' not in str(error):  # a cluster was detected, but not its hosts
         raise UsageError(f'cannot find the other hosts: {error}; name them with --coordinator') from None
     if on_tpu:
       try:
@@ -80,15 +80,15 @@ def several() -> bool:
 
 
 def gather(value: str = '-') -> list[str]:
-  """What every process says, by its number; each must make the same calls in the same order. Waits for all.
+  """Gathers one string from every process, in process order. Waits for all; all must make the same calls in order.
 
-  By JAX's coordination service, not by a device program as in `multihost_utils`: a host may be hours late (it prepares
-  data) or have gone another way (its read failed), and devices in the middle of a program would not forgive that. A
-  process that is dead ends this one by its missing heartbeat.
+  Uses JAX's coordination service, not a device collective as `multihost_utils` does. A host may be hours late (it
+  prepares data) or on another code path (its read failed), which a device collective does not tolerate. If a process
+  dies, its missing heartbeat ends this one.
   """
   if not several():
     return [value]
-  from jax._src import distributed  # orbax has no other way either
+  from jax._src import distributed  # there is no public API; orbax uses it, too
 
   client, prefix = distributed.global_state.client, f'dvd_gan/{next(_CALLS)}'
   client.key_value_set(f'{prefix}/{jax.process_index()}', value)
@@ -96,9 +96,9 @@ def gather(value: str = '-') -> list[str]:
 
 
 def in_turn(fn: Callable[[], Any]) -> Any:
-  """The result of `fn` on every process, called by the first before the others.
+  """Calls `fn` on process 0, then on all other processes, and returns its result on each.
 
-  For what the first leaves behind for all: a data set that it prepares where they share a disk.
+  This lets process 0 create something for all processes, such as a data set on a shared disk.
   """
   first = jax.process_index() == 0
   try:
@@ -110,7 +110,7 @@ def in_turn(fn: Callable[[], Any]) -> Any:
 
 
 def check_shared(folder: Any) -> None:
-  """Raises UsageError where `folder` is not the same one for all processes."""
+  """Raises UsageError if the processes do not share `folder`."""
   if not several():
     return
   probe = folder / f'.shared-{gather(os.urandom(8).hex())[0]}'
@@ -125,15 +125,16 @@ def check_shared(folder: Any) -> None:
 
 
 def all_agree(flag: bool) -> bool:
-  """Whether `flag` is true on every process; waits for them."""
+  """Whether `flag` is true on every process; waits for all of them."""
   return all(said == 'True' for said in gather(str(bool(flag))))
 
 
 class Largest:
-  """The largest number that any process gives, known to all at the same step, without waiting for the devices.
+  """The maximum of a number over all processes, one call late so that no call waits for its own all-reduce.
 
-  Each call sends this process's number along and returns the largest of those sent in the call before: every process
-  makes the same calls, so all learn of it in the same one.
+  Each call starts an all-reduce of this process's number and returns the previous call's maximum, at first 0. All
+  processes make the same calls, so each value reaches all of them in the same call. A single process gets its number
+  at once.
   """
 
   def __init__(self, mesh: jax.sharding.Mesh):
@@ -151,9 +152,9 @@ class Largest:
 
 
 def leave(code: int, error: BaseException | None = None) -> NoReturn:
-  """Ends the process at once.
+  """Exits immediately.
 
-  Ending as Python does would wait minutes for processes that are gone or stuck, and for ever for a read that hangs.
+  Python's normal exit would wait minutes for lost or stuck processes, and forever for a read that hangs.
   """
   try:
     if error is not None:

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the notices of Google's metadata server, so that training can save in time."""
+"""Handles SIGTERM, Ctrl-C and notices of Google's metadata server, so that training can save in time."""
 
 import http.client
 import math
@@ -14,16 +14,16 @@ import jax
 
 from dvd_gan.runtime.errors import PREEMPTED
 
-LOOK_EVERY = 2.0  # seconds; a preempted VM has 30 left
-QUIET = {'preempted': 'FALSE', 'maintenance-event': 'NONE'}  # what the metadata server says when nothing is coming
+LOOK_EVERY = 2.0  # seconds between requests; a preempted VM stops after 30
+QUIET = {'preempted': 'FALSE', 'maintenance-event': 'NONE'}  # values without a pending event
 
 
 class StopSignal:
-  """True once SIGTERM or Ctrl-C has come; a second one, a second or more later, ends the process unsaved, with 1.
+  """True after SIGTERM or Ctrl-C. A second signal, at least a second later, exits with 1 without saving.
 
   Attributes:
-    nothing_to_save: while it is set, a signal ends the process at once with 42: Python's own handlers
-      would wait until a compilation is through, minutes that a preempted machine does not have.
+    nothing_to_save: while True, a signal exits immediately with 42. Python's own handlers would run only after a
+      compilation, which can take minutes, more than a preempted machine has.
   """
 
   def __init__(self):
@@ -39,7 +39,7 @@ class StopSignal:
     self.name = self.name or signal.Signals(number).name
 
   def _watch(self) -> None:
-    """Handles each signal as it comes, even while the main thread is in a library; ends when `restore` closes the socket."""
+    """Handles signals at once, even while the main thread runs native code; ends when `restore` closes the socket."""
     first = math.inf
     while number := self._woken.recv(1):
       if number[0] not in self._before:
@@ -47,9 +47,9 @@ class StopSignal:
       if self.nothing_to_save:
         try:
           print(f'stopped by {signal.Signals(number[0]).name} before the first step: nothing to save', flush=True)
-        finally:  # also where stdout is closed, or its disk full
+        finally:  # also if stdout is closed or its disk is full
           os._exit(PREEMPTED)
-      # A terminal and a supervisor may both pass on one stop.
+      # A terminal and a supervisor may both forward the same signal.
       if time.monotonic() - first > 1:
         os._exit(1)
       first = min(first, time.monotonic())
@@ -59,7 +59,7 @@ class StopSignal:
     return bool(self.name)
 
   def restore(self) -> None:
-    """Puts the earlier handlers back."""
+    """Restores the earlier handlers."""
     signal.set_wakeup_fd(self._wake_before)
     self._wake.close()
     for number, handler in self._before.items():
@@ -67,9 +67,9 @@ class StopSignal:
 
 
 class Notices:
-  """What Google's metadata server announces of this TPU VM: that it is preempted, or stopped for maintenance.
+  """Notices of preemption or maintenance of this TPU VM, from Google's metadata server.
 
-  It is asked in a thread of its own, on TPU VMs, and where GCE_METADATA_HOST names the server. Source: Compute Engine's
+  A thread polls the server on TPU VMs and wherever GCE_METADATA_HOST names the server. Source: Compute Engine's
   documentation of `instance/preempted` and `instance/maintenance-event`.
   """
 
@@ -88,7 +88,7 @@ class Notices:
         try:
           with urllib.request.urlopen(request, timeout=LOOK_EVERY) as answer:
             said = answer.read().decode().strip()
-        except (OSError, ValueError, http.client.HTTPException):  # it may answer at the next look
+        except (OSError, ValueError, http.client.HTTPException):  # retry at the next poll
           continue
         if said not in (known[name], QUIET[name]):
           self._new = True
@@ -100,5 +100,5 @@ class Notices:
     return new
 
   def close(self) -> None:
-    """Ends the thread."""
+    """Stops the thread."""
     self._closed.set()

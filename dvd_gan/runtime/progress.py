@@ -1,4 +1,4 @@
-"""What a person sees while the program works: lines, bars, a clock. A terminal gets one line that moves, a log file gets lines."""
+"""Progress output: lines, bars, a clock. A terminal shows one line that is updated; a log file gets separate lines."""
 
 import contextlib
 import sys
@@ -10,8 +10,8 @@ from typing import Any, TextIO
 import jax
 import tqdm
 
-EVERY = 5.0  # seconds between two looks at a training run's metrics
-EVERY_LINE = 60.0  # seconds between two lines of other work in a log file
+EVERY = 5.0  # seconds between updates of a training run's progress
+EVERY_LINE = 60.0  # seconds between progress lines of other work in a log file
 LOSSES = {
   'D_S': 'disc_loss_spatial',
   'D_T': 'disc_loss_temporal',
@@ -21,9 +21,9 @@ LOSSES = {
 
 
 def say(message: str, file: TextIO | None = None) -> None:
-  """One line to the user, on stdout or another file, above any bar; from the first process only."""
+  """Prints one line to `file`, by default stdout, above any progress bar; on process 0 only."""
   file = file or sys.stdout
-  if jax.process_index() == 0 and file is not None:  # None where it is closed
+  if jax.process_index() == 0 and file is not None:  # stdout is None if it is closed
     tqdm.tqdm.write(message, file)
     file.flush()
 
@@ -34,7 +34,7 @@ def terminal() -> bool:
 
 
 class _Lines:
-  """What `bar` is in a log file: a line every minute."""
+  """`bar` for a log file: one line per minute."""
 
   def __init__(self, total: int, what: str, quiet: bool):
     self._done, self._total, self._what, self._quiet, self._shown = 0, total, what, quiet, time.monotonic()
@@ -58,7 +58,7 @@ def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm | _Lines:
 
   Args:
     total: videos.
-    what: the line's first words.
+    what: label of the bar.
     quiet: show nothing.
   """
   quiet = quiet or jax.process_index() > 0
@@ -68,7 +68,7 @@ def bar(total: int, what: str, *, quiet: bool = False) -> tqdm.tqdm | _Lines:
 
 
 def over(starts: range, what: str) -> Iterator[int]:
-  """Iterates over the first video of each batch, with a bar."""
+  """Iterates over `starts`, the index of the first video of each batch, with a bar."""
   with bar(starts.stop, what) as shown:
     for start in starts:
       yield start
@@ -77,7 +77,7 @@ def over(starts: range, what: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def clock(what: str) -> Iterator[None]:
-  """Surrounds work of unknown length; on a terminal a clock moves."""
+  """Context manager for work of unknown length; on a terminal it shows the elapsed time."""
   if jax.process_index() or not terminal():
     say(what, sys.stderr)
     yield
@@ -108,11 +108,11 @@ class Steps:
     """Starts the clock.
 
     Args:
-      first: step that is done.
-      last: step that training ends with.
-      clips_per_step: real clips that D sees in a step.
-      events: what happens every so many steps, by name; 0 for never. Once the rate is known, it is said when each
-        comes next.
+      first: number of the last completed step.
+      last: number of the final step of training.
+      clips_per_step: real clips that D sees per step.
+      events: interval in steps of each event, by name; 0 for never. `show` prints once when each event comes next, as
+        soon as the rate is known.
     """
     self._first, self._last, self._clips_per_step, self._events = first, last, clips_per_step, events
     self._start = self._shown = time.monotonic()
@@ -132,13 +132,13 @@ class Steps:
       )
 
   def show(self, step: int, metrics: dict[str, Any], waited: float, *, force: bool = False) -> None:
-    """Shows a step at most every few seconds; `metrics` are fetched from the device only then.
+    """Shows a step, at most every EVERY seconds; `metrics` are fetched from the device only then.
 
     Args:
       step: number of the step.
-      metrics: of the step.
+      metrics: metrics of the step.
       waited: seconds spent waiting for input since the start.
-      force: show it in any case.
+      force: show the step in any case.
     """
     now = time.monotonic()
     if jax.process_index() or (not force and now - self._shown < EVERY):
@@ -157,7 +157,7 @@ class Steps:
     say(f'step {step}/{self._last}  {rate:.2f} steps/s  {left} left  {shown}  input wait {waiting}', sys.stderr)
 
   def _look_ahead(self, step: int, rate: float) -> None:
-    """Says, once, when the run will be done and when there is something to look at."""
+    """Prints, once, the step of each next event and the time until then."""
     for what, every in self._events.items():
       if every:
         then = min((step // every + 1) * every, self._last)
@@ -178,13 +178,13 @@ class Steps:
     return {'steps_per_s': rate, 'clips_per_s': rate * self._clips_per_step, 'input_wait': waiting}
 
   def close(self) -> None:
-    """Leaves the terminal's line as it is."""
+    """Closes the bar; its last state stays on the terminal."""
     if self._bar is not None:
       self._bar.close()
 
 
 def span(seconds: float) -> str:
-  """A duration in two units at most."""
+  """Formats a duration in at most two units."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   days, hours = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""config.json: what a run was started with, and whether it may go on."""
+"""config.json: the config of a run, and the checks for resuming it."""
 
 import contextlib
 import difflib
@@ -21,16 +21,16 @@ from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
 FILE = 'config.json'
-# Fields that were renamed: an old config.json is read with the new names, an old flag is refused with its new name.
+# Renamed fields: an old config.json is read with the new names; an old flag is an error that names the new one.
 RENAMED = {'data.given': 'data.context', 'gen.given_multipliers': 'gen.context_multipliers'}
-# What an empty gen.context_multipliers was in a run from before it was written out: half of D's widths.
+# Meaning of an empty gen.context_multipliers in the config.json of earlier runs: half of D's widths.
 HALF_WIDTHS = {8: (2,), 16: (1, 2), 32: (1, 2, 4), 64: (1, 2, 4, 8), 128: (1, 1, 2, 4, 8), 256: (1, 1, 2, 4, 4, 8)}
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 'tensorflow-cpu', 'tensorflow-datasets',
             'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
 
 
 def open_workdir(workdir: epath.Path) -> None:
-  """Makes the workdir; UsageError if it cannot be made or written, RunError if its bucket does not answer."""
+  """Creates the workdir. Raises UsageError if it is not writable, RunError if its bucket does not answer."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     probe = workdir / f'.probe-{jax.process_index()}'
@@ -41,9 +41,9 @@ def open_workdir(workdir: epath.Path) -> None:
 
 
 def write(config: Any, workdir: epath.Path, classes: tuple[str, ...] = ()) -> None:
-  """Writes config.json from the first process: config, names of classes, packages' versions, CPUs that XLA may use.
+  """Writes config.json on process 0: config, class names, package versions, number of CPUs that XLA may use.
 
-  On a CPU their number decides how XLA splits its sums: with another one the results differ in their last digits.
+  The CPU backend splits sums by the number of CPUs, so another number changes the last digits of results.
   """
   if jax.process_index() == 0:
     content = {'config': json.loads(config.to_json_best_effort()), 'classes': list(classes)}
@@ -52,7 +52,7 @@ def write(config: Any, workdir: epath.Path, classes: tuple[str, ...] = ()) -> No
 
 
 def read(path: epath.Path) -> dict[str, Any]:
-  """The config in a config.json, as nested dicts, with today's names of its fields and what was left open filled in.
+  """Reads the config in a config.json as nested dicts, with current field names and context widths filled in.
 
   Raises:
     UsageError: if the file is damaged.
@@ -74,7 +74,7 @@ def read(path: epath.Path) -> dict[str, Any]:
 
 
 def settle(config: Any, workdir: epath.Path) -> None:
-  """Fills in what a config leaves open, widths and classes, as the run in `workdir` has it, or by default."""
+  """Fills in context widths and the number of classes from the run in `workdir`; widths also by default."""
   path = workdir / FILE
   earlier = read(path) if path.exists() and (workdir / 'checkpoints').exists() else {}
   if config.data.context and not config.gen.context_multipliers:
@@ -85,30 +85,30 @@ def settle(config: Any, workdir: epath.Path) -> None:
 
 
 def saved_versions(workdir: epath.Path) -> dict[str, str]:
-  """`versions` when the run in `workdir` was last started; empty where that is not known."""
+  """Result of `versions` when the run in `workdir` was last started; empty if unknown."""
   path = workdir / FILE
   return json.loads(path.read_text()).get('versions', {}) if path.exists() else {}
 
 
 def class_names(config: Any, workdir: epath.Path) -> tuple[str, ...]:
-  """Names of a run's classes by label; of one from before they were saved their numbers, but of moving_shapes."""
+  """Class names of a run, by label. Runs without saved names get numbers, except those on moving_shapes."""
   path = workdir / FILE
   saved = json.loads(path.read_text()).get('classes') if path.exists() else None
   return padded(config, tuple(saved or (shapes.CLASSES if config.data.name == 'moving_shapes' else ())))
 
 
 def padded(config: Any, names: tuple[str, ...]) -> tuple[str, ...]:
-  """A name for each label that the networks know: those of the data set's classes, then numbers; '' for the only one."""
+  """One name per label of the networks: class names of the data set, then numbers; ('',) without labels."""
   if not config.data.use_labels:
     return ('',)
   return (*names, *(str(label) for label in range(len(names), models.num_labels(config))))
 
 
 def number_classes(config: Any, names: tuple[str, ...]) -> None:
-  """Makes numbers of the names in `sample.classes`, which may be joined by commas; what is a number stays.
+  """Replaces class names in `sample.classes` by numbers, in place. An entry may be several names joined by commas.
 
   Raises:
-    UsageError: for a name or a number that there is not, with the names that are most like it.
+    UsageError: for an unknown name or number; the message lists similar names.
   """
   found: list[int] = []
   for one in config.sample.classes:
@@ -125,7 +125,7 @@ def number_classes(config: Any, names: tuple[str, ...]) -> None:
 
 
 def statistics_size(workdir: epath.Path) -> tuple[int, int] | None:
-  """Of how many batches of how many videos a run's standing statistics are by its config; None where that is missing."""
+  """(number of batches, videos per batch) for standing statistics, from a run's config.json; None if unknown."""
   path = workdir / FILE
   found = read(path).get('sample', {}) if path.exists() else {}
   size = found.get('statistics_batches'), found.get('statistics_batch_size')
@@ -133,7 +133,7 @@ def statistics_size(workdir: epath.Path) -> tuple[int, int] | None:
 
 
 def check(config: Any, workdir: epath.Path) -> None:
-  """Raises UsageError naming the first field of the model that differs from what `workdir` was trained with."""
+  """Raises UsageError with the first model field that differs from that of the run in `workdir`."""
   path = workdir / FILE
   if not path.exists():
     return
@@ -144,7 +144,7 @@ def check(config: Any, workdir: epath.Path) -> None:
   model += [('data', 'num_classes')] * config.data.use_labels
   for group, field in model:
     new = now[group][field]
-    old = earlier.get(group, {}).get(field, before[group][field])  # a field younger than the run
+    old = earlier.get(group, {}).get(field, before[group][field])  # the field may be newer than the run
     if old != new:
       raise UsageError(
         f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
@@ -153,12 +153,12 @@ def check(config: Any, workdir: epath.Path) -> None:
 
 
 def cpus() -> int:
-  """The CPUs that this process may run on."""
+  """Number of CPUs that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-  """Installed versions of the packages that decide results, and of this code."""
+  """Installed versions of the packages that affect results, and of this code."""
   found = {'dvd-gan': code_version()}
   for name in PACKAGES:
     try:
@@ -170,7 +170,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-  """This program's version, and its commit where it is known: of a clone, or of what launch/tpu_pod.sh has shipped."""
+  """Version of this program, with its commit in a git clone or in a copy made by launch/tpu_pod.sh."""
   root, commit = pathlib.Path(dvd_gan.__file__).resolve().parents[1], ''
   if (root / 'COMMIT').exists():
     commit = (root / 'COMMIT').read_text().strip()[:10]

@@ -12,7 +12,7 @@ from dvd_gan.runtime.run_config import RENAMED
 
 
 def validate(config: Any) -> None:
-  """Raises UsageError with one line for the first thing in a config that cannot work."""
+  """Raises UsageError with one line about the first invalid field of a config."""
   for name in names(config):
     new = f'; it is now {RENAMED[name]}' if name in RENAMED else ''
     _require(name in fields.RULES, f'the config has no field {name}{new}')
@@ -45,7 +45,7 @@ def validate(config: Any) -> None:
 
 
 def _validate_networks(config: Any) -> None:
-  """Widths, depths and what is chosen by name, for the resolution."""
+  """Checks the fields of the networks against the resolution."""
   gen, disc, res = config.gen, config.disc, config.data.resolution
   units = res.bit_length() - 3
   if gen.multipliers:
@@ -80,7 +80,7 @@ def _validate_networks(config: Any) -> None:
 
 
 def _validate_prediction(config: Any) -> None:
-  """What context frames need, and what needs them."""
+  """Checks fields that depend on whether there are context frames."""
   data, res = config.data, config.data.resolution
   units = res.bit_length() - 3
   count = len(models.context_multipliers(config))
@@ -95,7 +95,7 @@ def _validate_prediction(config: Any) -> None:
 
 
 def _validate_sample(config: Any) -> None:
-  """What is asked of samples and of their evaluation."""
+  """Checks fields of sampling, evaluation and export."""
   data, sample = config.data, config.sample
   _require(
     not (sample.video and data.context and data.use_labels) or len(sample.classes) == 1,
@@ -115,7 +115,7 @@ def _validate_sample(config: Any) -> None:
 
 
 def validate_batch(config: Any, devices: int) -> None:
-  """Raises UsageError if a train step's batch, or its state, cannot be split over so many devices."""
+  """Raises UsageError if a train step's batch, or its state, cannot be split over `devices` devices."""
   size, shard = config.train.batch_size, config.mesh.shard
   _require(devices % shard == 0, f'mesh.shard={shard} does not divide the {devices} devices')
   _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices')
@@ -124,7 +124,7 @@ def validate_batch(config: Any, devices: int) -> None:
 
 
 def names(config: Any) -> list[str]:
-  """The fields of a config, 'field' or 'group.field'."""
+  """Names of the fields of a config, 'field' or 'group.field'."""
   groups = config.to_dict()
   inner = {group: found for group, found in groups.items() if isinstance(found, dict)}
   return [
@@ -134,7 +134,7 @@ def names(config: Any) -> list[str]:
 
 
 def listing(config: Any) -> str:
-  """Every field with its value, a line each, as flags name them."""
+  """All fields of a config as text, one `field=value` or `group.field=value` per line."""
   return '\n'.join(f'{name}={operator.attrgetter(name)(config)}' for name in names(config))
 
 

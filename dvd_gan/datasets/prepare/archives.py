@@ -1,4 +1,4 @@
-"""Where clips come from: files, and tar and zip files of them, read as they are, member by member."""
+"""Sources of clips: video files, and tar and zip archives, which are read member by member without extraction."""
 
 import contextlib
 import gzip
@@ -13,7 +13,7 @@ from etils import epath
 from dvd_gan.datasets.prepare import ingest
 from dvd_gan.runtime import files
 
-# Of videos. Of what has none of these a file's name says too little: FFmpeg reads text as a film of letters.
+# Suffixes of video files. Other files are not tried, because FFmpeg also decodes text files as video.
 SUFFIXES = (
   '.mp4', '.avi', '.mov', '.mkv', '.webm', '.gif', '.m4v', '.flv', '.mpg', '.mpeg', '.3gp', '.wmv', '.ts', '.mts', '.m2ts',
   '.ogv', '.webp', '.apng', '.vob', '.asf', '.f4v', '.3g2', '.qt', '.mxf', '.dv', '.divx', '.xvid', '.m1v', '.m2v', '.mpe',
@@ -23,10 +23,10 @@ TARS = ('.tar', '.tar.gz', '.tgz')
 
 
 class Archive(NamedTuple):
-  """A tar or zip file of clips; `clip` makes a Clip of a member's path, None for one that belongs elsewhere."""
+  """A tar or zip file of clips; `clip` maps a member's path to its Clip, or to None if it belongs to another split."""
 
   path: str
-  name: str  # for people: its path below the source
+  name: str  # for messages: its path below the source
   clip: Callable[[str], ingest.Clip | None]
 
 
@@ -34,14 +34,14 @@ Source = ingest.Clip | Archive
 
 
 class Damage(Exception):
-  """An archive that does not end as one should."""
+  """The archive is truncated, or other data follow it."""
 
 
 def clips_of(source: Source) -> Iterator[ingest.Clip]:
-  """The clip of a file, with its stamp, or those of an archive, with their bytes."""
+  """Yields the clip of a file, with its stamp, or the clips of an archive, with their bytes."""
   if isinstance(source, Archive):
     yield from members(source)
-  elif source.reject or files.is_remote(source.path):  # asking a bucket about each of 500,000 files takes hours
+  elif source.reject or files.is_remote(source.path):  # one request for each of 500,000 files takes hours
     yield source
   else:
     try:
@@ -52,7 +52,7 @@ def clips_of(source: Source) -> Iterator[ingest.Clip]:
 
 
 def members(archive: Archive) -> Iterator[ingest.Clip]:
-  """The clips of an archive, with their bytes; its damage is a rejected clip."""
+  """Yields the clips of an archive, with their bytes. Damage to the archive is reported as a rejected clip."""
   read = _zip_members if archive.path.lower().endswith('.zip') else _tar_members
   count = 0
   try:
@@ -72,22 +72,22 @@ def members(archive: Archive) -> Iterator[ingest.Clip]:
         share=share,
         reject=reject,
       )
-  except Exception as error:  # whatever is wrong with it, it must not end a run of days
+  except Exception as error:  # no damage to an archive may end a run that takes days
     reason = f'the archive is damaged after {count} clips: {error or type(error).__name__}'
     yield ingest.Clip(f'archive {archive.name}', archive.name, share=1.0, reject=reason)
 
 
 def _tar_members(path: str) -> Iterator[tuple[str, bytes, float, str]]:
-  """(name, content, share of the file read, fault); Damage where the archive does not end in zeros and nothing else."""
+  """Yields (name, content, share of the file read, fault). Raises Damage if the archive does not end in zeros."""
   size = files.size_and_time(path)[0]
   with epath.Path(path).open('rb') as file:
     packed = file.read(2) == b'\x1f\x8b'
     file.seek(0)
     stream: Any = gzip.GzipFile(fileobj=file) if packed else file
-    # Not tarfile's stream mode: it takes any unreadable header for the end.
+    # Not tarfile's stream mode, which takes any unreadable header for the end of the archive.
     with tarfile.open(fileobj=stream, mode='r:') as tar:
       while (member := tar.next()) is not None:
-        tar.members = []  # it would keep them all
+        tar.members = []  # otherwise this list grows with every member
         if member.isfile():
           content = tar.extractfile(member).read()
           if len(content) < member.size:
@@ -117,7 +117,7 @@ def _zip_members(path: str) -> Iterator[tuple[str, bytes, float, str]]:
 
 
 def zip_names(path: epath.Path) -> list[str]:
-  """Names in a zip file; none where it is damaged."""
+  """Names of the members of a zip file; [] if it cannot be read."""
   with contextlib.suppress(zipfile.BadZipFile, *files.errors()):
     with path.open('rb') as file, zipfile.ZipFile(file) as opened:
       return opened.namelist()
@@ -125,6 +125,6 @@ def zip_names(path: epath.Path) -> list[str]:
 
 
 def zip_text(path: epath.Path, name: str) -> str:
-  """A text file in a zip file."""
+  """Content of a text file in a zip file."""
   with path.open('rb') as file, zipfile.ZipFile(file) as opened:
     return opened.read(name).decode('utf-8-sig')

@@ -1,4 +1,4 @@
-"""Ingest on Apache Beam, for sets that one machine would take days for. An optional dependency: `pip install .[beam]`."""
+"""Decodes clips on Apache Beam, for sets that take days on one machine. Optional dependency: `pip install .[beam]`."""
 
 import json
 import pickle
@@ -11,18 +11,18 @@ from etils import epath
 from dvd_gan.datasets.prepare import archives, ingest
 from dvd_gan.runtime import files
 
-CHUNK = 1000  # sources in a file of them: the job itself must stay small
+CHUNK = 1000  # sources per list file; files keep the sources out of the job, which must stay small
 
 
 def decode(sources: list[archives.Source], form: ingest.Form, work: epath.Path, split: str) -> beam.PTransform:
-  """A transform from nothing to (key, example).
+  """A root transform that yields (key, example).
 
   Args:
-    sources: in a fixed order.
-    form: what a clip becomes.
-    work: a folder that all workers reach. The list of sources goes there, and the rejects as JSON lines, in files
+    sources: sources of the clips, in a fixed order.
+    form: format of the decoded clips.
+    work: a folder that all workers can access, for the lists of sources and for the rejects, as JSON lines in files
       rejects-SPLIT*.jsonl.
-    split: their name.
+    split: name of the split.
   """
   chunks = []
   for i in range(0, len(sources), CHUNK):
@@ -44,7 +44,7 @@ class _Decode(beam.PTransform):
       | 'Sources' >> beam.FlatMap(lambda path: pickle.loads(epath.Path(path).read_bytes()))
       | 'Spread' >> beam.Reshuffle()
       | 'Clips' >> beam.FlatMap(_clips)
-      | 'Gather' >> beam.GroupByKey()  # spreads an archive's clips, too
+      | 'Gather' >> beam.GroupByKey()  # also distributes the clips of one archive
       | 'Decode' >> beam.ParDo(_DecodeClips(self._form)).with_outputs('rejected', main='examples')
     )
     _ = (
@@ -56,16 +56,16 @@ class _Decode(beam.PTransform):
 
 
 def _clips(numbered: tuple[int, archives.Source]) -> Iterator[tuple[str, tuple[tuple[int, int], ingest.Clip]]]:
-  """(key, (place in the order of the sources, clip)) of each clip of a source."""
+  """Yields (key, (position in the order of the sources, clip)) for each clip of a source."""
   number, source = numbered
   for i, clip in enumerate(archives.clips_of(source)):
     yield clip.key, ((number, i), clip)
 
 
 class _DecodeClips(beam.DoFn):
-  """Decodes the clips of one key: as on one machine, the first that can be used counts.
+  """Decodes the clips of one key. As on one machine, the first usable clip is taken.
 
-  In a process beside the worker's: a file that crashes or hangs a decoder must not end the job.
+  Decoding runs in a subprocess, because a file that crashes or hangs the decoder must not end the job.
   """
 
   def __init__(self, form: ingest.Form):

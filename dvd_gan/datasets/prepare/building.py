@@ -16,21 +16,21 @@ from dvd_gan.datasets.prepare.video_builder import VideoBuilder
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
-DECODER_FILE = 'decoder.json'  # beside a data set's records: the version of decoding.py that they came through
-SPARE_FRAMES = 8  # of a moving_shapes clip beyond the window: it may start anywhere among them
+DECODER_FILE = 'decoder.json'  # in a data set's folder: the version of decoding.py that made its clips
+SPARE_FRAMES = 8  # frames of a moving_shapes clip beyond one window, so that windows differ in their start
 
 
 def make_builder(config: Any, kind: type, builder_config: Any) -> Any:
-  """The TFDS builder of a config's data set from what `builder_class` returns; making it takes seconds."""
+  """Makes the TFDS builder of a config's data set from the result of `builder_class`. This takes seconds."""
   import tensorflow as tf
 
-  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  tf.config.set_visible_devices([], 'GPU')  # JAX uses the GPUs
   source = {'source': config.data.source} if issubclass(kind, VideoBuilder) else {}
   return kind(config=builder_config, data_dir=os.path.expanduser(config.data.dir) or None, **source)
 
 
 def builder_class(config: Any) -> tuple[type, Any]:
-  """The class of a config's builder, and the builder's config; for all data sets but bair, whose builder is TFDS's.
+  """(builder class, builder config) for the data set of a config, except bair, whose builder is TFDS's.
 
   Raises:
     UsageError: see video_folder.make_config.
@@ -55,7 +55,7 @@ def builder_class(config: Any) -> tuple[type, Any]:
 
 
 def build(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> None:
-  """Prepares a data set; what an earlier, interrupted run has decoded is used."""
+  """Prepares a data set; clips that an interrupted run has decoded are reused."""
   builder, data = make_builder(config, kind, builder_config), config.data
   print(f'preparing {data.name} in {folder}', file=sys.stderr, flush=True)
   cache = cache_folder(builder, data, folder)
@@ -75,27 +75,27 @@ def build(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> N
         print('writing the records', file=sys.stderr, flush=True)
       if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-      # TFDS says on stdout that it downloads, which it does not here.
+      # TFDS prints to stdout that it downloads, although it does not here.
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=download_config)
       _complete(folder, cache)
-  except (*files.errors(), RuntimeError, ValueError) as error:  # TFDS's writer and Beam have no better ones
+  except (*files.errors(), RuntimeError, ValueError) as error:  # TFDS's writer and Beam raise RuntimeError, ValueError
     raise UsageError(f'cannot prepare {data.name} in {folder}: {" ".join(str(error).split())}') from error
 
 
 def _exclusive(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
-  """UsageError if another process on this machine prepares the same data set."""
+  """A lock for preparing `folder`; UsageError if another process on this machine holds it."""
   return files.exclusive(folder.parent / f'{folder.name}.lock', f'preparing {folder}')
 
 
 def cache_folder(builder: Any, data: Any, folder: epath.Path) -> epath.Path:
-  """Where decoded clips, and a Beam build's lists, are while a data set is being built."""
+  """The folder for decoded clips, and for the lists of a Beam build, while a data set is being built."""
   name = builder.cache_name() if isinstance(builder, VideoBuilder) else f'{builder.name}.cache'
   if data.cache:
     return epath.Path(os.path.expanduser(data.cache)) / name
-  if files.is_remote(folder) and not data.runner:  # a file for each clip is slow in a bucket
+  if files.is_remote(folder) and not data.runner:  # one file per clip is slow in a bucket
     return epath.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'dvd_gan' / 'prepare' / name
-  # Beside the data, on a disk that is large enough; no version by TFDS's rules.
+  # Beside the data, where the disk is large enough. TFDS does not take this name for a version.
   return folder.parent / name
 
 
@@ -105,7 +105,7 @@ def finish(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> 
 
 
 def _complete(folder: epath.Path, cache: epath.Path) -> None:
-  """Completes a folder of records: its rejects, by file, and its decoder's version. Deletes the cache."""
+  """Adds the rejects, sorted by file, and the decoder's version to a folder of records. Deletes the cache."""
   if not cache.exists():
     return
   lines = [line for file in cache.glob('rejects-*.jsonl') for line in file.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A video file of any kind -> the pictures that a player shows, at a fixed rate and size, or a reason why not. PyAV."""
+"""Decodes a video file to the frames that a player shows, at a fixed rate and size, or rejects it. Uses PyAV."""
 
 import collections
 import io
@@ -16,25 +16,25 @@ from etils import epath
 from dvd_gan.datasets.prepare import frame_times, picture
 from dvd_gan.runtime import files
 
-# Counts up where the same file would give other frames: what was decoded before is decoded anew where that is possible.
-# 2: each frame once whatever the container's clock, square pixels, mirrored and interlaced files, no corrupt frames.
+# Incremented when the same file would give other frames. Cached results of earlier versions are then not reused.
+# 2: each frame once for any container, square pixels, mirrored and interlaced files, no corrupt frames.
 VERSION = 2
 
-DEFAULT_RATE = 25.0  # frames a second, where the file does not say
-COMPLETE = 0.95  # share of the announced frames that must come out: less is a truncated file
-SLACK = 0.2  # seconds by which a file may be shorter than it says
-FRAMES_BEFORE = 8  # decoded before a part, at least
-WORTH_A_JUMP = 5.0  # seconds: what is nearer is decoded on the way
-BEFORE_THE_END = 2.0  # seconds by which a stream may be shorter than its header says
+DEFAULT_RATE = 25.0  # frames per second, if the rate of the file is unknown
+COMPLETE = 0.95  # share of the announced frames that must be decoded; with fewer a file is truncated
+SLACK = 0.2  # seconds by which a file may be shorter than announced
+FRAMES_BEFORE = 8  # minimum number of frames decoded before a part
+WORTH_A_JUMP = 5.0  # seconds; an earlier part is reached by decoding, not by a seek
+BEFORE_THE_END = 2.0  # seconds by which a stream may be shorter than in its header
 FROM_ZERO = ('matroska,webm', 'asf')  # formats whose durations count from 0, not from the first packet
-INDEXED = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')  # formats that say where their key frames are
+INDEXED = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')  # formats with an index of key frames
 
 
 class RejectedError(Exception):
   """The file cannot be used; the message is the reason.
 
   Attributes:
-    lasting: whether it will be so another time: not where time ran out or the disk failed.
+    lasting: whether another attempt would fail, too; False after a timeout or a disk error.
   """
 
   def __init__(self, reason: str, *, lasting: bool = True):
@@ -53,7 +53,7 @@ def decode(source: str | os.PathLike | bytes, **wanted: Any) -> np.ndarray:
 
 
 def middle(video: np.ndarray, side: int) -> np.ndarray:
-  """The middle square of uint8 [T, H, W, 3], [T, side, side, 3]."""
+  """The central square of uint8 [T, H, W, 3], as [T, side, side, 3]."""
   top, left = ((length - side) // 2 for length in video.shape[1:3])
   return video[:, top : top + side, left : left + side]
 
@@ -75,20 +75,20 @@ def pictures(
   Args:
     source: path of a file, local or gs://, or its bytes.
     short_side: pixels; the other side follows the aspect ratio.
-    fps: frames a second of the result: at each instant the last frame shown by then. None for each frame once, as
-      stored, whatever its time.
-    min_frames: fewer than these, after resampling, is a rejection.
-    first: how many frames of the result to leave out, or as a negative number how many there are before the end.
-    count: of frames that are wanted; None for all. A part is decoded alone, and whether the rest is whole is not asked.
-    seconds: of wall clock; taking longer is a rejection. Looked at between packets.
-    threads: of the decoder; 0 for one per core.
-    name: of the file, for people; by default the path.
+    fps: frames per second of the result, which has the frame shown at each instant. None for each stored frame once,
+      whatever its time.
+    min_frames: a video with fewer frames, after resampling, is rejected.
+    first: index of the first frame, after resampling; negative to count from the end.
+    count: number of frames; None for all. If only a part is decoded, the rest of the file is not checked.
+    seconds: limit of the wall-clock time, checked between packets; a file that takes longer is rejected.
+    threads: number of decoder threads; 0 for one per core.
+    name: name of the file, for messages; by default the path.
 
   Yields:
-    (image uint8 [H, W, 3] RGB, how many frames of the result it is).
+    (image uint8 [H, W, 3] RGB, number of consecutive frames of the result that show it).
 
   Raises:
-    RejectedError: if the file is no video, is damaged or truncated or is too short.
+    RejectedError: if the file is no video, is damaged or truncated, is too short or takes too long.
   """
   import av
 
@@ -121,14 +121,14 @@ def pictures(
 
 
 def _opened(source: str | os.PathLike | bytes, name: str) -> BinaryIO:
-  """A file for FFmpeg to read from: by its name alone it would take a:b.mp4 for a protocol."""
+  """A file object for FFmpeg, which would take the path a:b.mp4 for a protocol."""
   if isinstance(source, bytes):
     file, size = io.BytesIO(source), len(source)
-    file.name = name  # FFmpeg looks at its suffix
+    file.name = name  # FFmpeg uses its suffix
   elif not files.is_remote(source):
     about = os.stat(source)
     if not stat.S_ISREG(about.st_mode):
-      raise RejectedError('not a regular file')  # a pipe would have us wait
+      raise RejectedError('not a regular file')  # reading a pipe may block
     file, size = open(source, 'rb'), about.st_size
   elif not str(source).startswith('gs://'):
     raise RejectedError('a URL; download it first')
@@ -140,49 +140,49 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> BinaryIO:
 
 
 class _Reader:
-  """The video stream of a container, and an account of what was read.
+  """Reads the video stream of a container and counts packets and frames for `check`.
 
   Attributes:
-    stream: the one that a player shows.
-    decoded: frames that have come out.
+    stream: the video stream that a player shows.
+    decoded: number of frames decoded so far.
   """
 
   def __init__(self, container: Any, seconds: float, threads: int, name: str):
     self.stream = _shown_stream(container, name)
-    # Not in slices: of H.264 the decoder would not mark corrupt frames.
+    # No slice threads, with which the H.264 decoder does not mark corrupt frames.
     self.stream.thread_type, self.stream.thread_count = 'FRAME', threads
     self.decoded = 0
     self._container = container
     self._seconds, self._deadline = seconds, time.monotonic() + seconds
     self._packets = self._hidden = 0
-    # Of the packets, in seconds: when the first begins and when the last ends, of all streams and of this one.
+    # Start of the first packet and end of the last, in seconds: over all streams, and over this stream.
     self._all, self._own = (math.inf, -math.inf), (math.inf, -math.inf)
-    self._wanted_from = -math.inf  # seconds, as stored
+    self._wanted_from = -math.inf  # seconds, as stored; corrupt frames before this time are skipped
 
   def frames(self, fps: float | None, first: int, count: int | None) -> Iterator[tuple[Any, int]]:
-    """(frame, repeats) of a part of the result; arguments as those of `pictures`."""
+    """Iterates over (frame, repeats) of a part of the result; the arguments are those of `pictures`."""
     begin = self._jump(first / fps) if fps else None
     found = self._shown(fps, begin)
     if first < 0:
       tail = _tail(found, -first)
       if begin is not None and sum(stop - start for _, start, stop in tail) < -first:
-        self._container.seek(0)  # the stream is shorter than its header says
+        self._container.seek(0)  # the stream is shorter than in its header
         tail = _tail(self._shown(fps, None), -first)
       found, first = tail, max(tail[-1][2] + first, 0) if tail else 0
     return frame_times.part(found, first, math.inf if count is None else count)
 
   def check(self, file: BinaryIO) -> None:
-    """RejectedError where something of the file is missing."""
+    """Raises RejectedError if the file is incomplete."""
     if not self.decoded:
       raise RejectedError('no frames')
     kind, announced, own = self._container.format.name, self.stream.frames, _own_duration(self.stream)
-    if kind == 'avi':  # it counts pauses as frames
+    if kind == 'avi':  # AVI counts pauses as frames
       announced, own = 0, float(announced * self.stream.time_base)
-    # An edit list hides frames that the file announces: its packets are there all the same.
+    # An edit list hides announced frames, but not their packets.
     if self._packets < COMPLETE * announced or self.decoded < COMPLETE * (self._packets - self._hidden):
       raise RejectedError(f'truncated: {min(self._packets, self.decoded)} of {announced or self._packets} frames')
     if not announced:
-      # A duration for all streams may be that of the sound.
+      # The container's duration may be that of the audio.
       (begin, end), duration = (self._own, own) if own else (self._all, (self._container.duration or 0) / 1e6)
       if kind in FROM_ZERO:
         duration -= begin
@@ -202,11 +202,11 @@ class _Reader:
     return float(self.stream.guessed_rate or self.stream.average_rate or DEFAULT_RATE)
 
   def _decode(self) -> Iterator[Any]:
-    """The frames from where the container is, in the order in which they are shown."""
+    """Yields the frames from the position of the container, in display order."""
     for packet in self._demux():
       if time.monotonic() > self._deadline:
         raise RejectedError(f'takes longer than {self._seconds:g} s', lasting=False)
-      own = packet.stream is self.stream  # the last packet has no stream_index
+      own = packet.stream is self.stream  # not by stream_index, which the last packet lacks
       at = packet.dts if packet.pts is None else packet.pts
       if packet.size and at is not None:
         tick = float(packet.time_base)
@@ -222,13 +222,13 @@ class _Reader:
       for frame in packet.decode():
         if frame.is_corrupt:
           if (frame.time or 0.0) < self._wanted_from:
-            continue  # after a jump its references are missing
+            continue  # after a seek its reference frames are missing
           raise RejectedError(f'damaged: the decoder marks frame {self.decoded} as corrupt')
         self.decoded += 1
         yield frame
 
   def _demux(self) -> Iterator[Any]:
-    """The packets of all streams; of one that begins after PyAV has counted the streams the first is lost."""
+    """Yields the packets of all streams; loses the first of a stream found after PyAV has counted the streams."""
     packets = self._container.demux()
     while True:
       try:
@@ -239,10 +239,10 @@ class _Reader:
         packets = self._container.demux()
 
   def _jump(self, seconds: float) -> float | None:
-    """Goes to the last key frame before a time after the first frame, or as a negative number before the end.
+    """Seeks to the last key frame before a time, in seconds from the first frame, or from the end if negative.
 
     Returns:
-      The time of the first frame as it is stored; None where the container was left at its start.
+      The stored time of the first frame; None if the container is at its start.
     """
     stream, container = self.stream, self._container
     if seconds < 0:
@@ -253,7 +253,7 @@ class _Reader:
     if first is None:
       return None
     begin = first.time or 0.0
-    # Some frames earlier: AVI's times are in the order of decoding, and bwdif looks at the frames before.
+    # Some frames earlier, because AVI's times are in decoding order and bwdif uses the preceding frames.
     goal = round((begin + seconds - FRAMES_BEFORE / self._rate()) / float(stream.time_base))
     container.seek(goal, stream=stream)
     self._wanted_from = begin + seconds
@@ -264,7 +264,7 @@ class _Reader:
 
 
 def _shown_stream(container: Any, name: str) -> Any:
-  """The video stream that a player shows; cover art and single pictures are none."""
+  """The video stream that a player shows; cover art and still images do not count."""
   from av.stream import Disposition
 
   single = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
@@ -284,21 +284,21 @@ def _shown_stream(container: Any, name: str) -> Any:
 
 
 def _duration(stream: Any) -> float:
-  """Seconds that a stream lasts by its header; 0 where that does not say."""
+  """Duration of a stream in seconds, from its header; 0 if unknown."""
   return float(stream.duration * stream.time_base) if stream.duration else _own_duration(stream)
 
 
 def _own_duration(stream: Any) -> float:
-  """Seconds that Matroska says the stream itself lasts, 00:00:10.010000000; 0 where it does not say."""
+  """Duration of a stream in seconds, from its tag in Matroska (00:00:10.010000000); 0 if unknown."""
   try:
     hours, minutes, seconds = stream.metadata['DURATION'].split(':')
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-  except (KeyError, ValueError):  # or says it in a way of its own
+  except (KeyError, ValueError):  # no such tag, or another format
     return 0.0
 
 
 def _tail(found: Iterator[tuple[Any, int, int]], count: int) -> list[tuple[Any, int, int]]:
-  """What `found` yields for its last `count` instants."""
+  """The items of `found` that cover its last `count` instants."""
   tail = collections.deque()
   for one in found:
     tail.append(one)
@@ -308,7 +308,7 @@ def _tail(found: Iterator[tuple[Any, int, int]], count: int) -> list[tuple[Any, 
 
 
 def _is_whole_gif(file: BinaryIO) -> bool:
-  """Whether the last image of a GIF is whole; FFmpeg decodes what is there. What follows the last image does not count."""
+  """Whether the last image of a GIF is complete, which FFmpeg does not check. Data after that image are ignored."""
   from PIL import Image
 
   try:
@@ -316,6 +316,6 @@ def _is_whole_gif(file: BinaryIO) -> bool:
     with Image.open(file) as gif:
       gif.seek(gif.n_frames - 1)
       gif.load()
-  except Exception:  # Pillow has many
+  except Exception:  # Pillow raises many types
     return False
   return True

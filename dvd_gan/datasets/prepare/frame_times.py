@@ -1,4 +1,4 @@
-"""When frames are shown: from the times that a container keeps to the instants of a fixed rate."""
+"""Resamples frames from the times stored in a container to the instants of a fixed rate."""
 
 import collections
 import heapq
@@ -6,30 +6,30 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-DISORDER = 4  # frames by which times may be out of order
+DISORDER = 4  # number of frames by which times may be out of order
 MILLISECOND = 1e-3  # seconds
-MAX_STILL = 30.0  # seconds that one frame may be shown: more is a broken clock
+MAX_STILL = 30.0  # seconds that one frame may be shown; more means wrong times
 
 
 class Clock:
-  """The times of a stream's frames, in seconds after its first frame.
+  """Converts the stored times of a stream's frames to display times, in seconds after its first frame.
 
-  MKV, WebM, FLV and WMV round times to milliseconds, and files made from them keep those. A time that the constant rate's
-  would be rounded to is taken for that, so that a stream gives the same frames in every container. A frame whose time is
-  missing, or not later than that of the frame before, follows it by one frame's length: in raw streams, and in joined
-  MPEG files, whose times begin again.
+  MKV, WebM, FLV and WMV round times to milliseconds, and files converted from them keep the rounded times. A time
+  within the rounding error of a multiple of the frame length is set to that multiple, so that a stream gives the same
+  frames in every container. A frame whose time is missing (raw streams), or not later than the previous one (joined
+  MPEG files, whose times restart), is shown one frame length after the previous frame.
 
   Attributes:
-    tolerance: seconds by which a frame may come too late.
+    tolerance: seconds by which a time may be too late.
   """
 
   def __init__(self, tick: float, rate: float, begin: float | None = None):
-    """Starts before the first frame, or before any other.
+    """Starts before the first frame, or before a later frame if `begin` is set.
 
     Args:
-      tick: of the container's clock, seconds.
-      rate: frames a second, by the file's header or FFmpeg's guess.
-      begin: the first frame's time as it is stored, where the next frame is not the first.
+      tick: resolution of the container's clock, in seconds.
+      rate: frames per second, from the file's header or guessed by FFmpeg.
+      begin: stored time of the first frame, if the next frame is not the first.
     """
     self._begin, self._now, self._length = begin, -math.inf, 1 / rate
     self._gap = self._length
@@ -37,7 +37,7 @@ class Clock:
     self.tolerance = tick / 2 if MILLISECOND < tick < self._length / 2 else MILLISECOND / 2
 
   def time(self, stored: float | None) -> float:
-    """When the next frame is shown; `stored` is the time that the container keeps, None where it keeps none."""
+    """Display time of the next frame; `stored` is its time in the container, None if missing."""
     if self._begin is None:
       self._begin = stored or 0.0
     time = -math.inf if stored is None else self._unrounded(stored - self._begin)
@@ -49,9 +49,9 @@ class Clock:
     return self._now
 
   def end(self, duration: float) -> float:
-    """When the frame before is no longer shown; `duration` is how long the container says it is, 0 for unknown.
+    """Time at which the last frame ends; `duration` is its stored duration in seconds, 0 if unknown.
 
-    At least a frame's length: AVI may count fields.
+    A stored duration counts as at least one frame length, because AVI may count fields.
     """
     return self._now + (max(self._unrounded(duration), self._length) if duration else self._gap)
 
@@ -62,15 +62,15 @@ class Clock:
 
 
 def shown(frames: Iterable[Any], clock: Clock, fps: float) -> Iterator[tuple[Any, int, int]]:
-  """Which frame is shown at each instant of a fixed rate: the last one whose time has come.
+  """Yields the frame shown at each instant of a fixed rate: the last one that starts no later.
 
   Args:
-    frames: in the order in which they are shown, each with `time`, `duration` and `time_base`.
-    clock: mends their times.
+    frames: frames in display order, each with `time`, `duration` and `time_base`.
+    clock: converts their times.
     fps: instant i is i / fps seconds after the first frame.
 
   Yields:
-    (frame, i, j): `frame` is shown at the instants i to j - 1. Frames that are shown at none are left out.
+    (frame, i, j): `frame` is shown at the instants i to j - 1. Frames that are shown at no instant are left out.
 
   Raises:
     ValueError: if one frame is shown for more than MAX_STILL seconds.
@@ -93,7 +93,7 @@ def shown(frames: Iterable[Any], clock: Clock, fps: float) -> Iterator[tuple[Any
 
 
 def _sorted(frames: Iterable[Any]) -> Iterator[tuple[Any, float | None]]:
-  """The frames with their times in order: AVI keeps in which order frames are decoded, not shown."""
+  """Yields the frames with their times in ascending order, because AVI stores times in decoding order."""
   waiting, times = collections.deque(), []
 
   def first():
@@ -116,10 +116,10 @@ def _not_too_long(begin: int, stop: int, fps: float) -> int:
 
 
 def part(found: Iterable[tuple[Any, int, int]], first: int, count: float) -> Iterator[tuple[Any, int]]:
-  """The instants `first` to `first + count - 1` of what `shown` yields.
+  """Selects the instants `first` to `first + count - 1` from the items of `shown`.
 
   Yields:
-    (frame, repeats). No further frame is asked for once there are enough.
+    (frame, repeats). No further frame is requested after the last of these instants.
   """
   for frame, begin, stop in found:
     repeats = min(stop, first + count) - max(begin, first)

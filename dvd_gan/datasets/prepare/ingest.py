@@ -1,7 +1,7 @@
-"""Many video files -> JPEG frames on disk: in parallel, restartable, never stopped by a file.
+"""Decodes many video files to JPEG frames on disk: in parallel, restartable, never stopped by a bad file.
 
-Each source clip is decoded once, into a file of its own in a cache; a second run over the same cache decodes only what
-is missing. The builders then write their records from the cache.
+Each source clip is decoded once, into its own file in a cache; a second run with the same cache decodes only missing
+clips. The builders then write their records from the cache.
 """
 
 import concurrent.futures
@@ -27,33 +27,33 @@ from dvd_gan.datasets.prepare import decoding
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
-AHEAD = 4  # clips waiting for each worker
-MAX_RECORD = 2**31 - 2**24  # bytes: of a message of protobuf, less its other features
-GRACE = 10.0  # seconds after which a decoder that does not look at the clock is killed
+AHEAD = 4  # clips in progress per worker
+MAX_RECORD = 2**31 - 2**24  # bytes: limit of a protobuf message, less room for other features
+GRACE = 10.0  # seconds beyond the time limit after which a hanging decoder is killed
 DUPLICATE = 'another file of the same clip comes before it'
 
 
 class Clip(NamedTuple):
-  """A clip where the user has it."""
+  """A source clip."""
 
-  key: str  # of the example in the data set, unique in its split
-  name: str  # for people: its path below the source, `archive:member` in an archive
-  path: str = ''  # of the file, or
-  content: bytes = b''  # its bytes, from an archive
-  features: dict[str, Any] = {}  # of the example, beside the video
+  key: str  # key of the example in the data set, unique in its split
+  name: str  # for messages: its path below the source, `archive:member` in an archive
+  path: str = ''  # of the file; '' for a member of an archive
+  content: bytes = b''  # bytes of a member of an archive
+  features: dict[str, Any] = {}  # features of the example besides the video
   stamp: str = ''  # changes when the file does
-  share: float = 0.0  # of the whole work that is done when this clip is
-  reject: str = ''  # a reason not even to look at it
+  share: float = 0.0  # share of the total work that is done after this clip
+  reject: str = ''  # reason to reject it without decoding, or ''
 
 
 class Form(NamedTuple):
-  """What a clip becomes."""
+  """Format of the decoded clips, and limits."""
 
   short_side: int  # pixels
   fps: float
-  min_frames: int  # fewer is a rejection
+  min_frames: int  # clips with fewer are rejected
   quality: int  # of the JPEGs
-  seconds: float  # of wall clock that a file may take; what takes longer is rejected
+  seconds: float  # wall-clock limit per file; files that take longer are rejected
 
 
 class Rejected(NamedTuple):
@@ -72,7 +72,7 @@ class Accepted(NamedTuple):
   file: epath.Path
 
   def frames(self) -> list[bytes]:
-    """The JPEGs; UsageError where the cache has been damaged since."""
+    """Reads the JPEGs; deletes the file and raises UsageError if it is damaged."""
     try:
       with self.file.open('rb') as opened, np.load(opened) as arrays:
         data, ends = arrays['data'].tobytes(), np.cumsum(arrays['sizes']).tolist()
@@ -83,19 +83,19 @@ class Accepted(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """Why a clip cannot be used, '' if it can; and whether it will be the same another time."""
+  """Reason why a clip cannot be used, '' if it can, and whether another attempt would have the same result."""
 
   reason: str
   lasting: bool = True
 
 
 def jpegs(source: str | bytes, form: Form, name: str = '') -> list[bytes]:
-  """The frames of a video file or of its bytes; RejectedError for whatever reason it cannot be used."""
+  """Decodes a video file, or its bytes, to JPEG frames. Raises RejectedError if it cannot be used."""
   frames: list[bytes] = []
   size = 0
   wanted = {field: getattr(form, field) for field in ('short_side', 'fps', 'min_frames', 'seconds')}
   try:
-    # One thread: the other cores have files of their own.
+    # One thread, because the other cores decode other files.
     for image, repeats in decoding.pictures(source, threads=1, name=name, **wanted):
       frames += jpeg.encode(image[None], form.quality) * repeats
       size += len(frames[-1]) * repeats
@@ -105,21 +105,21 @@ def jpegs(source: str | bytes, form: Form, name: str = '') -> list[bytes]:
     raise
   except files.errors() as error:
     raise decoding.RejectedError(f'cannot be read: {error}', lasting=False) from None
-  except Exception as error:  # a file must not end a run of days, whatever it does to a library
+  except Exception as error:  # no error from a single file may end a run that takes days
     raise decoding.RejectedError(f'cannot be decoded: {type(error).__name__} {error}', lasting=False) from None
   return frames
 
 
 def make_pool(workers: int) -> pebble.ProcessPool:
-  """Decoder processes: one that crashes or hangs is ended and replaced. For use as a context.
+  """A pool of decoder processes, also a context manager. A process that crashes or hangs is killed and replaced.
 
-  Spawned, because threads of this process may hold locks.
+  The processes are spawned, not forked, because threads of this process may hold locks.
   """
   return pebble.ProcessPool(workers, context=multiprocessing.get_context('spawn'))
 
 
 def verdict(done: concurrent.futures.Future) -> Any:
-  """The result of a pool's call that decodes; an Outcome where it came to none."""
+  """The result of a decoding call in the pool; an Outcome if it was rejected, crashed or timed out."""
   try:
     return done.result()
   except concurrent.futures.TimeoutError:
@@ -133,14 +133,14 @@ def verdict(done: concurrent.futures.Future) -> Any:
 def fill(
   cache: epath.Path, clips: Iterable[Clip], form: Form, *, workers: int = 0, title: str = ''
 ) -> tuple[list[Accepted], list[Rejected]]:
-  """Decodes every clip into `cache` that is not there yet.
+  """Decodes every clip that `cache` does not hold yet, and stores it there.
 
   Args:
-    cache: folder, of this form alone.
-    clips: in a fixed order; where two have one key the first that can be used counts.
-    form: what they become.
-    workers: processes; one per core if 0.
-    title: of the progress line.
+    cache: folder for decoded clips of this form only.
+    clips: clips in a fixed order; of clips with the same key, the first usable one is taken.
+    form: format of the decoded clips.
+    workers: number of processes; one per core if 0.
+    title: title of the progress bar.
 
   Returns:
     (accepted, rejected), both in the order of `clips`.
@@ -152,7 +152,7 @@ def fill(
   job = _Job(cache, form, workers, title)
   with make_pool(workers) as pool:
     try:
-      owners: dict[str, int] = {}  # of each key: the clip that has it
+      owners: dict[str, int] = {}  # key -> number of the clip that has it
       count = 0
       for number, clip in enumerate(clips):
         count += 1
@@ -181,7 +181,7 @@ def fill(
 
 
 class _Job:
-  """One call of `fill`: what is there, what is under way, what has come out."""
+  """State of one call of `fill`: clips in the cache, clips in progress, outcomes."""
 
   def __init__(self, cache: epath.Path, form: Form, workers: int, title: str):
     self.outcomes: dict[int, Accepted | Rejected] = {}
@@ -190,7 +190,7 @@ class _Job:
     self.bar = tqdm.tqdm(
       total=1.0,
       desc=title,
-      mininterval=0.5 if os.isatty(2) else 30.0,  # seconds; in a log every line stays
+      mininterval=0.5 if os.isatty(2) else 30.0,  # seconds; in a log each update is a line
       bar_format='{desc}: {percentage:3.0f}% {postfix} [{elapsed}, {remaining} left]',
     )
     self._cache, self._form = cache, form
@@ -199,7 +199,7 @@ class _Job:
     self._finished: queue.SimpleQueue = queue.SimpleQueue()
 
   def start(self, pool: pebble.ProcessPool, number: int, clip: Clip) -> None:
-    """Has a clip decoded, waiting while too many are under way; or finds it rejected or in the cache."""
+    """Schedules a clip for decoding, unless it is rejected or cached; blocks while too many are in progress."""
     file, refusal = self._places(clip)
     source = clip.content or clip.path
     clip = clip._replace(content=b'')
@@ -221,7 +221,7 @@ class _Job:
     self._slots.release()
 
   def settle(self, wait: bool = False) -> None:
-    """Takes in what has been finished so far; at least one if `wait`."""
+    """Records the outcomes of finished clips; waits for at least one if `wait`."""
     while wait or not self._finished.empty():
       number, clip, done = self._finished.get()
       wait = False
@@ -234,7 +234,7 @@ class _Job:
   def _settled(self, number: int, clip: Clip, outcome: Outcome) -> None:
     file, refusal = self._places(clip)
     if outcome.reason:
-      if outcome.lasting:  # what may go well another time is tried again then
+      if outcome.lasting:  # other failures are retried by the next run
         files.write(refusal, outcome.reason.encode())
       self.outcomes[number] = Rejected(clip.key, clip.name, outcome.reason)
     else:
@@ -246,14 +246,14 @@ class _Job:
     self.bar.update(max(clip.share - self.bar.n, 0.0))
 
   def _places(self, clip: Clip) -> tuple[epath.Path, epath.Path]:
-    """Where a clip's frames, or the reason against them, are kept."""
+    """The cache files for a clip's frames and for the reason to reject it."""
     digest = hashlib.sha256(json.dumps([clip.key, clip.name, clip.stamp]).encode()).hexdigest()[:32]
     folder = self._cache / digest[:2]
     return folder / f'{digest}.npz', folder / f'{digest}.reject'
 
 
 def _listing(cache: epath.Path) -> set[str]:
-  """Names of the files in a cache; empty ones, as a power cut leaves them, do not count."""
+  """Names of the files in a cache, without empty local files, which a power failure may leave."""
   if not cache.exists():
     return set()
   if files.is_remote(cache):
@@ -262,7 +262,7 @@ def _listing(cache: epath.Path) -> set[str]:
 
 
 def _store(source: str | bytes, file: str, form: Form, name: str) -> Outcome:
-  """In a worker: decodes one clip into a cache file."""
+  """Decodes one clip into a cache file; runs in a worker process."""
   try:
     frames = jpegs(source, form, name)
   except decoding.RejectedError as error:

@@ -1,4 +1,4 @@
-"""TFDS builder of Kinetics-600 from the copies that people have: class folders, flat with annotations, or class tars."""
+"""TFDS builder of Kinetics-600 from class folders, from a flat folder with annotations, or from class tars."""
 
 import csv
 import functools
@@ -19,19 +19,19 @@ from dvd_gan.datasets.prepare.video_builder import SPLITS, UNLABELLED, VideoBuil
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
-# The ids are the places in this list, sorted by ASCII: data/label_map_600.txt of google-deepmind/kinetics-i3d.
+# Class ids are positions in this list, sorted by ASCII: data/label_map_600.txt of google-deepmind/kinetics-i3d.
 CLASSES = tuple(pathlib.Path(__file__).with_name('kinetics600.txt').read_text().splitlines())
 
 
 class Note(NamedTuple):
-  """What the annotations say of a clip."""
+  """The annotation of a clip."""
 
-  split: str  # '' if they do not
-  name: str  # of the class, '' if they do not
+  split: str  # '' if unknown
+  name: str  # of the class, '' if unknown
 
 
 def _plain(name: str) -> str:
-  """A class name as folders are compared: without the spaces, cases and signs that copies change."""
+  """Normalises a class name for comparison: case, spaces and punctuation differ between copies."""
   return re.sub('[^a-z0-9]', '', name.lower())
 
 
@@ -59,7 +59,7 @@ class Kinetics600(VideoBuilder):
     tars = [path for path in paths if path.lower().endswith(TARS)]
     if not videos and not tars:
       raise UsageError(f'{root} has neither videos ({", ".join(SUFFIXES[:6])}, ...) nor tars of them')
-    # Where neither folders nor annotations name splits, all clips are for training.
+    # If neither folders nor annotations name splits, all clips are for training.
     has_splits = any(note.split for note in notes.values()) or any(_split_of(path) for path in videos + tars)
     found: dict[str, list[Source]] = {'train': [], 'validation': [], 'test': []}
     for path in videos:
@@ -67,7 +67,7 @@ class Kinetics600(VideoBuilder):
       clip, split = _clip(name, notes, has_splits)
       found[split].append(clip._replace(name=name, path=str(root / path)))
     for path in tars:
-      # A tar of one class or one split says so; one of all splits is read once for each.
+      # A tar whose path names no split is read once for each split, if there are splits.
       place = re.sub(r'\.(tar|tar\.gz|tgz)$', '', path, flags=re.IGNORECASE)
       split = _split_of(place) or ('' if has_splits else 'train')
       for one in (split,) if split else found:
@@ -77,7 +77,7 @@ class Kinetics600(VideoBuilder):
 
 
 def _split_of(path: str) -> str:
-  """The split that a folder on a path, or the last part of it, is called after; '' if none is."""
+  """The split named by the first component of a path that names one; '' if there is none."""
   for part in path.split('/'):
     if _plain(part) not in IDS:  # "training dog" is a class
       for word in re.split('[^a-z]+', part.lower()):
@@ -87,7 +87,7 @@ def _split_of(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-  """ID_000001_000011, or what else stands before the suffix, or suffixes: ID.mp4.mkv."""
+  """File name without its video suffixes, e.g. ID_000001_000011; there may be several suffixes: ID.mp4.mkv."""
   name = path.rpartition('/')[2]
   while name.lower().endswith(SUFFIXES):
     name = name.rpartition('.')[0]
@@ -95,18 +95,18 @@ def _stem(path: str) -> str:
 
 
 def _noted(stem: str, notes: dict[str, Note]) -> Note:
-  """What the annotations say of a clip, by its whole name or by the YouTube id alone."""
+  """The annotation of a clip, by its full name or else by its YouTube id."""
   return notes.get(stem) or notes.get(re.sub(r'_\d{6}_\d{6}$', '', stem)) or Note('', '')
 
 
 def _member(name: str, *, place: str, notes: dict[str, Note], has_splits: bool, split: str) -> ingest.Clip | None:
-  """The clip of a tar's member, None where it is of another split; `place` is the tar's path without its suffix."""
+  """The clip of a tar's member, None if it is in another split; `place` is the tar's path without its suffix."""
   clip, its = _clip(f'{place}/{name}', notes, has_splits)
   return clip if its == split else None
 
 
 def _clip(path: str, notes: dict[str, Note], has_splits: bool) -> tuple[ingest.Clip, str]:
-  """A clip's key and label, or the reason why it has none, and its split: folders count, then the annotations."""
+  """(clip with its label or the reason to reject it, split). Folders take precedence over annotations."""
   stem, (*folders, _) = _stem(path), path.split('/')
   note = _noted(stem, notes)
   split = _split_of('/'.join(folders)) or note.split
@@ -129,7 +129,7 @@ def _clip(path: str, notes: dict[str, Note], has_splits: bool) -> tuple[ingest.C
 
 
 def _annotations(root: epath.Path, paths: list[str]) -> dict[str, Note]:
-  """All annotations, CSV or JSON, by ID_START_END and by ID where that is one clip's alone."""
+  """All annotations, CSV or JSON, by ID_START_END, and by ID if all annotations of that ID agree."""
   exact: dict[str, Note] = {}
   by_id: dict[str, set[Note]] = {}
   for path in paths:
@@ -147,7 +147,7 @@ def _annotations(root: epath.Path, paths: list[str]) -> dict[str, Note]:
       try:
         stem = f'{video}_{int(float(start)):06d}_{int(float(end)):06d}'
       except (ValueError, TypeError):
-        continue  # a row without its times can be found by id
+        continue  # a row without times can be found by its ID
       if name or stem not in exact:  # the test set is listed twice, without and with labels
         exact[stem] = note
   labelled = {video: {note for note in notes if note.name} or notes for video, notes in by_id.items()}
@@ -155,7 +155,7 @@ def _annotations(root: epath.Path, paths: list[str]) -> dict[str, Note]:
 
 
 def _rows(text: str, path: str) -> Iterator[tuple[str, Any, Any, str, str]]:
-  """(YouTube id, start, end, split, class) of each row, '' for what is not said."""
+  """Yields (YouTube id, start, end, split, class) for each row; split and class are '' if missing."""
   if path.lower().endswith('.json'):
     for video, entry in json.loads(text).items():
       about = entry['annotations']

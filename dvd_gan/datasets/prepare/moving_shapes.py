@@ -20,7 +20,7 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
 
 
 class MovingShapes(tfds.core.GeneratorBasedBuilder):
-  """Shapes in colour that move in one of five ways; 30 balanced classes; drawn, not downloaded."""
+  """Coloured shapes with one of five motions; 30 balanced classes; drawn, not downloaded."""
 
   VERSION = tfds.core.Version('1.0.0')
 

@@ -1,17 +1,17 @@
-"""A decoded frame -> the picture that a player shows: deinterlaced, with square pixels, upright, in RGB."""
+"""Converts decoded frames to the images that a player shows: deinterlaced, with square pixels, upright, in RGB."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-MAX_SIDE = 65_500  # pixels: of a JPEG
+MAX_SIDE = 65_500  # pixels: limit of a JPEG
 
 
 def deinterlaced(frames: Iterable[Any]) -> Iterator[Any]:
-  """The same frames; those that are marked interlaced go through FFmpeg's bwdif, one frame for one frame.
+  """Applies FFmpeg's bwdif to frames that are marked interlaced, one frame for each frame; others are unchanged.
 
-  A frame that is marked interlaced would be resized field by field, with the comb of the two fields at any size.
+  Otherwise FFmpeg would resize such a frame field by field, and the result would show combing at any size.
   """
   graph = size = None
   for frame in frames:
@@ -47,11 +47,11 @@ def _pulled(graph: Any) -> Iterator[Any]:
 
 
 def upright(frame: Any, short_side: int, pixel_aspect: float) -> np.ndarray:
-  """uint8 [H, W, 3] RGB, bilinear.
+  """Converts a frame to uint8 [H, W, 3] RGB, upright, resized bilinearly.
 
   Args:
-    frame: of PyAV.
-    short_side: pixels; the other side follows the aspect ratio of the picture as it is shown.
+    frame: a frame of PyAV.
+    short_side: pixels; the other side follows the display aspect ratio.
     pixel_aspect: width of a pixel / its height.
 
   Raises:

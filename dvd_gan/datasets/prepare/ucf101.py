@@ -1,7 +1,7 @@
 """TFDS builder of UCF-101 from the extracted official copy, from flat files, or from a zip of them.
 
-TFDS's own `ucf101` can be read as it is (catalog.py), but its frames went through ffmpeg's default JPEG rate control,
-29 dB after the first of a clip, and its 256-pixel form squashes 4:3 to a square.
+TFDS's own `ucf101` can be read, too (catalog.py). But its frames were encoded with ffmpeg's default JPEG rate control,
+which gives 29 dB PSNR after the first frame of a clip, and its 256-pixel version distorts 4:3 to a square.
 """
 
 import functools
@@ -19,16 +19,16 @@ from dvd_gan.runtime.errors import UsageError
 
 # In the order of the official classInd.txt, from 0.
 CLASSES = tuple(pathlib.Path(__file__).with_name('ucf101.txt').read_text().splitlines())
-IDS = {name.lower(): i for i, name in enumerate(CLASSES)}  # files say HandStandPushups, folders HandstandPushups
+IDS = {name.lower(): i for i, name in enumerate(CLASSES)}  # files are named HandStandPushups, folders HandstandPushups
 NAME = re.compile(r'v_([a-z]+)_g\d+_c\d+\.avi', re.IGNORECASE)
 LIST = re.compile(r'(train|test)list0([123])\.txt')
-PARTS = ('', 'train', 'test')  # what the features split_1 to split_3 count
+PARTS = ('', 'train', 'test')  # meaning of the values 0 to 2 of the features split_1 to split_3
 
 
 class Ucf101Clips(VideoBuilder):
-  """All clips once; the official lists are kept as features split_1 to split_3, which `part_of` reads.
+  """All clips, each once; the official lists are stored as features split_1 to split_3, see `part_of`.
 
-  25 frames a second, aspect ratio kept, JPEGs of quality 90. Named apart from TFDS's own `ucf101`.
+  25 frames a second, aspect ratio kept, JPEGs of quality 90. The name differs from that of TFDS's own `ucf101`.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -63,9 +63,9 @@ class Ucf101Clips(VideoBuilder):
 
 
 def part_of(split: str) -> tuple[str, int] | None:
-  """The feature that decides on membership in train_1 to test_3 and its value there; None for `all`.
+  """(feature, value) that the clips of a split train_1 to test_3 have; None for `all`.
 
-  TFDS reserves the name `all`: in the records every clip is in `train`.
+  TFDS reserves the name `all`, so in the records every clip is in `train`.
 
   Raises:
     UsageError: for any other name.
@@ -90,7 +90,7 @@ def _clip(file: str, *, lists: dict[str, dict[str, int]]) -> ingest.Clip:
 
 
 def _lists(paths: list[epath.Path]) -> dict[str, dict[str, int]]:
-  """Of each file named in trainlist01.txt to testlist03.txt, wherever these lie: split -> its part."""
+  """File name -> {list number: part}, from all trainlist01.txt to testlist03.txt in `paths` and in their zip files."""
   texts = [(path.name, path.read_bytes().decode('utf-8-sig')) for path in paths if LIST.fullmatch(path.name)]
   for path in paths:
     if path.suffix.lower() == '.zip':
@@ -108,5 +108,5 @@ def _lists(paths: list[epath.Path]) -> dict[str, dict[str, int]]:
 
 
 def _holds_lists(path: epath.Path) -> bool:
-  """Whether a zip is that of the official lists; a damaged one may have been the clips'."""
+  """Whether a zip file holds the official lists; a damaged one counts as a zip file of clips."""
   return any(LIST.fullmatch(name.rpartition('/')[2]) for name in archives.zip_names(path))

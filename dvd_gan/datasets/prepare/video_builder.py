@@ -1,4 +1,4 @@
-"""What the TFDS builders of video files share: from sources to records, on this machine or on Apache Beam."""
+"""Base class of the TFDS builders of video files: from sources to records, on this machine or on Apache Beam."""
 
 import abc
 import dataclasses
@@ -13,7 +13,7 @@ from etils import epath
 from dvd_gan.datasets.prepare import archives, decoding, ingest
 from dvd_gan.runtime.errors import UsageError
 
-# What folders of a split are called, and the split.
+# Folder name -> split.
 SPLITS = {
   **dict.fromkeys(('train', 'training'), 'train'),
   **dict.fromkeys(('val', 'valid', 'validate', 'validation'), 'validation'),
@@ -24,7 +24,7 @@ UNLABELLED = -1
 
 @dataclasses.dataclass(kw_only=True)
 class VideoConfig(tfds.core.BuilderConfig):
-  """How the clips are stored: pixels of the short side, frames a second, fewest frames, JPEG quality."""
+  """Format of the stored clips: short side in pixels, frames per second, minimum number of frames, JPEG quality."""
 
   size: int = 64
   fps: float = 25.0
@@ -33,10 +33,10 @@ class VideoConfig(tfds.core.BuilderConfig):
 
 
 class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A builder of video files. `decode_here` or `decode_on_beam` first, then `download_and_prepare`.
+  """A builder of video files. Call `decode_here` or `decode_on_beam` before `download_and_prepare`.
 
   Attributes:
-    rejects: what could not be used, after `decode_here`.
+    rejects: clips that could not be used, set by `decode_here`.
   """
 
   def __init__(self, *, source: str = '', **kwargs: Any):
@@ -45,30 +45,30 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self.source = source
     self.rejects: list[ingest.Rejected] = []
     self._accepted: dict[str, list[ingest.Accepted]] = {}
-    self._work: epath.Path | None = None  # of a Beam build
+    self._work: epath.Path | None = None  # folder of a Beam build
 
   @abc.abstractmethod
   def sources(self) -> dict[str, list[archives.Source]]:
-    """Everything under `source`, by split, in a fixed order.
+    """All clips and archives under `source`, by split, in a fixed order.
 
     Raises:
-      UsageError: if there is nothing.
+      UsageError: if there are none.
     """
 
   def cache_name(self) -> str:
-    """Of the folder for this builder's decoded clips: another form or decoder, another folder."""
+    """Name of the folder for decoded clips; it differs between forms and between decoder versions."""
     form = json.dumps([self.form(0.0), decoding.VERSION])
     return (
       f'{self.name}-{self.builder_config.name}-{self.version}-{hashlib.sha256(form.encode()).hexdigest()[:8]}.cache'
     )
 
   def form(self, seconds: float) -> ingest.Form:
-    """What a clip becomes, with the time limit of a file."""
+    """Format of the decoded clips, with the time limit per file."""
     config = self.builder_config
     return ingest.Form(config.size, config.fps, config.min_frames, config.quality, seconds)
 
   def decode_here(self, cache: epath.Path, *, workers: int, seconds: float) -> None:
-    """Decodes all sources into `cache`, as far as they are not there."""
+    """Decodes all sources into `cache`, except clips that it already holds."""
     for split, sources in self.sources().items():
       accepted, rejected = ingest.fill(
         cache / split, _clips(sources), self.form(seconds), workers=workers, title=f'decoding {self.name} {split}'
@@ -84,7 +84,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       )
 
   def decode_on_beam(self, work: epath.Path, *, seconds: float) -> None:
-    """Has the sources decoded by the Beam pipeline that writes the records; rejects go to files in `work`."""
+    """Lets the Beam pipeline that writes the records decode the sources; rejects go to files in `work`."""
     self._work, self._seconds = work, seconds
 
   def _split_generators(self, dl_manager: Any):
@@ -104,7 +104,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def features(classes: Iterable[str], **more: Any) -> tfds.features.FeaturesDict:
-  """Of a clip: `video`, a list of JPEGs, `label` (-1 for none), and more."""
+  """Features of a clip: `video`, a list of JPEGs, `label` (-1 for none), and `more`."""
   return tfds.features.FeaturesDict(
     {
       'video': tfds.features.Video((None, None, None, 3), encoding_format='jpeg'),
@@ -115,7 +115,7 @@ def features(classes: Iterable[str], **more: Any) -> tfds.features.FeaturesDict:
 
 
 def _clips(sources: list[archives.Source]) -> Iterator[ingest.Clip]:
-  """The clips of all sources, with what share of the work is done when each of them is."""
+  """Yields the clips of all sources, each with the share of the work that is done after it."""
   for i, source in enumerate(sources):
     whole = not isinstance(source, archives.Archive)
     for clip in archives.clips_of(source):

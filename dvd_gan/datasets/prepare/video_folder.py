@@ -25,18 +25,19 @@ class VideoFolderConfig(VideoConfig):
 
   classes: tuple[str, ...] = ()
   files: tuple[tuple[str, str, int], ...] = ()  # (path below the folder, split, label)
-  left_out: tuple[tuple[str, str], ...] = ()  # (path below the folder, why)
+  left_out: tuple[tuple[str, str], ...] = ()  # (path below the folder, reason)
 
 
 def make_config(config: Any) -> VideoFolderConfig:
-  """Lists `data.source`; its name holds a digest of the listing, so that a changed folder is prepared anew.
+  """Lists `data.source`. The config's name contains a digest of the listing, so a changed folder is prepared anew.
 
-  A folder of a class lies in `data.source` or, where there are splits, in the folder of a split. Of a split, or a whole
-  folder, that has none the videos are taken as they are, without a label. The listing is the same whatever
-  `data.use_labels` says: evaluation opens the data set that training used.
+  Class folders lie in `data.source` or, if there are splits, in the folder of each split. The videos of a split, or of
+  a `data.source`, without class folders have no label. The listing does not depend on `data.use_labels`, so that
+  evaluation opens the data set that training used.
 
   Raises:
-    UsageError: if the folder is missing, mixes splits with classes, has no videos, or more classes than labels.
+    UsageError: if the folder is missing, mixes splits with classes, has no videos, has more classes than
+      `data.num_classes`, or has no class folders although `data.use_labels`.
   """
   data = config.data
   if not data.source:
@@ -80,10 +81,10 @@ def make_config(config: Any) -> VideoFolderConfig:
 
 
 def _splits(root: epath.Path, videos: list[str]) -> dict[str, str]:
-  """Folders that are called after a split, and the split; none where such a name is just a class among others.
+  """Folder name -> split, of folders named after a split; {} if such a folder is a class beside other classes.
 
   Raises:
-    UsageError: if folders of splits, with folders in them, lie beside other folders.
+    UsageError: if folders of splits that have subfolders lie beside other folders.
   """
   tops = {path.split('/')[0] for path in videos if '/' in path}
   named = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
@@ -118,7 +119,7 @@ class VideoFolder(VideoBuilder):
 
 
 def _root(source: str) -> epath.Path:
-  """The folder, by its absolute path: part of what the data set is known by."""
+  """The folder as an absolute path, which is part of the digest in the config's name."""
   return epath.Path(source if files.is_remote(source) else os.path.realpath(os.path.expanduser(source)))
 
 
@@ -126,4 +127,4 @@ def _stamp(path: epath.Path) -> tuple[int, float]:
   try:
     return files.size_and_time(path)
   except files.errors():
-    return 0, 0.0  # it will be among the rejects, with the reason
+    return 0, 0.0  # decoding will reject the file with the reason

@@ -1,4 +1,4 @@
-"""The networks behind the metrics, as functions of uint8 videos."""
+"""The networks of the metrics, and jitted feature extractors for uint8 videos."""
 
 import functools
 from collections.abc import Callable
@@ -18,10 +18,10 @@ class Network(NamedTuple):
   """A network with its weights.
 
   Attributes:
-    name: as protocols call it.
+    name: `Protocol.network`.
     apply: (params, f32 [N, T, H, W, 3] in [-1, 1]) -> features by name, [N, ...].
     params: its weights.
-    sha256: of the files that they are from, by name; and what else decides the features.
+    sha256: digests of the weight files by file name, and any other setting that changes the features.
   """
 
   name: str
@@ -38,7 +38,7 @@ def load(name: str, files: Any) -> Network:
     files: the config's `eval`, whose i3d_400, i3d_600, c3d and c3d_mean are paths.
 
   Raises:
-    UsageError: if its weights are not there, or are not its weights.
+    UsageError: if the name is unknown, or if the weights are missing or do not fit the network.
   """
   if name in ('i3d_400', 'i3d_600'):
     classes, path = int(name[4:]), files[name]
@@ -84,7 +84,7 @@ def _c3d(module: c3d.C3D, params: Any, video: jax.Array) -> Features:
 
 
 def prepared(video: jax.Array, chain: tuple[tuple[int, str], ...]) -> jax.Array:
-  """uint8 [N, T, H, W, 3] -> f32 in [-1, 1], resized to each size in `chain`, never rounded."""
+  """uint8 [N, T, H, W, 3] -> f32 in [-1, 1], resized to each size in `chain` in order, without rounding."""
   for size, method in chain:
     video = resize.resize(video, size, method)
   return video.astype(jnp.float32) / 127.5 - 1
@@ -94,7 +94,7 @@ def prepared(video: jax.Array, chain: tuple[tuple[int, str], ...]) -> jax.Array:
 def extractor(
   apply: Callable[[Any, jax.Array], Features], chain: tuple[tuple[int, str], ...], twice_below: int, everywhere: Any
 ) -> Any:
-  """The jitted function (params, uint8 video) -> features, the features replicated; see `Protocol.twice_below`."""
+  """The jitted function (params, uint8 video) -> replicated features; for `twice_below` see `Protocol`."""
 
   def extract(params, video):
     video = jnp.repeat(video, 2, axis=1) if video.shape[1] < twice_below else video

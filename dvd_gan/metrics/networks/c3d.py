@@ -1,7 +1,7 @@
-"""C3D with UCF-101's 101 classes, the network of that data set's inception score (Tran et al. 2015, arXiv:1412.0767).
+"""C3D for the 101 classes of UCF-101, used for UCF-101's Inception Score (Tran et al. 2015, arXiv:1412.0767).
 
-As TGANv2 evaluates it (Saito et al. 2020, pfnet-research/tgan2), with the weights of its release. Parameters have the names
-of these, layouts are those of the arrays here.
+Preprocessing and weights are those of TGANv2's evaluation (Saito et al. 2020, pfnet-research/tgan2). Parameters have
+the names of the released weights, but this module's layouts.
 """
 
 import flax.linen as nn
@@ -16,9 +16,9 @@ from dvd_gan.runtime.errors import UsageError
 
 FRAMES = 16
 RESOLUTION = 112  # pixels
-MEAN_CORNER = 8  # pixels: where the published evaluation cuts the mean clip
+MEAN_CORNER = 8  # pixels, offset of the published evaluation's crop of the mean clip
 MEAN_AXES = (1, 2, 3, 0)  # [channels, t, h, w] to [t, h, w, channels]
-# Convolutions (name, channels) between max-pools; the first pool leaves time alone.
+# Convolutions (name, channels) between max-pools; the first pool does not reduce time.
 STAGES = (
   (('conv1a', 64),),
   (('conv2a', 128),),
@@ -29,13 +29,13 @@ STAGES = (
 
 
 class C3D(nn.Module):
-  """The network and all that it does to a video first.
+  """C3D with its preprocessing.
 
   Attributes:
     num_classes: 101.
-    resolution: that of the network, 112; tests take less.
-    hidden: width of the two layers before the last, 4096; tests take less.
-    full_scale: half of the range of grey levels that the network sees: 128 in TGANv2's evaluation, 127.5 in MAGVIT's.
+    resolution: height and width of the network's input, 112; smaller in tests.
+    hidden: width of fc6 and fc7, 4096; smaller in tests.
+    full_scale: half of the input's range of grey levels: 128 in TGANv2's evaluation, 127.5 in MAGVIT's.
   """
 
   num_classes: int = 101
@@ -45,16 +45,16 @@ class C3D(nn.Module):
 
   @nn.compact
   def __call__(self, video: jax.Array) -> dict[str, jax.Array]:
-    """Scores and features of clips.
+    """Class probabilities, logits and features of clips.
 
     Args:
-      video: f32 [N, 16, H, W, 3], RGB in [-1, 1], any H and W: it is resized here.
+      video: f32 [N, 16, H, W, 3], RGB in [-1, 1]; any H and W, because the video is resized here.
 
     Returns:
-      f32 'probabilities' and 'logits' [N, num_classes], and 'fc7' [N, hidden], the features before them.
+      f32 'probabilities' and 'logits' [N, num_classes], and 'fc7' [N, hidden], the features before the logits.
 
     Raises:
-      UsageError: the video has another number of frames or no three channels.
+      UsageError: if the video does not have 16 frames and 3 channels.
     """
     if video.ndim != 5 or video.shape[1] != FRAMES or video.shape[-1] != 3:
       raise UsageError(f'C3D takes video [N, {FRAMES}, H, W, 3], got {list(video.shape)}')
@@ -66,7 +66,7 @@ class C3D(nn.Module):
         x = nn.relu(self._convolution(x, name, channels))
       window = (2 if stage else 1, 2, 2)
       x = nn.max_pool(x, window, window, padding='SAME')  # Chainer's cover_all (ceil mode): 7x7 becomes 4x4
-    x = jnp.moveaxis(x, -1, 1).reshape(len(x), -1)  # channels first, as the weights expect
+    x = jnp.moveaxis(x, -1, 1).reshape(len(x), -1)  # channels first, the input order of fc6
     x = nn.relu(self._linear(x, 'fc6', self.hidden))
     fc7 = nn.relu(self._linear(x, 'fc7', self.hidden))
     logits = self._linear(fc7, 'fc8', self.num_classes)
@@ -84,19 +84,19 @@ class C3D(nn.Module):
 
 
 def load(path: str, mean_path: str, net: C3D | None = None) -> weights.Weights:
-  """Weights of C3D.
+  """Loads the weights of C3D.
 
   Args:
     path: `conv3d_deepnetA_ucf.npz`, local or gs://: `conv1a/W` [64, 3, 3, 3, 3] (out, in, t, h, w), `conv1a/b` [64],
       ..., `fc8/W` [101, 4096] (out, in), `fc8/b`.
-    mean_path: `mean2.npz`: `mean` [3, 16, H, W], BGR in [0, 255], of which rows and columns 8 to 120 are used.
-    net: the network to fill, C3D() if None.
+    mean_path: `mean2.npz`: `mean` [3, 16, H, W], BGR in [0, 255]; only rows and columns 8 to 119 are used.
+    net: the network that the weights are for; C3D() if None.
 
   Returns:
-    The parameters, the mean clip among them, and the sha256 of both files.
+    The parameters, including the mean clip, and the sha256 of both files.
 
   Raises:
-    UsageError: a file cannot be read, or its arrays are not the network's.
+    UsageError: if a file cannot be read, or if its arrays do not fit the network.
   """
   net = net or C3D()
   at, mean_at = epath.Path(path), epath.Path(mean_path)
@@ -107,7 +107,7 @@ def load(path: str, mean_path: str, net: C3D | None = None) -> weights.Weights:
   slots = {name: weights.Slot(name, axes.get(len(shape), ())) for name, shape in weights.names(params).items()}
   filled = weights.place(weights.read_npz(content, at), slots, params, at)
   cut = slice(MEAN_CORNER, MEAN_CORNER + net.resolution)
-  # Of another rank it stays as it is, and is refused for its shape.
+  # An array of another rank is not cropped; `weights.place` rejects its shape.
   means = weights.read_npz(mean_content, mean_at).items()
   means = {name: array[:, :, cut, cut] if array.ndim == 4 else array for name, array in means}
   filled |= weights.place(means, {'mean': weights.Slot('mean', MEAN_AXES)}, mean, mean_at)

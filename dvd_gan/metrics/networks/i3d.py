@@ -1,7 +1,7 @@
-"""Inception-I3D, the network of FVD and of the Kinetics scores (Carreira and Zisserman 2017, arXiv:1705.07750).
+"""Inception-I3D, the network of FVD and of the Kinetics metrics (Carreira and Zisserman 2017, arXiv:1705.07750).
 
-Parameters bear the names of DeepMind's variables (google-deepmind/kinetics-i3d), path and name joined by '/', so that
-their weights are found by name (i3d_weights.py). It is evaluated only: batch norm uses the moving statistics.
+Parameters have the names of DeepMind's variables (google-deepmind/kinetics-i3d), joined by '/', so that i3d_weights.py
+finds weights by name. The network is for inference only: batch norm uses the moving statistics.
 """
 
 import flax.linen as nn
@@ -12,10 +12,10 @@ from dvd_gan.models.ops.convolution import conv3d
 from dvd_gan.runtime.errors import UsageError
 
 EPSILON = 1e-3  # batch norm's, Sonnet 1's default
-MIN_FRAMES = 9  # fewer leave less than the two steps that the average pool spans
+MIN_FRAMES = 9  # fewer frames leave less than two time steps, the window of the average pool
 RESOLUTION = 224  # pixels
 
-# A max-pool (window, strides), then blocks: the widths of a block's branches, (0), (1a, 1b), (2a, 2b), (3).
+# Each stage: window and strides of a max-pool, then the blocks, each with the widths of branches 0, 1a, 1b, 2a, 2b, 3.
 STAGES = (
   ((1, 3, 3), (1, 2, 2), {'Mixed_3b': (64, 96, 128, 16, 32, 32), 'Mixed_3c': (128, 128, 192, 32, 96, 64)}),
   (
@@ -31,23 +31,23 @@ STAGES = (
   ),
   ((2, 2, 2), (2, 2, 2), {'Mixed_5b': (256, 160, 320, 32, 128, 128), 'Mixed_5c': (384, 192, 384, 48, 128, 128)}),
 )
-# One unit of the published checkpoints is named unlike its siblings.
+# The published checkpoints name one unit differently from the same unit of all other blocks.
 ODD_UNIT, ITS_SIBLINGS_NAME = 'Mixed_5b/Branch_2/Conv3d_0a_3x3', 'Mixed_5b/Branch_2/Conv3d_0b_3x3'
 
 
 def max_pool(x: jax.Array, window: tuple[int, int, int], strides: tuple[int, int, int]) -> jax.Array:
-  """TensorFlow's max_pool3d with 'SAME' padding of x [N, T, H, W, C]; what is padded never is the maximum."""
+  """TensorFlow's max_pool3d of x [N, T, H, W, C] with 'SAME' padding; the padding is -inf."""
   return nn.max_pool(x, window, strides, padding='SAME')
 
 
 class Unit3D(nn.Module):
-  """Convolution, batch norm without a scale, ReLU; or, as the last unit, a convolution with a bias alone.
+  """Convolution, batch norm without a scale, and ReLU; the last unit is a convolution with a bias instead.
 
   Attributes:
-    features: channels out.
-    kernel: its side in time and space.
-    stride: likewise.
-    last: whether it gives the logits.
+    features: output channels.
+    kernel: kernel size in time, height and width.
+    stride: stride in time, height and width.
+    last: whether the output is the logits.
   """
 
   features: int
@@ -57,7 +57,7 @@ class Unit3D(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x f32 [N, T, H, W, C]; returns the same with each side over the stride, rounded up, and `features` as C."""
+    """f32 [N, T, H, W, C] -> [N, T', H', W', features], where T' is T / stride rounded up, likewise H' and W'."""
     shape = (*(self.kernel,) * 3, x.shape[-1], self.features)
     x = conv3d(x, self.param('conv_3d/w', nn.initializers.he_normal(), shape), self.stride)
     if self.last:
@@ -69,14 +69,14 @@ class Unit3D(nn.Module):
 
 
 class Mixed(nn.Module):
-  """Inception block: four branches side by side, joined in the channels."""
+  """Inception block: four parallel branches, concatenated along channels."""
 
   widths: tuple[int, int, int, int, int, int]
   last_of_branch_2: str = 'Branch_2/Conv3d_0b_3x3'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x f32 [N, T, H, W, C]; returns the same with the sum of the branches' last widths as C."""
+    """f32 [N, T, H, W, C] -> [N, T, H, W, C'], where C' is the sum of the branches' last widths."""
     w0, w1a, w1b, w2a, w2b, w3 = self.widths
     branch_0 = Unit3D(w0, name='Branch_0/Conv3d_0a_1x1')(x)
     branch_1 = Unit3D(w1a, name='Branch_1/Conv3d_0a_1x1')(x)
@@ -92,8 +92,8 @@ class I3D(nn.Module):
 
   Attributes:
     num_classes: 400 or 600.
-    resolution: height and width of the input; the average pool spans all of its last map, 7x7 for the 224 that the
-      weights were trained for. Tests take less.
+    resolution: height and width of the input, 224 for the published weights; smaller in tests. The average pool spans
+      the whole last feature map, 7x7 at 224.
   """
 
   num_classes: int = 400
@@ -101,17 +101,17 @@ class I3D(nn.Module):
 
   @nn.compact
   def __call__(self, video: jax.Array) -> dict[str, jax.Array]:
-    """Scores and features of clips.
+    """Logits and features of clips.
 
     Args:
       video: f32 [N, T, 224, 224, 3] in [-1, 1], T >= 9.
 
     Returns:
       f32 'logits' [N, num_classes], the mean over time of 'logits_by_step' [N, steps, num_classes], and
-      'average_pool' [N, 1024], the features before them, averaged over time. Steps are T / 8 rounded up, less one.
+      'average_pool' [N, 1024], the features before the logits, averaged over time. `steps` is ceil(T / 8) - 1.
 
     Raises:
-      UsageError: the video has other sizes.
+      UsageError: if the video has another shape.
     """
     if video.ndim != 5 or video.shape[1] < MIN_FRAMES or video.shape[2:] != (self.resolution, self.resolution, 3):
       size = f'{self.resolution}, {self.resolution}, 3'

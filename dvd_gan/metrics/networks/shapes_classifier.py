@@ -1,7 +1,7 @@
-"""A classifier of moving_shapes: the embedded set's network for Inception Score, Frechet distance and class accuracy.
+"""A classifier of moving_shapes for Inception Score, Frechet distance and class accuracy.
 
-Ours; results/toy/train_classifier.py trained the weights beside this file, and results/toy/README.md has its accuracy.
-It is small enough for a CPU, and its features have few enough dimensions for a few hundred clips.
+Ours. results/toy/train_classifier.py trained the weights in this folder; results/toy/README.md reports the accuracy.
+The network is small enough for a CPU. The features have few dimensions, so that a few hundred clips are enough.
 """
 
 import flax.linen as nn
@@ -15,22 +15,22 @@ from dvd_gan.metrics.networks import weights
 from dvd_gan.runtime.errors import UsageError
 
 WEIGHTS = epath.Path(__file__).parent / 'shapes_classifier.npz'
-RESOLUTION = 32  # pixels; resize.py's 'half_pixel' brings other sizes to it, as it did in training
+RESOLUTION = 32  # pixels; other sizes are resized by resize.py's 'half_pixel', as in training
 MIN_FRAMES = 4
 FEATURES = 64
 LAYERS = ((16, (1, 2, 2)), (32, (2, 2, 2)), (64, (2, 2, 2)))  # channels, strides in time and space
-SIDE = 3  # of every kernel, in time and space
-GROUPS = 4  # of channels that are normalised together
-MIN_CONTRAST = 0.05  # of [-1, 1]: keeps an empty clip's noise small
+SIDE = 3  # kernel size in time and space
+GROUPS = 4  # number of groups in group norm
+MIN_CONTRAST = 0.05  # on the scale of [-1, 1]; limits the amplification of noise in an empty clip
 
 
 class Convolution(nn.Module):
-  """3x3x3 convolution with a padding of 1 as one matrix product over patches.
+  """3x3x3 convolution with padding 1, computed as one matrix product over patches.
 
-  XLA's own gradient of a 3-D convolution by its kernel takes 17 times as long on a CPU, where this network is trained.
+  On a CPU, where this network is trained, XLA's kernel gradient of a 3-D convolution takes 17 times as long.
 
   Attributes:
-    features: channels out.
+    features: output channels.
     strides: in time, height and width.
   """
 
@@ -39,7 +39,7 @@ class Convolution(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x f32 [N, T, H, W, C]; returns the same with each side over its stride, rounded up, and `features` as C."""
+    """f32 [N, T, H, W, C] -> [N, T', H', W', features], where T' is T / stride rounded up, likewise H' and W'."""
     kernel = self.param('kernel', nn.initializers.he_normal(), (*(SIDE,) * 3, x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     (frames, height, width), (by_t, by_h, by_w) = x.shape[1:4], self.strides
@@ -49,40 +49,41 @@ class Convolution(nn.Module):
       for t, i, j in np.ndindex(SIDE, SIDE, SIDE)
     ]
     kernel = kernel.reshape(-1, self.features)
-    # TPUs and GPUs would else keep three digits.
+    # The default precision of TPUs and GPUs has only about three digits.
     return jnp.matmul(jnp.concatenate(patches, -1), kernel, precision=jax.lax.Precision.HIGHEST) + bias
 
 
 class ShapesClassifier(nn.Module):
-  """Three convolutions over space and time, the mean over time, 64 features, and a head each for shape and motion."""
+  """Three space-time convolutions, mean over time, 64 features, and one head each for shape and motion."""
 
   @nn.compact
   def __call__(self, video: jax.Array) -> dict[str, jax.Array]:
-    """Scores and features of clips; nothing depends on the other clips of a batch.
+    """Logits, class probabilities and features of clips; each clip is independent of the rest of the batch.
 
     Args:
       video: f32 [N, T, 32, 32, 3] in [-1, 1], T >= 4; trained with 6 to 16 frames.
 
     Returns:
-      f32 'features' [N, 64], for the Frechet distance, 'shape' [N, 6] and 'motion' [N, 5], logits, and 'probabilities' [N, 30], the products of
-      theirs, ordered as datasets.shapes.CLASSES.
+      f32 'features' [N, 64], for the Frechet distance; 'shape' [N, 6] and 'motion' [N, 5], logits; and 'probabilities'
+      [N, 30], the products of their softmax probabilities, ordered as datasets.shapes.CLASSES.
 
     Raises:
-      UsageError: the video has other sizes.
+      UsageError: if the video has another shape.
     """
     if video.ndim != 5 or video.shape[1] < MIN_FRAMES or video.shape[2:] != (RESOLUTION, RESOLUTION, 3):
       size = f'{RESOLUTION}, {RESOLUTION}, 3'
       raise UsageError(
         f'the classifier of shapes takes video [N, T, {size}] with T >= {MIN_FRAMES}, got {list(video.shape)}'
       )
-    # Colours say nothing of the class: without their mean and contrast there are fewer to learn from.
+    # The class does not depend on colour. Normalising mean and contrast removes most of this variation.
     video = video - video.mean((1, 2, 3), keepdims=True)
     x = video * jax.lax.rsqrt(jnp.square(video).mean((1, 2, 3, 4), keepdims=True) + MIN_CONTRAST**2)
     for i, (features, strides) in enumerate(LAYERS):
       x = Convolution(features, strides, name=f'convolution_{i}')(x)
       x = nn.relu(nn.GroupNorm(GROUPS, name=f'norm_{i}')(x))
-    x = x.mean(1).reshape(len(x), -1)  # [N, 4 * 4 * 64]: places are kept, and any T will do
-    # Before the activation: after it some dimensions hardly vary, and the Gaussian of a few hundred clips is degenerate.
+    x = x.mean(1).reshape(len(x), -1)  # [N, 4 * 4 * 64]: keeps spatial positions, accepts any T
+    # Features are taken before the activation. After it some dimensions hardly vary, and the covariance of a few
+    # hundred clips is degenerate.
     features = self._dense(FEATURES, 'features')(x)
     active = nn.gelu(features)
     shape = self._dense(len(SHAPES), 'shape')(active)
@@ -95,17 +96,17 @@ class ShapesClassifier(nn.Module):
 
 
 def load(path: str | epath.Path = WEIGHTS) -> weights.Weights:
-  """The weights of ShapesClassifier.
+  """Loads the weights of ShapesClassifier.
 
   Args:
-    path: an .npz file with an array for each parameter, named by its path joined by '/'; those installed with this
-      package if not given.
+    path: an .npz file with one array per parameter, named by its path joined by '/'; the default is the file in this
+      package.
 
   Returns:
     The parameters, f32, and the sha256 of the file.
 
   Raises:
-    UsageError: the file cannot be read, or its arrays are not the network's.
+    UsageError: if the file cannot be read, or if its arrays do not fit the network.
   """
   at = epath.Path(path)
   content = weights.read(at)

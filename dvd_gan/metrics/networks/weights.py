@@ -1,6 +1,6 @@
-"""Weights of published networks: read from the files in which they are public, checked, put in our networks' layout.
+"""Reads the weights of published networks, checks them, and converts them to our layout.
 
-Nothing is downloaded: the user names a file, local or gs://. Here is what i3d_weights.py and c3d.py share.
+Nothing is downloaded: the user gives the path of a file, local or gs://. The loaders of all networks use this module.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from etils import epath
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
-NAMED = 3  # how many of the arrays at fault an error names
+NAMED = 3  # maximum number of array names per fault in an error message
 
 
 class Weights(NamedTuple):
   """A network's weights.
 
   Attributes:
-    params: what its `apply` takes as {'params': params}: f32 numpy.
-    sha256: of each file they were read from, by file name.
+    params: f32 numpy arrays, for `apply({'params': params}, ...)`.
+    sha256: of each file that was read, by file name.
   """
 
   params: dict[str, Any]
@@ -33,18 +33,18 @@ class Weights(NamedTuple):
 
 
 class Slot(NamedTuple):
-  """Where an array of a file belongs.
+  """The parameter that an array of a file belongs to.
 
   Attributes:
     name: of the parameter, its path joined by '/'.
-    axes: the transposition from the file's layout to the network's; none if ().
+    axes: transposition from the file's layout to the network's; () for none.
   """
 
   name: str
   axes: tuple[int, ...] = ()
 
   def shape_in_file(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The file's shape of a parameter of that shape."""
+    """Shape in the file of a parameter whose shape is `shape`."""
     return tuple(shape[self.axes.index(axis)] for axis in range(len(shape))) if self.axes else shape
 
 
@@ -53,31 +53,31 @@ DENSE_AXES = (1, 0)  # [out, in] to [in, out]
 
 
 def parameters(net: nn.Module, video: tuple[int, ...]) -> dict[str, Any]:
-  """ShapeDtypeStructs of a network's parameters for a video of that shape."""
+  """ShapeDtypeStructs of a network's parameters, for a video of shape `video`."""
   return jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(video)))['params']
 
 
 def names(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-  """Shapes of parameters by name, path joined by '/'."""
+  """Shapes of parameters by name; a name is a path joined by '/'."""
   return {_joined(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def place(
   arrays: dict[str, np.ndarray], slots: dict[str, Slot], params: dict[str, Any], path: object
 ) -> dict[str, Any]:
-  """Puts a file's arrays where they belong.
+  """Converts a file's arrays to a tree of parameters.
 
   Args:
-    arrays: all of the file, by the file's names; a vector may come as [1, 1, 1, 1, C].
-    slots: where each belongs, by the file's names, one for each parameter.
+    arrays: all arrays of the file, by the file's names; a vector may have the shape [1, 1, 1, 1, C].
+    slots: one slot per parameter, by the file's names.
     params: ShapeDtypeStructs of the parameters.
-    path: the file, for the message.
+    path: the file, for error messages.
 
   Returns:
     The parameters, f32 numpy.
 
   Raises:
-    UsageError: arrays are missing, superfluous, of the wrong shape, no floats or not finite.
+    UsageError: if arrays are missing, unknown, of the wrong shape, not floating point or not finite.
   """
   shapes = names(params)
   wanted = {name: slot.shape_in_file(shapes[slot.name]) for name, slot in slots.items()}
@@ -105,7 +105,7 @@ def place(
 
 
 def read(path: epath.Path) -> bytes:
-  """A file's content, or UsageError."""
+  """Reads a file; UsageError if that fails."""
   try:
     return path.read_bytes()
   except files.errors() as error:
@@ -113,7 +113,7 @@ def read(path: epath.Path) -> bytes:
 
 
 def read_npz(content: bytes, path: object) -> dict[str, np.ndarray]:
-  """The arrays of an .npz file, or UsageError; nothing pickled is read."""
+  """Reads the arrays of an .npz file without unpickling; UsageError if that fails."""
   try:
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}

@@ -1,1 +1,1 @@
-"""The operations that the networks are made of."""
+"""Operations used by the networks."""

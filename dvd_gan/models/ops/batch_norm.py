@@ -13,15 +13,15 @@ EPS = 1e-4  # BigGAN's
 
 
 class FrameBatchNorm(nn.Module):
-  """Normalises with one mean and variance for each (frame, channel), so that nothing leaks across time.
+  """Normalises with one mean and variance for each (frame, channel), so that no information flows between frames.
 
-  Statistics are taken over the batch and space of all replicas: under jit on a sharded batch the mean is global by
-  construction (ours). There is no learned scale or offset and no running average: in training the batch's
-  own statistics are used and, where the collection is mutable, left in `standing`; otherwise `standing` is read
+  Statistics are taken over the batch and the pixels of all replicas, because under jit the mean of a sharded batch is
+  global (ours). There is no learned scale or offset and no running average. With `train` the batch's statistics are
+  used, and stored in the collection `standing` if it is mutable. Otherwise the statistics in `standing` are used
   (standing statistics, sample.py).
 
   Attributes:
-    over_time: pool the statistics over time too; only for the ablation.
+    over_time: pool the statistics also over time; only for the ablation.
   """
 
   over_time: bool = False
@@ -36,7 +36,7 @@ class FrameBatchNorm(nn.Module):
       x: [B, T, H, W, C], any float dtype.
       scale: [B, C]; None for 1.
       offset: [B, C]; None for 0.
-      train: with the batch's own statistics.
+      train: use the batch's statistics.
 
     Returns:
       The same shape and dtype as x.
@@ -60,18 +60,18 @@ class FrameBatchNorm(nn.Module):
 
 
 def _normalised(x, mean, var, scale, offset):
-  mean, var = mean[..., None, None, :], var[..., None, None, :]  # over [T, H, W, C], or [H, W, C] over time
+  mean, var = mean[..., None, None, :], var[..., None, None, :]  # [T, 1, 1, C], or [1, 1, C] over time
   scale, offset = (part[:, None, None, None] for part in (scale, offset))
   return ((x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + EPS) * scale) + offset).astype(x.dtype)
 
 
-# Its gradient is written out: the sums over each frame in one pass over x and d_out, and d_x in a second. Autodiff takes
-# more passes and keeps normalised copies of x for them; on a CPU it takes twice the time (results/performance).
+# The gradient is written out: one pass over x and d_out for the sums over each frame, a second pass for d_x. Autodiff
+# makes more passes and stores normalised copies of x; on a CPU it takes twice the time (results/performance).
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _normalised_by_own(axes, x, mean, var, scale, offset):
-  """`_normalised` where mean and var are x's own over `axes`; their part of the gradient is in x's."""
+  """`_normalised` with x's mean and var over `axes`; the gradient of x includes the path through both."""
   return _normalised(x, mean, var, scale, offset)
 
 
@@ -81,14 +81,15 @@ def _forward(axes, x, mean, var, scale, offset):
 
 def _backward(axes, saved, d_out):
   x, mean, var, scale = saved
-  count = float(math.prod(x.shape[axis] for axis in axes))  # a whole number might not fit into 32 bits
+  count = float(math.prod(x.shape[axis] for axis in axes))  # a float, as an int may overflow 32 bits
   of_frames = axes[:-2]  # (B,) or (B, T) of [B, T, C]
   values, d_out, over_space = x.astype(jnp.float32), d_out.astype(jnp.float32), (..., None, None, slice(None))
   rstd = jax.lax.rsqrt(var + EPS)
   d_offsets = d_out.sum((2, 3))  # [B, T, C]
   d_scales = ((d_out * values).sum((2, 3)) - mean * d_offsets) * rstd
   d_mean = (scale[:, None] * d_offsets).sum(of_frames) / count
-  d_std = jnp.where(var > 0, (scale[:, None] * d_scales).sum(of_frames) / count, 0.0)  # nothing below var's bound
+  # Zero where the forward pass clips var at 0.
+  d_std = jnp.where(var > 0, (scale[:, None] * d_scales).sum(of_frames) / count, 0.0)
   d_x = d_out * (rstd * scale[:, None])[over_space] - (rstd * d_mean)[over_space]
   d_x -= (values - mean[over_space]) * (jnp.square(rstd) * d_std)[over_space]
   return d_x.astype(x.dtype), jnp.zeros_like(mean), jnp.zeros_like(var), d_scales.sum(1), d_offsets.sum(1)
@@ -98,14 +99,14 @@ _normalised_by_own.defvjp(_forward, _backward)
 
 
 class ConditionalBatchNorm(nn.Module):
-  """FrameBatchNorm, then a gain centred on 1 and a bias, both linear in the whole [z; e(y)] (paper, section 3)."""
+  """FrameBatchNorm, then a gain centred on 1 and a bias, both linear in all of [z; e(y)] (paper, section 3)."""
 
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, cond: jax.Array, *, train: bool) -> jax.Array:
-    """x [B, T, H, W, C], cond [B, D]; every frame of a video gets the gain and bias of that video."""
+    """x [B, T, H, W, C], cond [B, D]; all frames of a video have the same gain and bias."""
 
     def affine(name):
       return layers.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name=name)(cond)  # [B, C]

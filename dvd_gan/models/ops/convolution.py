@@ -1,4 +1,4 @@
-"""Convolutions whose kernels' gradients are float32, whatever the computation's dtype (see layers.py)."""
+"""Convolutions whose kernel gradients are float32 for every dtype of the computation (see layers.py)."""
 
 import functools
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import xla_metadata
 
-FEW = 4  # output channels: RGB
-NARROW = 9  # input channels: RGB of three frames
+FEW = 4  # most output channels for `_planes`: RGB
+NARROW = 9  # most input channels for `_paired`: RGB of three frames
 
 
 def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -20,7 +20,7 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def convolve(padding: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolution of stride 1 of x [..., H, W, in] with kernel [h, w, in, out] f32, so many zeros around x."""
+  """Convolution of stride 1 of x [..., H, W, in], zero-padded by `padding` (H, W), with kernel [h, w, in, out] f32."""
   folded, kernel = x.reshape(-1, *x.shape[-3:]), kernel.astype(x.dtype)
   form, plain = _cpu_form(x.shape, kernel.shape, padding), functools.partial(_convolution, padding)
   if form is _convolution:
@@ -31,14 +31,14 @@ def convolve(padding: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.A
 
 
 def as_2d(x: jax.Array, kernel: jax.Array, padding: tuple[int, int], stride: int = 1) -> tuple[jax.Array, jax.Array]:
-  """A 3-D convolution's frames and kernel for a 2-D convolution over height and width, with the same arithmetic.
+  """Input and kernel of the 2-D convolution over height and width that computes a 3-D one, with the same arithmetic.
 
-  The frames that an output frame sees are stacked on channels.
+  The t input frames of each output frame are concatenated along channels.
 
   Args:
     x: [N, T, H, W, in].
     kernel: [t, h, w, in, out].
-    padding: frames of zeros before the first and after the last.
+    padding: number of zero frames before the first frame and after the last one.
     stride: in time.
 
   Returns:
@@ -52,10 +52,10 @@ def as_2d(x: jax.Array, kernel: jax.Array, padding: tuple[int, int], stride: int
 
 
 def conv3d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-  """3-D convolution with TensorFlow's 'SAME' padding, which is uneven where stride and size demand, as a 2-D one.
+  """3-D convolution with TensorFlow's 'SAME' padding, which may be uneven, computed as a 2-D convolution.
 
-  With XLA's own 3-D convolutions I3D takes 1.9 times as
-  long on a CPU (results/performance), most of it in the first, of three channels.
+  With XLA's own 3-D convolutions I3D takes 1.9 times as long on a CPU (results/performance). Most of that time is spent
+  in its first convolution, whose input has three channels.
 
   Args:
     x: f32 [N, T, H, W, in].
@@ -63,7 +63,7 @@ def conv3d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     stride: in time, height and width.
 
   Returns:
-    f32 [N, T', H', W', out], each side over the stride, rounded up.
+    f32 [N, T', H', W', out], where T' = ceil(T / stride), and H' and W' likewise.
   """
   n, frames = x.shape[:2]
   out = -(-frames // stride)
@@ -75,13 +75,13 @@ def conv3d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     (stride, stride),
     'SAME',
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    precision=jax.lax.Precision.HIGHEST,  # TPUs and GPUs would else keep three digits
+    precision=jax.lax.Precision.HIGHEST,  # by default TPUs and GPUs keep about three digits
   )
   return y.reshape(n, out, *y.shape[1:])
 
 
 def _cpu_form(shape, kernel, padding):
-  """What computes a convolution on a CPU, where XLA's own form is several times slower for three kinds of shapes."""
+  """Function for a convolution on a CPU; for three kinds of shapes XLA's own is several times slower than ours."""
   if all(side + pad <= size for side, pad, size in zip(shape[-3:-1], padding, kernel[:2], strict=True)):
     return _product
   if kernel[3] <= FEW:
@@ -103,7 +103,7 @@ def _convolution(padding, x, kernel, dtype=None):
 
 
 def _product(padding, x, kernel):
-  """The same where every output pixel sees every input pixel: one matrix product of all pixels and channels."""
+  """`_convolution` if every output pixel depends on every input pixel: one product over all pixels and channels."""
   n, height, width, channels = x.shape
   rows, columns = (
     side + 2 * pad - size + 1 for side, pad, size in zip((height, width), padding, kernel.shape[:2], strict=True)
@@ -111,12 +111,12 @@ def _product(padding, x, kernel):
   top, left = padding
   # Output pixel (i, j) takes input pixel (k, l) through the tap (k - i + top, l - j + left).
   taps = [kernel[top - i :, left - j :][:height, :width] for i in range(rows) for j in range(columns)]
-  dense = jnp.stack(taps, axis=3).reshape(height * width * channels, -1)  # [H, W, in, rows * columns, out] before
+  dense = jnp.stack(taps, axis=3).reshape(height * width * channels, -1)  # from [H, W, in, rows * columns, out]
   return (x.reshape(n, -1) @ dense).reshape(n, rows, columns, -1)
 
 
 def _planes(padding, x, kernel):
-  """The same for few output channels: products of every tap, a plane for each channel, shifted and added up."""
+  """`_convolution` for few output channels: the products of each tap, a plane per channel, are shifted and summed."""
   top, left = padding
   rows, columns = kernel.shape[:2]
   height, width = x.shape[1] + 2 * top - rows + 1, x.shape[2] + 2 * left - columns + 1
@@ -130,10 +130,10 @@ def _planes(padding, x, kernel):
 
 
 def _paired(padding, x, kernel):
-  """The same for few input channels, kernels three wide and an even width: outputs of two neighbouring columns at once.
+  """`_convolution` for few input channels, kernel width 3 and an even image width: two output columns at once.
 
-  Two columns become the channels of one, and two columns of outputs see two of these: 4/3 of the products, of fewer and
-  longer rows.
+  Each pair of input columns becomes one column with twice the channels, and each pair of output columns depends on two
+  of these. This takes 4/3 of the multiplications, but in matrix products with fewer and longer rows.
   """
   n, height, width, channels = x.shape
   x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))).reshape(n, height, width // 2 + 1, 2 * channels)
@@ -150,9 +150,9 @@ def transposed(kernel: jax.Array) -> jax.Array:
 def kernel_gradient(
   x: jax.Array, d_out: jax.Array, shape: tuple[int, ...], padding: tuple[int, int] | None = None
 ) -> jax.Array:
-  """Gradient, f32 of that shape, of the kernel in conv2d(x, kernel); x and d_out [..., H, W, C] of one dtype.
+  """Gradient, f32 of `shape`, of the kernel in conv2d(x, kernel); x and d_out are [..., H, W, C] of the same dtype.
 
-  `padding`: so many zeros around x in place of conv2d's.
+  `padding`: zeros around x in H and W, instead of conv2d's.
   """
   padding = _same(shape) if padding is None else padding
   x, d_out = (array.reshape(-1, *array.shape[-3:]) for array in (x, d_out))
@@ -168,7 +168,7 @@ def _correlation(padding, image, window):
     window,
     (1, 1),
     [(pad, pad) for pad in padding],
-    dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the batch is what is summed over
+    dimension_numbers=('CHWN', 'IHWO', 'HWNC'),  # the sum runs over the batch: it takes the place of the channels
     preferred_element_type=jnp.float32,
   )
 
@@ -176,20 +176,20 @@ def _correlation(padding, image, window):
 def _gradient_on_cpu(padding, shape, x, d_out):
   if shape[2] <= shape[3]:
     return _correlation_on_cpu(padding, x, d_out)
-  # XLA copies the image once for every tap: let that be the one of fewer channels (results/performance). It is padded
-  # beforehand, as d_out may be smaller than x: XLA's slow form for maps smaller than their kernels again.
+  # XLA copies the image once for every tap, so the image is the array with fewer channels (results/performance). It is
+  # padded beforehand: d_out may be smaller than x, and XLA is slow on images smaller than their kernel.
   around = [(pad, pad) for pad in _around(padding, shape)]
   return transposed(_correlation_on_cpu((0, 0), jnp.pad(d_out, ((0, 0), *around, (0, 0))), x))
 
 
 def _correlation_on_cpu(padding, image, window):
-  """`_correlation` with the transposes that XLA would make: it makes them in a program's entry, but not in loops."""
+  """`_correlation` with explicit transposes; XLA inserts them itself in the entry computation, but not in loops."""
   image, window = transpose_apart(image, (3, 1, 2, 0)), transpose_apart(window, (1, 2, 0, 3))
   return _convolution(padding, image, window, jnp.float32).transpose(1, 2, 0, 3)
 
 
 def transpose_apart(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-  """`x.transpose(axes)` outside of XLA's fusions, for CPUs: fused with what comes before, it takes up to ten times as long."""
+  """`x.transpose(axes)`, not fused by XLA: on CPUs a transpose fused with its input takes up to ten times as long."""
   with xla_metadata.set_xla_metadata(inlineable='false'):
     return _transpose(x, axes)
 
@@ -198,12 +198,12 @@ _transpose = jax.jit(jnp.transpose, static_argnums=1)
 
 
 def _same(shape):
-  """The zeros around x with which a convolution keeps its size."""
+  """The padding (H, W) of a 'same' convolution."""
   return shape[0] // 2, shape[1] // 2
 
 
 def _around(padding, shape):
-  """The zeros around the output with which a convolution's gradients are convolutions too."""
+  """The padding of the output with which a convolution's gradients are convolutions too."""
   return tuple(size - 1 - pad for size, pad in zip(shape[:2], padding, strict=True))
 
 

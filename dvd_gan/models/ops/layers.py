@@ -1,8 +1,8 @@
 """Convolutions and linear maps whose parameters' gradients are float32, whatever the computation's dtype.
 
-Under jit a parameter's gradient is all-reduced over the devices in the dtype in which it leaves its convolution. With
-bfloat16 compute that would be bfloat16, three digits, summed over up to 512 replicas; here the products are accumulated
-and handed over in float32. Parameters keep flax's names, `kernel` and `bias`.
+Under jit a parameter's gradient is all-reduced over the devices in the dtype in which its convolution returns it. With
+bfloat16 compute that would be bfloat16, which has about three significant digits, in a sum over up to 512 replicas.
+Here the products are accumulated and returned in float32. Parameters keep Flax's names, `kernel` and `bias`.
 """
 
 import flax.linen as nn
@@ -67,8 +67,8 @@ class Conv(nn.Module):
     features: output channels.
     size: height and width of the kernel, odd.
     dtype: of the computation; parameters and their gradients are f32.
-    pool: average the output over 2x2 windows, in the same convolution; size is 3 then.
-    upsampling: 'bilinear' or 'nearest', of the input, in the same convolution; size is 3 then.
+    pool: average the output over 2x2 windows, within the same convolution; size must be 3.
+    upsampling: '', or upsample the input by 'bilinear' or 'nearest', within the same convolution; size must be 3.
   """
 
   features: int
@@ -79,7 +79,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x [..., H, W, C] -> [..., H, W, features], or half or twice of H and W."""
+    """x [..., H, W, C] -> [..., H, W, features], H and W halved with `pool`, doubled with `upsampling`."""
     zeros = nn.initializers.zeros_init()  # drawn by models/initialisation.py
     kernel = self.param('kernel', zeros, (self.size, self.size, x.shape[-1], self.features))
     bias = self.param('bias', zeros, (self.features,))
@@ -98,7 +98,7 @@ class Dense(nn.Module):
 
   Attributes:
     features: output channels.
-    use_bias: add one.
+    use_bias: whether to add a bias.
     dtype: of the computation; parameters and their gradients are f32.
   """
 
