@@ -56,10 +56,12 @@ def get_config() -> ml_collections.ConfigDict:
   disc.ch = 128  # base width
   disc.multipliers = ()  # widths of the blocks, in units of ch; empty for the paper's at this resolution
   disc.frames_k = 8  # k, number of frames of each video that D_S sees
-  disc.phi = 'pool'  # reduction of D_T's input by disc.pool: pool (average pooling) or crop (a random square)
-  disc.pool = 2  # factor by which disc.phi reduces D_T's input; 1 for none
+  disc.phi = (
+    'pool'  # how D_T's input is made smaller: pool (averages) or crop (a random square), by the factor disc.pool
+  )
+  disc.pool = 2  # factor used by disc.phi; 1 leaves the input as it is
   disc.parts = ('spatial', 'temporal')  # discriminators to train: both, or only one (ablation)
-  disc.attention = ()  # output resolutions of the D_S blocks with separable self-attention; () for none
+  disc.attention = ()  # output resolutions of the blocks of D_S and D_T with separable self-attention; () for none
   disc.remat = False  # see gen.remat
 
   config.train = train = ml_collections.ConfigDict()

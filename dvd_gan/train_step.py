@@ -30,7 +30,8 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: int32, number of generator updates so far.
-    gen, disc: the networks.
+    gen: the generator.
+    disc: all discriminators, one top-level entry of the parameters for each.
     ema_params: exponential moving average of `gen.params`, used for sampling.
     score_means: moving averages of each discriminator's mean score if `train.lecam` is set, otherwise None; f32 scalars
       in nested dicts, {'real' or 'fake': {discriminator: mean}}.
@@ -52,10 +53,10 @@ class StepSpec(NamedTuple):
   disc_opt: optax.GradientTransformation
   z_dim: int
   context: int  # C, the number of context frames
-  frames_k: int
+  frames_k: int  # k, frames of each video that D_S sees
   ema_decay: float
   ema_start: int
-  unroll: bool
+  unroll: bool  # compiles every D step and microbatch separately, without a loop
   overlap: bool = False  # on TPU, overlaps the gradients' all-reduce with computation
   truth_weight: float = 0.0  # weight of the squared error in G's loss; ours, for prediction
   crop: int = 1  # D_T sees a random square whose side is 1 / crop of the video's
@@ -106,7 +107,7 @@ def init_state(spec: StepSpec, params: tuple[Tree, Tree], key: jax.Array) -> Tra
     for tree, tree_key, opt in zip(params, jax.random.split(key), (spec.gen_opt, spec.disc_opt), strict=True)
   )
   score_means = None
-  if spec.lecam:
+  if spec.lecam:  # the keys equal those of the dict of scores
     score_means = {side: {part: jnp.float32(0) for part in disc.params} for side in ('real', 'fake')}
   return TrainState(jnp.int32(0), gen, disc, gen.params, score_means)
 
@@ -205,8 +206,8 @@ def disc_loss(
     spec: static.
     score_means: `TrainState.score_means`.
     weights: the discriminators' weights after spectral norm.
-    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H', W', 3], in [-1, 1] before augmentation, and `label` int32
-      [2B]; even rows are real.
+    inputs: `frames` [2B, k, H, W, 3] and `video` [2B, T, H', W', 3], augmented (colours may leave [-1, 1]) and, with
+      `spec.crop` > 1, `video` cropped; `label` int32 [2B]. Even rows are real.
   """
   scores = spec.disc.apply({'params': weights}, inputs['frames'], inputs['video'], inputs['label'])
   real, fake = ({name: score[i::2] for name, score in scores.items()} for i in range(2))
@@ -295,7 +296,8 @@ def g_step(
   """Updates the generator, with fresh z and the labels and context frames of the last D batch.
 
   `gen_weights` are `gen.params` after spectral norm; `pullback` maps a gradient of them to a gradient of `gen.params`.
-  The discriminators' spectral vectors are not updated: the next D step repeats this power iteration and stores them.
+  The new vectors of the discriminators' power iteration are discarded: the next D step starts from the same parameters
+  and vectors, computes the same new ones, and stores them.
   """
   z_key, frames_key, augment_key = jax.random.split(key, 3)
   label, real = batch['label'], to_float(batch['video'])

@@ -32,21 +32,22 @@ cmd_babysit() {
     before=$best outcome='' why='' broken=''
     ! begin || watch
     case $outcome in
-      finished) report "done on all VMs; the slice still costs: delete it"; return ;;
+      finished) report "run $run is done on all VMs; the slice still costs: delete it"; return ;;
       usage) [[ ! $why ]] || usage "$why"; exit 2 ;;
-      stopped) report "somebody stopped the run"; exit 42 ;;
+      stopped) report "$why; the same command resumes. A slice that is there still costs: delete it"; exit 42 ;;
     esac
     if ((best > before)); then
       crashes=0 tries=0
     elif [[ $outcome == crashed ]]; then
       crashes=$((crashes + 1))
-      ((crashes < ${MAX_CRASHES:-5})) || fail "$crashes crashes in a row without a new step: $why"
+      ((crashes < ${MAX_CRASHES:-5})) || fail "$(date '+%F %T') $crashes crashes in a row without a new step (the newest is $best): $why. \
+The slice still costs: delete it. The same command tries again"
     fi
     delay=$((${BACKOFF_SECONDS:-10} << (tries < 16 ? tries : 16)))
     ((delay <= ${BACKOFF_MAX:-600})) || delay=${BACKOFF_MAX:-600}
     [[ $outcome != stockout ]] || delay=${STOCKOUT_SECONDS:-1800}
     tries=$((tries + 1))
-    report "$outcome: $why; again in $delay s"
+    report "$outcome: $why; ${broken:+the slice is deleted, and }again in $delay s"
     [[ ! $broken ]] || again delete || true
     sleep "$delay"
   done
@@ -60,7 +61,7 @@ try() {  # a command of tpu_pod.sh; where it fails, outcome and why
     0) return ;;
     2) outcome=usage; return 1 ;;
   esac
-  outcome=crashed why="$1 failed"
+  outcome=crashed why="$1 failed: $(tail -n 1 "$said")"
   # setup and run also pass on what the VMs say, of their own network too.
   if ! found=$(state 2>/dev/null) || { [[ $1 =~ ^(create|wait)$ ]] && is_offline "$said"; }; then
     outcome=offline why="gcloud cannot be used: $(head -n 1 "$said")"
@@ -69,6 +70,8 @@ try() {  # a command of tpu_pod.sh; where it fails, outcome and why
     ! is_stockout <<<"$why" || outcome=stockout
   elif [[ $1 == create ]]; then
     ! is_stockout <"$said" || outcome=stockout why=$(tail -n 1 "$said")
+  elif [[ $found == NONE ]]; then
+    outcome=stopped why='somebody deleted the slice'
   elif is_lost "$found"; then
     outcome=preempted why="the slice is $found"
   elif is_ill "$found"; then
@@ -124,13 +127,18 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
       moved=$((moved + gap)) sick=$((sick ? sick + gap : 0)) mixed=$((mixed ? mixed + gap : 0))
     fi
     if ! found=$(state 2>/dev/null) || { ! is_lost "$found" && ! lines=$(collect 2>/dev/null); }; then
-      [[ $away ]] || report "gcloud cannot be used, waiting: $(head -n 1 "$errors")"
+      [[ $away ]] || report "gcloud cannot be used, waiting (is the network up, the login valid?): $(head -n 1 "$errors")"
       away=1
       continue
     fi
+    [[ ! $away ]] || report 'gcloud answers again'
     away=''
-    if is_lost "$found"; then
+    if [[ $found == NONE ]]; then
+      outcome=stopped why='somebody deleted the slice'
+    elif is_lost "$found"; then
       outcome=preempted why="the slice is $found"
+    fi
+    if [[ $outcome ]]; then
       continue
     fi
     # What a VM says of an earlier run is no news of this one.
@@ -146,18 +154,20 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
       news=$(grep '^0|' <<<"$lines" || true) moved=$SECONDS
     fi
     [[ $silent ]] || is_ill "$found" || sick=0
-    if [[ ! $alive ]] && { [[ ! $silent ]] || awk -F'|' '$6 == 1 { asked = 1 } END { exit !asked }' <<<"$lines"; }; then
+    if [[ ! $alive ]] && { [[ ! $silent ]] || was_asked "$lines"; }; then
       judge "$lines"
-    elif [[ $alive ]] && ! is_ill "$found" && ! grep -qvE '\|(running|unreachable)\|' <<<"$lines" && hangs; then
-      report "no news from the run for $((SECONDS - moved)) s: its processes write to their logs where they are"
+    elif [[ $alive && ,$silent, != *,0,* ]] && ! is_ill "$found" && # worker 0 prints the steps
+      ! grep -qvE '\|(running|unreachable)\|' <<<"$lines" && hangs; then
+      report "no new step for $((SECONDS - moved)) s: every thread's stack goes to the logs of run $run, which is then stopped"
       on all "bash $script stacks" 2>/dev/null || true
       sleep 2 # they write
       again stop --force --timeout="${GRACE_SECONDS:-300}" || broken=1
       outcome=crashed why="the run hung after step ${step:-0}"
+      ! was_asked "$lines" || outcome=stopped why='a person stopped the run, which hung'
     elif [[ $silent ]] || is_ill "$found"; then # no matter as long as the run makes steps
       ((sick)) || sick=$SECONDS
       if ((SECONDS - sick >= $(patience "$found" "$lines"))); then
-        outcome=crashed broken=1 why="the slice is $found${silent:+, worker $silent does not answer}"
+        outcome=crashed broken=1 why="the slice is $found${silent:+, worker $silent does not answer}, for $((SECONDS - sick)) s"
       fi
     elif grep -qv '|running|' <<<"$lines"; then
       # The others end by themselves, saved or by JAX's heartbeat; a signal now could cut a save short.
@@ -169,6 +179,8 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
   done
 }
 
+was_asked() { awk -F'|' '$6 == 1 { asked = 1 } END { exit !asked }' <<<"$1"; }  # whether a person stopped the run
+
 hangs() {  # whether the run has been silent for too long, by its own pace; compiling, saving and evaluating take a while
   local most=$((pause * 10 < 1800 ? 1800 : pause * 10 > 7200 ? 7200 : pause * 10))
   most=${STALL_SECONDS:-$most}
@@ -177,9 +189,9 @@ hangs() {  # whether the run has been silent for too long, by its own pace; comp
 }
 
 judge() {  # judge LINES: how a run ended that is alive on no VM
-  local state code asked text idle
+  local number state code asked text idle
   outcome=finished
-  while IFS='|' read -r _ _ state code _ asked _ text; do
+  while IFS='|' read -r number _ state code _ asked _ text; do
     if [[ $state:$code == exited:2 ]]; then
       outcome=usage why=${text#error: }
       return
@@ -188,13 +200,14 @@ judge() {  # judge LINES: how a run ended that is alive on no VM
     elif [[ $state == unreachable ]]; then
       continue
     elif [[ $asked == 1 ]]; then
-      outcome=stopped
+      outcome=stopped why="a person stopped run $run"
     elif [[ $code == 42 ]]; then
-      outcome=preempted why='the run was stopped and has saved'
-    elif [[ $outcome == finished ]]; then
-      outcome=crashed why="${code:+exit code $code: }$text"
+      outcome=preempted why='the run ended with 42, saved, and no person stopped it'
+    elif [[ $outcome == finished || ($state == exited && $text == error:* && $why != *error:*) ]]; then
+      outcome=crashed why="worker $number: ${code:+exit code $code: }$text"
+      [[ $state != died ]] || why="worker $number died without an exit code, killed or its VM restarted; its last line: $text"
     fi
   done <<<"$1"
   idle=$(vms_that_are never "$1")
-  [[ ! $idle || $outcome == stopped ]] || outcome=crashed why="worker $idle has not started it"
+  [[ ! $idle || $outcome == stopped ]] || outcome=crashed why="run $run was not started on worker $idle"
 }

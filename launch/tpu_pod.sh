@@ -15,25 +15,25 @@ help() {
   cat <<'END'
 bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
 
-  create            asks for the slice as a queued resource; one that is there is left, a preempted one made anew
+  create            requests the slice as a queued resource; keeps one that exists, replaces a preempted or failed one
   wait              until the slice is ACTIVE
   setup             this commit and its environment on every VM; what is there already is left
   run -- FLAGS      starts python -m dvd_gan.main FLAGS on every VM, detached
-  status            the slice, and for each VM whether the run is alive, how it ended, its newest step
+  status            the slice; for each VM running or how it ended; the newest step (worker 0 prints it)
   logs              the end of one VM's log
   stop              SIGTERM: the run saves a checkpoint and ends with 42
   ssh [-- COMMAND]  a shell, or a command, on one VM or all
   delete            the slice and its VMs; costs end here
-  babysit -- FLAGS  all of it, again after every preemption or crash, until the run is done
+  babysit -- FLAGS  create, wait, setup and run; restarts after preemptions, crashes and hangs, until the run is done
 
   --name=NAME       TPU_NAME      of the slice
   --zone=ZONE       TPU_ZONE
-  --project=ID      TPU_PROJECT   gcloud's own where it is missing
+  --project=ID      TPU_PROJECT   by default gcloud's configured project
   --type=TYPE       TPU_TYPE      v2-N, v3-N, v4-N, v5p-N (cores), v5litepod-N, v6e-N (chips)
   --spot            TPU_SPOT=1    cheaper; may be taken away at any time
-  --runtime=IMAGE   TPU_RUNTIME   where the type's own is not wanted
+  --runtime=IMAGE   TPU_RUNTIME   another runtime than the type's (launch/README.md)
   --timeout=SECONDS TPU_TIMEOUT   wait: 21600, in babysit 604800; stop: 300
-  --worker=N        ssh, logs: which VM, 0; ssh: or all
+  --worker=N        ssh, logs: number of the VM, 0 by default; ssh also takes all
   --lines=N         logs: how many, 50
   --follow          logs: goes on until the run ends
   --force           stop: SIGKILL, unsaved, where SIGTERM was not enough
@@ -46,15 +46,19 @@ bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
   --alpha           gcloud's alpha commands, for flags that only they have (--create-flag=--autocheckpoint-enabled)
   --shared-workdir  run, babysit: the local --workdir is a disk that outlives the slice and that all VMs share
 
-  TPU_CREATE_FLAGS, TPU_SSH_FLAGS   the same, several in one, between spaces
-  POLL_SECONDS      between two looks, 30
-  babysit: BACKOFF_SECONDS 10, doubled up to BACKOFF_MAX 600; MAX_CRASHES 5, in a row and without a new step;
-           GRACE_SECONDS 300, for the other VMs to end by themselves once one has;
-           STALL_SECONDS without a new step: it hangs (1800, or ten times its longest pause so far), or START_SECONDS
-           7200 without a new line before the first one; UNREACHABLE_SECONDS 900 without an answer from a VM, MAINTENANCE_SECONDS 7200 of
-           maintenance: the slice is made anew; STOCKOUT_SECONDS 1800 before the next request where there is no capacity
+  TPU_CREATE_FLAGS, TPU_SSH_FLAGS   several such flags, separated by spaces
+  POLL_SECONDS      seconds between two checks, 30
+  babysit, in seconds but MAX_CRASHES:
+    BACKOFF_SECONDS 10        before the first restart; doubled each time, up to BACKOFF_MAX 600
+    MAX_CRASHES 5             gives up after so many crashes without passing the furthest step so far
+    GRACE_SECONDS 300         once the run has ended on one VM, for the others to end by themselves
+    STALL_SECONDS             without a new step: restart; by default ten times the longest pause, from 1800 to 7200
+    START_SECONDS 7200        before the first step, without a new line in worker 0's log: restart
+    UNREACHABLE_SECONDS 900   a VM is silent and no other runs, or the slice is unhealthy without steps: another slice
+    MAINTENANCE_SECONDS 7200  the same in maintenance, or where no VM answers, or where others run
+    STOCKOUT_SECONDS 1800     before the next request where there is no capacity
 
-Exit codes: 0 done, 2 a mistake, in one line, 42 (babysit) somebody else's stop, 1 anything else.
+Exit codes: 0 done; 2 a mistake, in one line; 42 babysit: a person stopped it or deleted the slice; 1 anything else.
 END
 }
 
@@ -128,8 +132,8 @@ cmd_wait() {
       NONE) fail "$name: there is none; create it first" ;;
       FAILED) fail "$name will not come: FAILED: $(reason)" ;;
     esac
-    ! is_lost "$found" || fail "$name will not come: $found"
-    ! is_ill "$found" || ((SECONDS - since < $(patience "$found"))) || fail "$name has been $found for $((SECONDS - since)) s"
+    ! is_lost "$found" || fail "$name will not come: $found; create requests it again"
+    ! is_ill "$found" || ((SECONDS - since < $(patience "$found"))) || fail "$name has been $found for $((SECONDS - since)) s; delete and create it"
     ((SECONDS < deadline)) || fail "$name is still $found after $timeout s"
     sleep "$poll"
   done
@@ -138,7 +142,7 @@ cmd_wait() {
 refuse_dirty() {
   local dirty
   dirty=$(git -C "$repository" status --porcelain)
-  [[ ! $dirty || $allow_dirty ]] || usage "not all is committed; commit it, or leave it out with --allow-dirty"
+  [[ ! $dirty || $allow_dirty ]] || usage "not all is committed in $repository; commit it, or leave it out with --allow-dirty"
 }
 
 cmd_setup() {
@@ -154,7 +158,7 @@ cmd_setup() {
   say "shipping $commit; the first environment takes minutes"
   tpu_vm scp "$archive" "$name:" --worker=all 2>"$errors" || fail "copying failed: $(<"$errors")"
   on all "tar -xzOf dvd_gan-$commit.tar.gz launch/tpu_worker.sh >dvd_gan_worker.sh && \
-bash dvd_gan_worker.sh setup $commit $date" || fail "setup failed; what is done will not be done again"
+bash dvd_gan_worker.sh setup $commit $date" || fail "setup failed, see above; repeat it, and it continues where it ended"
   say "$commit is set up on all VMs"
 }
 
@@ -175,9 +179,9 @@ cmd_run() {
   check_workdir
   lines=$(collect)
   silent=$(vms_that_are unreachable "$lines")
-  [[ ! $silent ]] || fail "worker $silent does not answer"
+  [[ ! $silent ]] || fail "worker $silent does not answer; if it stays so, delete and create the slice"
   alive=$(vms_that_are running "$lines")
-  [[ ! $alive ]] || usage "a run is alive on worker $alive; stop it first"
+  [[ ! $alive ]] || usage "a run is alive on worker $alive; babysit with its flags watches it, stop ends it"
   [[ $dry_run ]] || set_up "$lines" || usage "$commit is not set up on all VMs; setup first"
   # Made once: a request that ssh repeats is known by it, and babysit knows its run.
   run=${TPU_RUN:-$(new_run)}

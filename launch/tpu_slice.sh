@@ -53,8 +53,10 @@ is_lost() { [[ $1 =~ ^(NONE|SUSPENDING|SUSPENDED|DELETING|PREEMPTED|TERMINATED)$
 is_ill() { [[ $1 =~ ^(UNHEALTHY_.*|UNKNOWN|REPAIRING|RESTARTING|REIMAGING|STARTING|STOPPING|STOPPED)$ ]]; }
 
 patience() {  # patience STATE [LINES]: seconds for which a slice may be so; LINES as collect says them
-  # Where no VM answers, it may well be this machine's ssh.
-  if [[ $1 == UNHEALTHY_MAINTENANCE || $1 == REPAIRING ]] || { [[ ${2-} ]] && ! grep -qv '|unreachable|' <<<"$2"; }; then
+  # Where no VM answers, it may well be this machine's ssh. Where one is silent and others run, the silent one runs too:
+  # a process that is gone ends the others.
+  if [[ $1 == UNHEALTHY_MAINTENANCE || $1 == REPAIRING ]] ||
+    { ! is_ill "$1" && [[ ${2-} ]] && { [[ $2 == *'|running|'* ]] || ! grep -qv '|unreachable|' <<<"$2"; }; }; then
     echo "${MAINTENANCE_SECONDS:-7200}"
   else
     echo "${UNREACHABLE_SECONDS:-900}"
@@ -127,9 +129,9 @@ check_same() {  # refuses a slice that is there and is another one than is asked
   while read -r field wanted; do
     found=$(sed -n "s/.*\"$field\": \"\(.*\)\".*/\1/p" <<<"$there" | head -n 1)
     [[ ! $found || $found == "$wanted" ]] ||
-      usage "$name is there with $field $found, not $wanted: take another --name, or delete it first"
+      usage "$name exists with $field $found, not $wanted: ask for that, or take another --name"
   done <<<"acceleratorType $type
 runtimeVersion $image"
   [[ $(grep -c '"spot":' <<<"$there") == "${#spot[@]}" ]] ||
-    usage "$name is there, and --spot was ${spot[*]:+not }given when it was made: take another --name, or delete it first"
+    usage "$name exists and is ${spot[*]:+not }spot: ${spot[*]:+leave --spot out}${spot[*]-add --spot}, or take another --name"
 }

@@ -75,7 +75,7 @@ start() {
   mkdir -p "$folder"
   rm -f "$folder/pid"
   exec 9>"$pod/run.lock"
-  flock --timeout 10 9 || { echo "worker $worker: processes of run $(newest) do not end"; return 1; }
+  flock --timeout 10 9 || { echo "worker $worker: processes of run $(newest) do not end: delete and create the slice"; return 1; }
   printf '%q ' "$@" >"$folder/flags"
   echo "$run" >"$pod/newest.new"
   mv "$pod/newest.new" "$pod/newest"
@@ -84,7 +84,7 @@ start() {
     [[ ! -s $folder/pid ]] || return 0
     sleep 0.05
   done
-  echo "worker $worker: the run did not start"
+  echo "worker $worker: the run did not start: see its log"
   return 1
 }
 
@@ -138,7 +138,7 @@ release() {  # ends what an earlier run left behind on the device; a process tha
     if grep -qz '^DVD_GAN_RUN=' "/proc/$pid/environ"; then
       kill -KILL "$pid" || true
     elif [[ -e /proc/$pid ]]; then
-      echo "worker $worker: process $pid holds the TPU: $(tr '\0' ' ' <"/proc/$pid/cmdline")"
+      echo "worker $worker: process $pid, not ours, holds the TPU (sudo kill $pid): $(tr '\0' ' ' <"/proc/$pid/cmdline")"
       return 1
     fi
   done 2>/dev/null
@@ -149,7 +149,7 @@ release() {  # ends what an earlier run left behind on the device; a process tha
   done
   # Another user's, in a folder where only its owner may delete it.
   rm -f "$root/tmp/libtpu_lockfile" 2>/dev/null || as_root rm -f "$root/tmp/libtpu_lockfile" ||
-    { echo "worker $worker: $root/tmp/libtpu_lockfile is another user's, and has to go"; return 1; }
+    { echo "worker $worker: another user owns $root/tmp/libtpu_lockfile: remove it"; return 1; }
 }
 
 status() {

@@ -128,7 +128,7 @@ def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
       done += running.result()
       if time.monotonic() - said > progress.EVERY_LINE:
         said = time.monotonic()
-        left = progress.span((said - begun) * (total - done) / done)
+        left = progress.span((said - begun) * (total - done) / max(done, 1))
         progress.say(f'copied {done / 1e9:.2f} of {total / 1e9:.2f} GB, {left} left')
   finally:
     pool.shutdown(wait=False, cancel_futures=True)  # after an error, do not wait for other downloads

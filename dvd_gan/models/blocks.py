@@ -34,7 +34,7 @@ class Conv3D(nn.Module):
     kernel = self.param('kernel', zeros, (3, 3, 3, c, self.features))
     bias = self.param('bias', zeros, (self.features,))
     convolve = resampling.pooled_conv2d if self.pool else conv2d
-    # With odd T the last output is not a mean of two frames, so time is pooled afterwards.
+    # Pooling over time is merged into the kernel only if T is even; with odd T, `pool_time` keeps the last frame.
     paired = self.pool and t % 2 == 0
     if paired:
       kernel = resampling.mean_of_shifted(kernel, 0)
@@ -87,12 +87,14 @@ class GeneratorBlock(nn.Module):
 class DiscriminatorBlock(nn.Module):
   """ReLU-conv3-ReLU-conv3-avgpool2, plus the skip conv1-avgpool2; 2-D on each frame separately, or 3-D.
 
+  The skip is the identity if the shape does not change.
+
   Attributes:
     features: output width.
     down: whether to pool by 2, also in time (rounding up) if the block is 3-D.
     relu_first: off in the first block of a network, whose input is the image.
-    volumetric: use 3x3x3 convolutions over time, height and width.
-    resample_in_kernel: compute the second convolution and the pooling after it as one convolution of stride 2.
+    volumetric: use 3x3x3 convolutions in place of 3x3, and pool over time too; the skip stays 1x1.
+    resample_in_kernel: compute the second convolution and the pooling after it as one convolution.
   """
 
   features: int
@@ -104,7 +106,7 @@ class DiscriminatorBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x [B, T, H, W, C] -> [B, T', H', W', features]."""
+    """x [B, T, H, W, C] -> [B, T, H, W, features]; with `down` H / 2, W / 2, and if 3-D ceil(T / 2)."""
     conv3 = Conv3D if self.volumetric else functools.partial(layers.Conv, size=3)
     h = nn.relu(x) if self.relu_first else x
     h = conv3(self.features, dtype=self.dtype, name='conv1')(h)

@@ -12,9 +12,10 @@ PARTS = ('spatial', 'temporal')
 
 
 class ProjectionHead(nn.Module):
-  """ReLU, sum over space, then linear(h) + <embed(y), h>, summed over frames (Miyato & Koyama 2018; paper).
+  """Projection head (Miyato & Koyama 2018; paper).
 
-  Scores are summed over frames, not averaged, as in the paper's D_S; for D_T's remaining time steps this is ours.
+  For each frame, h is ReLU(x) summed over pixels, and the score is linear(h) + <embed(y), h>. The scores of all frames
+  are summed: for D_S as in the paper, for D_T's remaining time steps ours.
   """
 
   num_classes: int
@@ -30,7 +31,10 @@ class ProjectionHead(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """A stack of residual blocks over frames and a projection head; the last block keeps its resolution.
+  """Residual blocks, then a projection head.
+
+  The first `volumetric` blocks are 3-D, the other blocks process each frame separately. Every block except the last one
+  halves the resolution; 3-D blocks also halve time.
 
   Attributes:
     ch: base width.
@@ -79,7 +83,8 @@ class DualDiscriminator(nn.Module):
   """D_S on k frames at full resolution and D_T on the whole video at low resolution; one parameter tree, one optimizer.
 
   Attributes:
-    pool: phi, the side of the spatial average pooling before D_T: 2 is the paper's, 1 the identity.
+    pool: side of the windows that are averaged before D_T (phi): 2 in the paper. With disc.phi='crop' it is 1, and the
+      train step crops the video before this module.
     parts: which of the two to build; both, or only one for the ablation.
     All other attributes: see Discriminator.
   """
@@ -99,8 +104,9 @@ class DualDiscriminator(nn.Module):
     """Scores frames and motion.
 
     Args:
-      frames: [B, k, H, W, 3] in [-1, 1], the frames for D_S, each scored separately.
-      video: [B, T, H, W, 3] in [-1, 1], T >= 4.
+      frames: [B, k, H, W, 3], the frames for D_S, each scored separately.
+      video: [B, T, H', W', 3], context frames included, T >= 4 (ours: an average of four frames is left); H' = H, or
+        H // disc.pool with disc.phi='crop'. Both are in [-1, 1], except that augmented colours may leave that range.
       label: [B] int32.
 
     Returns:

@@ -1,8 +1,7 @@
-"""Spectral norm as a pure function on a parameter tree: (W, u) -> (W / sigma(W), u').
+"""Spectral norm as a pure function on a parameter tree: (W, u) -> (W / sigma(W), u', sigma).
 
-The modules use ordinary weights. The train step normalises a network's parameters once for each optimizer update,
-outside the modules, the scan over time and rematerialisation. Every use of a network between two updates therefore has
-the same weights (models/README.md, Decisions). Source: Miyato et al. 2018; the choice of weights: paper, section 3.
+The modules do not normalise. The train step passes them normalised parameters, so all uses of a network between two of
+its updates have the same weights, also in loops and in rematerialised blocks (models/README.md, Decisions). Source: Miyato et al. 2018; the choice of weights: paper, section 3.
 """
 
 from typing import Any
@@ -42,14 +41,14 @@ def normalise(params: Tree, u: Tree) -> tuple[Tree, Tree, Tree]:
 
   Returns:
     (weights, u', sigma): `params` with each normalised leaf divided by sigma, where gradients flow through sigma but
-    not through the vectors; the new vectors; and the estimated sigma of each raw weight, an f32 scalar, or None.
+    not through the vectors; the new vectors; and the estimated sigma of each raw weight, f32 scalars; None for leaves without spectral norm.
   """
   results = _map(_normalise_leaf, params, u)
   return tuple(_map(lambda leaf, _, i=i: leaf[i], results, u) for i in range(3))
 
 
 def converge(params: Tree, u: Tree, *, tolerance: float = 1e-6, max_iterations: int = 1000) -> Tree:
-  """Vectors u after power iterations until no sigma changes by more than `tolerance` relative, for sampling.
+  """Repeats power iterations until every sigma changes by at most the fraction `tolerance`; used for sampling.
 
   Every normalised weight of `normalise(params, converge(params, u))` has largest singular value 1. The loop runs on the
   host around one compiled iteration; a compiled loop for each weight would take many times longer to compile.
