@@ -8,11 +8,11 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ['JAX_PLATFORMS'] = 'cpu'
-# Compiling is most of the suite's time: nothing is optimised, and fusions are emitted by the older emitters, which takes
-# two fifths of the time. The programs are the same, their machine code slower.
+# Most of the suite's time is compilation. Without optimisation and with the older fusion emitters it takes two fifths
+# of the time. The programs are the same, but their machine code is slower.
 FAST_COMPILE = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FAST_COMPILE} --xla_force_host_platform_device_count=8'
-# Kept from run to run, and shared with the processes that tests start.
+# The cache is kept between runs and shared with the processes that tests start.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), f'dvd_gan_tests_{os.getuid()}'))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
@@ -41,11 +41,11 @@ def random_batch(config, seed=0):
   }
 
 
-PACE = ('steps_per_s', 'clips_per_s', 'input_wait')  # of metrics.jsonl: what the clock decides
+PACE = ('steps_per_s', 'clips_per_s', 'input_wait')  # metrics that depend on time
 
 
 class Step(NamedTuple):
-  """The tiny config's train step on some devices, compiled; it donates its state, so `fresh` makes a new one."""
+  """The compiled train step of the tiny config. It donates its state; `fresh` makes a new initial state."""
 
   config: object
   spec: train_step.StepSpec
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
   def fresh(self):
     init = functools.partial(train_step.init_state, self.spec)
-    # No jit: every leaf is then a buffer of its own.
+    # Copied by NumPy, not in jit, so that every leaf has its own buffer.
     state = jax.tree.map(np.array, jax.jit(init)(models.init(self.config), jax.random.key(self.config.seed)))
     return jax.device_put(state, sharding.state(self.mesh, state))
 
@@ -96,7 +96,7 @@ def config():
 
 @pytest.fixture
 def sampler(config):
-  """A sampler of the tiny config without attention, its weights random."""
+  """A sampler of the tiny config without attention, with random weights."""
   config.gen.attention = ()
   params = models.init(config)[0]
   rng = np.random.default_rng(0)

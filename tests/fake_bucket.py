@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-_HOSTS = ('storage.googleapis.com', 'www.googleapis.com')  # TensorFlow's, which no variable changes
+_HOSTS = ('storage.googleapis.com', 'www.googleapis.com')  # hosts of TensorFlow, not configurable
 _URL = re.compile(
   r'(?P<service>/upload|/download)?/storage/v1/b/(?P<bucket>[^/]+)(?:/storageLayout|(?P<list>/o)(?:/(?P<name>[^/]+)'
   r'(?:/(?P<verb>rewriteTo|copyTo|compose)(?:/b/(?P<to_bucket>[^/]+)/o/(?P<to_name>[^/]+))?)?)?)?'
@@ -51,7 +51,7 @@ class Blob(bytes):
   """An object's data, with its metadata as attributes."""
 
   def __new__(cls, data: bytes, fields: Mapping[str, object] | None = None):
-    """`fields`: writable metadata of the JSON API, contentType say."""
+    """`fields`: writable metadata of the JSON API, such as contentType."""
     self = super().__new__(cls, data)
     self.fields = {'contentType': 'application/octet-stream', **(fields or {})}
     self.generation, self.metageneration = next(_GENERATIONS), 1
@@ -60,7 +60,7 @@ class Blob(bytes):
     return self
 
   def resource(self, key: str) -> dict[str, object]:
-    """The object's metadata as the JSON API answers it."""
+    """The object's metadata in the form of the JSON API."""
     bucket, _, name = key.partition('/')
     numbers = {'size': len(self), 'generation': self.generation, 'metageneration': self.metageneration}
     return {
@@ -88,7 +88,7 @@ class Blob(bytes):
 
 
 class _Upload:
-  """A resumable upload; `resource` is the object's once it is complete."""
+  """A resumable upload; once it is complete, `resource` is the object's metadata."""
 
   def __init__(self, key: str, query: dict[str, str], fields: dict[str, object]):
     self.key, self.query, self.fields = key, query, fields
@@ -96,7 +96,7 @@ class _Upload:
 
 
 class _Call(NamedTuple):
-  """A parsed request. The methods that take one return status, headers and content; a dict is sent as JSON."""
+  """A parsed request. Methods that take a `_Call` return status, headers and content; a dict is sent as JSON."""
 
   key: str
   target: dict[str, str]  # the groups of `_URL`
@@ -279,7 +279,7 @@ class FakeBucket:
         upload.data[int(start) :] = call.body
       if total != str(len(upload.data)):
         return 308, {'Range': f'bytes=0-{len(upload.data) - 1}'} if upload.data else {}, b''
-      # Nothing here computes a crc32c, but google-cloud-storage fails if it does not get its own back.
+      # The fake computes no crc32c; google-cloud-storage fails unless its own value is returned.
       crc32c = re.search('crc32c=([^,]+)', call.headers.get('x-goog-hash') or '')
       fields = upload.fields | ({'crc32c': crc32c[1]} if crc32c else {})
       upload.resource = self._put(upload.key, upload.query, bytes(upload.data), fields)
@@ -356,7 +356,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _body(self):
     if self.headers.get('Transfer-Encoding') != 'chunked':
       return self.rfile.read(int(self.headers.get('Content-Length') or 0))
-    body = b''  # an upload of TensorFlow, whose Content-Length does not apply
+    body = b''  # TensorFlow's uploads are chunked; their Content-Length does not apply
     while size := int(self.rfile.readline(), 16):
       body += self.rfile.read(size)
       self.rfile.readline()

@@ -27,45 +27,45 @@ def raised(log, clips_per_step=32):
     ({'disc_sigma_max': 30.0}, 'disc_sigma_max', 1),
   ],
 )
-def test_each_sign_is_reported_once_with_a_step_before_it(changed, name, within):
+def test_each_sign_of_collapse_is_reported_once_with_the_last_healthy_step(changed, name, within):
   log = lines(60) + lines(60, 60, **changed)
   ((step, found, since),) = raised(log)
   assert found == name and 600 < step <= 600 + 10 * within and since <= 600
-  assert within > 1 or since == 600  # the line before
+  assert within > 1 or since == 600  # the last line before the change
 
 
-def test_a_healthy_log_a_young_discriminator_and_single_outliers_raise_nothing():
+def test_no_alarm_for_a_healthy_log_for_early_training_or_for_a_single_outlier():
   assert raised(lines(200)) == []
-  assert raised(lines(25, disc_loss_spatial=2.0) + lines(50, 25)) == []  # 8,000 clips
+  assert raised(lines(25, disc_loss_spatial=2.0) + lines(50, 25)) == []  # 8,000 clips, fewer than DEAD_AFTER
   log = lines(200)
   log[150]['disc_loss_temporal'] = 0.0
   assert raised(log) == []
 
 
-def test_a_run_that_was_resumed_with_another_discriminator_is_read_on():
+def test_no_alarm_if_the_temporal_loss_is_missing_before_the_run_was_resumed():
   log = lines(60)
   for line in log[:40]:
     del line['disc_loss_temporal']
   assert raised(log) == []
 
 
-def test_weights_that_grow_slowly_or_are_small_raise_nothing():
+def test_no_alarm_for_spectral_norms_that_grow_slowly_or_stay_small():
   log = lines(300)
   for i, line in enumerate(log):
     line['gen_sigma_max'] = 1 + i / 10
-  assert raised(log) == []  # to 31 in 3,000 steps
+  assert raised(log) == []  # growth to 31 in 3,000 steps
   assert raised(lines(60, gen_sigma_max=1.0) + lines(60, 60, gen_sigma_max=4.0)) == []
 
 
-def test_samples_that_become_alike_are_reported_with_the_last_step_at_which_they_were_not():
+def test_a_fall_of_sample_deviation_is_reported_with_the_last_step_at_its_usual_value():
   log = lines(120)
-  # One outlier early on is not what later values are compared with.
+  # Values are compared with the median, so one early outlier does not matter.
   for i, value in ((9, 90.0), (19, 50.0), (29, 52.0), (39, 48.0), (49, 47.0), (59, 30.0), (69, 20.0)):
     log[i]['sample_deviation'] = value
   assert raised(log) == [(700, 'sample_deviation', 500)]
 
 
-def test_a_sign_that_comes_back_is_reported_again_and_a_resumed_run_repeats_nothing():
+def test_a_sign_is_reported_again_when_it_returns_but_not_when_the_run_is_resumed():
   dead, well = {'disc_loss_spatial': 2.0}, {}
   log = lines(60) + lines(40, 60, **dead) + lines(60, 100, **well) + lines(40, 160, **dead)
   assert [name for _, name, _ in raised(log)] == ['disc_loss_spatial high'] * 2
@@ -73,10 +73,10 @@ def test_a_sign_that_comes_back_is_reported_again_and_a_resumed_run_repeats_noth
   assert watch(log[95]) == []
 
 
-def test_committed_logs_of_healthy_runs_raise_nothing_and_of_those_that_went_wrong_do():
+def test_the_alarm_finds_the_failed_runs_among_the_committed_logs_and_no_others():
   found = {}
   for path in (ROOT / 'results').glob('**/metrics.jsonl'):
-    if 'long_runs' in path.parts:  # thinned
+    if 'long_runs' in path.parts:  # only some of the lines were committed
       continue
     log = [json.loads(line) for line in path.read_text().splitlines()]
     train = json.loads((path.parent / 'config.json').read_text())['config']['train']
@@ -84,7 +84,7 @@ def test_committed_logs_of_healthy_runs_raise_nothing_and_of_those_that_went_wro
     found[name] = {sign for _, sign, _ in raised(log, train['batch_size'] * train['d_steps'])}
   assert {name: signs for name, signs in found.items() if signs} == {
     'moving_shapes_fp_32/game_alone': {'disc_loss_temporal low'},  # its motion froze
-    'proof/cpu16/one_d_step-1': {'disc_loss_spatial high'},  # lost for a while
+    'proof/cpu16/one_d_step-1': {'disc_loss_spatial high'},  # D_S failed to separate clips for a while
     'proof/cpu16/phi_quarter-0': {'disc_loss_temporal high'},  # in 4x4 pixels D_T sees no motion
     'proof/cpu16/phi_quarter-1': {'disc_loss_temporal high'},
   }

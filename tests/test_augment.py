@@ -19,14 +19,14 @@ def changed(video, *kinds, seed=1):
   return np.asarray(augment.apply(draws, video)), jax.device_get(draws)
 
 
-def test_without_kinds_nothing_is_drawn_and_nothing_changes(video):
+def test_without_augmentation_kinds_nothing_is_drawn_and_the_video_is_unchanged(video):
   same, draws = changed(video)
   assert draws == {}
   np.testing.assert_array_equal(same, video)
 
 
 @pytest.mark.parametrize('kind', augment.KINDS)
-def test_all_frames_of_a_clip_are_changed_alike_and_clips_differently(video, kind):
+def test_augmentation_is_equal_for_all_frames_of_a_clip_and_differs_between_clips(video, kind):
   still = jnp.broadcast_to(video[:1, :1], video.shape)
   out, _ = changed(still, kind)
   np.testing.assert_allclose(out, np.broadcast_to(out[:, :1], out.shape), atol=1e-6)
@@ -34,8 +34,8 @@ def test_all_frames_of_a_clip_are_changed_alike_and_clips_differently(video, kin
 
 
 @pytest.mark.parametrize('kind', augment.KINDS)
-def test_gradients_are_those_of_a_linear_function(video, kind):
-  """Each change is affine in its clip, so its derivative is the difference that a change of the clip makes."""
+def test_each_augmentation_is_affine_and_its_derivative_matches_its_difference(video, kind):
+  """Each augmentation is affine in the clip, so its directional derivative equals a finite difference."""
   draws = augment.draw(jax.random.key(1), len(video), SIZE, (kind,))
   direction = jax.random.normal(jax.random.key(2), video.shape)
   before, derivative = jax.jvp(lambda x: augment.apply(draws, x), (video,), (direction,))
@@ -58,7 +58,7 @@ def test_translation_is_uniform_up_to_an_eighth_of_the_side():
     assert values.tolist() == [-2, -1, 0, 1, 2] and counts.min() > 900
 
 
-def test_cutout_blanks_a_square_of_half_the_side_whose_centre_lies_anywhere(video):
+def test_cutout_greys_a_square_of_half_the_side_at_any_position(video):
   out, draws = changed(video, 'cutout')
   for clip, cut, (top, left) in zip(np.asarray(video), out, draws['cutout'], strict=True):
     expected = clip.copy()

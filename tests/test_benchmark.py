@@ -12,7 +12,7 @@ from tests import tiny_prediction
 from tests.conftest import ROOT, tiny_config
 
 
-def test_it_prints_one_json_object_last_without_tensorflow():
+def test_the_benchmark_prints_a_json_object_as_its_last_line_without_tensorflow():
   program = (
     'import sys; sys.modules.update(dict.fromkeys(["tensorflow", "clu"]));'
     'from dvd_gan import benchmark; from tests.conftest import tiny_config;'
@@ -28,7 +28,7 @@ def test_it_prints_one_json_object_last_without_tensorflow():
 
 
 @pytest.mark.parametrize('flag', ['--batch_size=0', '--repeats=0'])
-def test_nothing_to_time_is_refused(flag, monkeypatch, capsys):
+def test_a_batch_size_or_a_number_of_repeats_of_0_is_a_one_line_usage_error(flag, monkeypatch, capsys):
   monkeypatch.setattr(sys, 'argv', ['benchmark', '--size=smoke', flag])
   with pytest.raises(SystemExit) as exit_:
     benchmark.main()
@@ -37,14 +37,14 @@ def test_nothing_to_time_is_refused(flag, monkeypatch, capsys):
   assert error.startswith('error: ') and error.count('\n') == 1
 
 
-def test_the_default_size_is_the_one_that_scripts_expect():
+def test_size_64x64x12_ch32_b4_is_the_default_config_with_32_channels_and_a_batch_of_4():
   config = benchmark.SIZES['64x64x12_ch32_b4']()
   assert (config.data.resolution, config.data.frames, config.gen.ch, config.train.batch_size) == (64, 12, 32, 4)
   assert config == _with_narrow_widths(default.get_config())
 
 
 @pytest.mark.parametrize('tiny', [tiny_config, tiny_prediction.get_config])
-def test_sampling_is_timed(tiny):
+def test_measure_sampling_reports_times_throughput_batch_size_and_flops(tiny):
   config = tiny()
   config.sample.batch_size = 2
   output = benchmark.measure_sampling(config, repeats=3)
@@ -53,13 +53,13 @@ def test_sampling_is_timed(tiny):
 
 
 @pytest.mark.parametrize('name', ['kinetics600_64x12', 'kinetics600_64x48', 'kinetics600_128x12'])
-def test_full_width_sizes_are_valid_and_in_bfloat16(name):
+def test_kinetics600_sizes_are_valid_full_width_and_in_bfloat16(name):
   config = benchmark.SIZES[name]()
   validation.validate(config)
   assert (config.gen.ch, config.disc.ch, config.dtype) == (*([96] * 2 if '128' in name else [128] * 2), 'bfloat16')
 
 
-def test_prediction_has_a_size_too():
+def test_size_64x64_5to11_ch32_b4_predicts_11_frames_from_5_in_float32():
   config = benchmark.SIZES['64x64_5to11_ch32_b4']()
   assert (config.data.context, config.data.frames, config.gen.ch, config.disc.ch, config.dtype) == (
     5,

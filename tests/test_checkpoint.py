@@ -34,7 +34,7 @@ def state(config, mesh):
 
 @pytest.fixture
 def saved(state, tmp_path):
-  """Steps 1 and 2, whose EMA differs."""
+  """Checkpoints of steps 1 and 2, with different EMA parameters."""
   checkpoints = checkpoint.Checkpoints(tmp_path)
   for step in (1, 2):
     ema = jax.tree.map(lambda leaf, step=step: leaf + step, state.ema_params)
@@ -48,7 +48,7 @@ def same(a, b):
 
 
 def damage(checkpoints, step, fault):
-  """Every file that may hold arrays: orbax leaves some behind that nothing refers to any more, and not always the same."""
+  """Damages every array file, because orbax leaves a varying set of unreferenced files among them."""
   folder = pathlib.Path(checkpoints.folder) / str(step) / 'state'
   paths = [path for path in folder.rglob('d/*') if path.is_file()]
   assert paths
@@ -67,7 +67,7 @@ def truncate(path):
 
 
 @pytest.mark.parametrize('fault', [flip, truncate, lambda path: path.unlink()])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(saved, config, mesh, state, capsys, fault):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_restored(saved, config, mesh, state, capsys, fault):
   damage(saved, 2, fault)
   with pytest.raises(checkpoint.DamagedError, match='checkpoint 2'):
     saved.restore(2, config, mesh)
@@ -76,19 +76,19 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(saved, config,
   same(restored.ema_params, jax.tree.map(lambda leaf: leaf + 1, state.ema_params))
   output = capsys.readouterr().err
   assert 'warning: checkpoint 2' in output and 'taking the one before' in output
-  # A run that goes on from there saves that step anew.
+  # A run that resumes from step 1 saves step 2 again.
   assert saved.restore_newest(config, mesh, set_aside=True)[0] == 1
   assert saved.newest() == 1 and (saved.folder / 'damaged-2').exists()
   saved.save(2, state._replace(step=jnp.int32(2)))
   saved.wait()
   same(saved.restore(2, config, mesh)[0].ema_params, state.ema_params)
-  # It may happen to the same step again.
+  # The same step may be damaged again.
   damage(saved, 2, fault)
   assert saved.restore_newest(config, mesh, set_aside=True)[0] == 1
   assert (saved.folder / 'damaged-2-2').exists()
 
 
-def test_nothing_but_damage_is_one_line(saved, config, mesh):
+def test_if_every_checkpoint_is_damaged_restoring_raises_a_run_error_and_renames_none(saved, config, mesh):
   for step in (1, 2):
     damage(saved, step, flip)
   with pytest.raises(RunError, match='every checkpoint in .* is damaged: \\[2, 1\\]'):
@@ -96,41 +96,41 @@ def test_nothing_but_damage_is_one_line(saved, config, mesh):
   assert not list(saved.folder.glob('damaged-*'))
 
 
-def test_another_model_is_not_damage(saved, mesh):
+def test_restoring_a_checkpoint_of_another_model_is_a_usage_error_and_not_damage(saved, mesh):
   other = tiny_config()
   other.gen.ch = 4
   with pytest.raises(UsageError, match='does not fit this config') as error:
-    # Opened anew, as another process does.
+    # A new object, as in another process.
     checkpoint.Checkpoints(saved.folder).restore_newest(other, mesh, set_aside=True)
   assert not isinstance(error.value, checkpoint.DamagedError) and saved.newest() == 2
 
 
 @pytest.mark.parametrize(('count', 'shard'), [(8, 4), (4, 1)])
-def test_any_number_of_devices_restores_what_another_saved(saved, config, state, tmp_path, count, shard):
+def test_a_checkpoint_can_be_restored_on_another_number_of_devices(saved, config, state, tmp_path, count, shard):
   mesh = sharding.make_mesh(shard, jax.devices()[:count])
   there = saved.restore(2, config, mesh)[0]
   same(there.ema_params, jax.tree.map(lambda leaf: leaf + 2, state.ema_params))
   assert len(jax.tree.leaves(there)[0].sharding.device_set) == count
-  # And back again, from its parts.
+  # Save from these devices and restore on one.
   elsewhere = checkpoint.Checkpoints(epath.Path(tmp_path) / 'elsewhere')
   elsewhere.save(2, there)
   elsewhere.wait()
   same(elsewhere.restore(2, config, sharding.make_mesh(devices=jax.devices()[:1]))[0], there)
 
 
-def test_the_newest_and_the_best_stay(state, tmp_path):
+def test_the_newest_checkpoint_and_those_with_the_best_metric_are_kept(state, tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2)
   scores = {1: 3.0, 2: 1.0, 3: math.nan, 4: 2.0, 5: -math.inf, 6: 9.0}
   for step, score in scores.items():
     checkpoints.save(step, state, best_metric=score)
     checkpoints.wait()
     assert checkpoints.newest() == step
-  # 6 is the newest; 2 and 4 have the smallest scores of those that are numbers.
+  # 6 is the newest; 2 and 4 have the smallest finite values.
   assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 4, 6]
   assert checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2).newest() == 6
 
 
-def test_multiples_of_keep_every_and_marked_steps_stay(state, tmp_path):
+def test_checkpoints_of_multiples_of_keep_every_and_of_marked_steps_are_kept(state, tmp_path):
   folder = tmp_path / 'checkpoints'
   checkpoints = checkpoint.Checkpoints(folder, keep=1, keep_every=3)
 
@@ -140,7 +140,7 @@ def test_multiples_of_keep_every_and_marked_steps_stay(state, tmp_path):
       checkpoints.wait()
     return sorted(int(path.name) for path in folder.iterdir())
 
-  # As an evaluation beside the run does: the step that it looks at, then the best that it has found.
+  # A concurrent evaluation marks the step that it evaluates, then the best step so far.
   assert saved(1, 2) == [2]
   checkpoint.mark(tmp_path, 'evaluating', 2)
   assert saved(3, 4) == [2, 3, 4]
@@ -149,24 +149,24 @@ def test_multiples_of_keep_every_and_marked_steps_stay(state, tmp_path):
   assert saved(5) == [2, 3, 4, 5]
   checkpoint.mark(tmp_path, 'evaluating', 5)
   assert saved(6, 7) == [2, 3, 5, 6, 7]
-  # A run that resumes keeps them too.
+  # A resumed run also keeps them.
   checkpoints = checkpoint.Checkpoints(folder, keep=1, keep_every=3)
   assert saved(8) == [2, 3, 5, 6, 8]
-  # While marks cannot be read, what was known holds; where nothing is known, nothing is deleted.
+  # If marks cannot be read, the last known ones apply. If none are known, no checkpoint is deleted.
   (tmp_path / checkpoint.MARKS / 'best.json').write_text('{"step"')
   assert saved(9) == [2, 3, 5, 6, 9]
   checkpoints = checkpoint.Checkpoints(folder, keep=1)
   assert saved(10) == [2, 3, 5, 6, 9, 10]
 
 
-def test_marks_of_steps_that_a_run_went_back_from_are_forgotten(tmp_path):
+def test_drop_marks_removes_the_marks_of_later_steps(tmp_path):
   for step in (2, 4, 6):
     checkpoint.mark(tmp_path, f'mark {step}', step)
   checkpoint.drop_marks(tmp_path, after=4)
   assert checkpoint.marks(tmp_path) == {'mark 2': {'step': 2}, 'mark 4': {'step': 4}}
 
 
-def test_moving_averages_of_scores_are_saved_where_a_run_has_them(state, config, mesh, tmp_path):
+def test_score_averages_are_saved_and_needed_to_restore_with_lecam(state, config, mesh, tmp_path):
   regularised = config.copy_and_resolve_references()
   regularised.train.lecam = 0.3
   means = {'real': {'spatial': jnp.float32(1), 'temporal': jnp.float32(2)}}
@@ -181,10 +181,10 @@ def test_moving_averages_of_scores_are_saved_where_a_run_has_them(state, config,
     checkpoint.Checkpoints(tmp_path).restore(2, regularised, mesh)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_no_other(saved, config, mesh, state):
+def test_a_failed_checkpoint_write_is_a_one_line_error_and_leaves_older_ones_intact(saved, config, mesh, state):
   limit = resource.getrlimit(resource.RLIMIT_FSIZE)
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))  # as good as a full disk: writing fails
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))  # writing fails, as on a full disk
   try:
     with pytest.raises(RunError, match='cannot write a checkpoint to .*; the newest is 2') as error:
       saved.save(3, state._replace(step=jnp.int32(3)))
@@ -199,11 +199,11 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_harms_no_other(save
 
 @pytest.mark.parametrize('bit', [0, 13, 31])
 @pytest.mark.parametrize('place', [0, 5, 11])
-def test_every_bit_counts_in_a_checksum(bit, place):
+def test_a_checksum_changes_with_any_flipped_bit_and_with_the_order_of_rows(bit, place):
   values = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
   flipped = values.copy()
   flipped.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
   one, other = (checksums.of({'a': jnp.asarray(leaf)}) for leaf in (values, flipped))
   assert one != other
-  # Two elements that change places are detected, too.
+  # Swapped elements are detected as well.
   assert checksums.of({'a': jnp.asarray(values[::-1].copy())}) != one

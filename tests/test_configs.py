@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != 'fields')
 
-# Millions of parameters of an independent prototype without attention: generator, D_S, D_T. "About": one per cent.
+# Millions of parameters of G, D_S and D_T in an independent prototype without attention; compared to one per cent.
 PAPER = {64: (303, 154, 163), 128: (187, 87, 89), 256: (190, 99, 100)}
 
 
@@ -27,7 +27,7 @@ def millions(tree):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_every_config_is_valid_and_its_step_builds(name):
+def test_every_config_is_valid_and_its_train_step_keeps_the_shapes_of_the_state(name):
   config = load(name)
   validation.validate(config)
   config.data.num_classes = config.data.num_classes or models.num_labels(config) if 'video_folder' not in name else 3
@@ -48,11 +48,11 @@ def test_every_config_is_valid_and_its_step_builds(name):
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith(('kinetics600', 'bair'))])
-def test_full_width_parameters_are_the_papers(name):
+def test_parameter_counts_of_full_width_configs_match_an_independent_prototype(name):
   config = load(name)
   assert config.gen.attention == (config.data.resolution // 2,)
-  config.gen.attention = ()  # the prototype had none
-  config.data.num_classes, config.data.use_labels = 600, True  # and was not for prediction
+  config.gen.attention = ()  # the prototype has no attention
+  config.data.num_classes, config.data.use_labels = 600, True  # and does not predict
   gen, disc = models.shapes(config)
   context = gen.pop('given', {})
   assert bool(context) == bool(config.data.context)
@@ -61,7 +61,7 @@ def test_full_width_parameters_are_the_papers(name):
     assert got == pytest.approx(expected, rel=0.01)
 
 
-def test_the_papers_numbers_are_the_defaults():
+def test_default_hyperparameters_match_the_paper():
   config = default.get_config()
   assert (config.gen.z_dim, config.gen.embed_dim, config.disc.frames_k, config.disc.pool) == (120, 120, 8, 2)
   train = config.train
@@ -76,15 +76,15 @@ def test_the_papers_numbers_are_the_defaults():
   assert frames == {'kinetics600_fp_64x16': (5, 16), 'bair_fp_64x16': (1, 16)}
 
 
-def test_a_config_says_its_command_hardware_and_expectation():
+def test_every_config_states_its_command_hardware_and_expected_and_measured_results():
   for name in NAMES:
     text = (ROOT / 'configs' / f'{name}.py').read_text()
     if name != 'default':
       assert all(word in text for word in ('Command:', 'Hardware:', 'Expected:', 'Measured:')), name
 
 
-def test_the_plan_for_the_papers_numbers_can_be_carried_out():
-  """Every row of README's table names a config, protocols and a row of results/dry_run that are there, and its hours."""
+def test_readme_rows_for_the_papers_numbers_match_configs_protocols_and_dry_runs():
+  """Every row of README's table names existing configs and protocols, and hours that match results/dry_run."""
   text = (ROOT / 'README.md').read_text()
   table = text[text.index("| setting | the paper's |") :].split('\n\n')[0].splitlines()[2:]
   assert len(table) == 11

@@ -31,7 +31,7 @@ CLIPS = 70
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A checkpoint of the tiny model, and real clips."""
+  """A workdir with a checkpoint of the tiny model and a file of real clips."""
   return make(get_config(), tmp_path_factory.mktemp('evaluate'))
 
 
@@ -56,7 +56,7 @@ def with_data(config, folder):
 
 
 def look(params, video):
-  """Stands for a network: a few means of the picture, as features and as probabilities."""
+  """Replaces a network: means over parts of the frames, as features and as probabilities."""
   cut = video.reshape(*video.shape[:2], 2, video.shape[2] // 2, 2, video.shape[3] // 2, 3).mean((3, 5))
   found = params * cut.mean(1).reshape(len(video), 12)
   change = jnp.abs(jnp.diff(cut, axis=1)).mean((1, 2, 3, 4))
@@ -76,7 +76,7 @@ def config(workdir, monkeypatch):
   config = with_data(get_config(), workdir)
   config.eval.batch_size, config.eval.samples, config.eval.protocols = 16, 30, ('toy',)
   monkeypatch.setattr(networks, 'load', lambda name, files: STAND_IN)
-  monkeypatch.setattr(features, 'PART', 20)  # two batches: several parts to a set
+  monkeypatch.setattr(features, 'PART', 20)  # two batches, so that a set has several parts
   monkeypatch.setitem(protocols.PROTOCOLS, 'toy', protocols.PROTOCOLS['toy'].__class__(
     source='test', number='toy', network='stand_in', feature='features', resize=((8, 'half_pixel'),), frames=0
   ))  # fmt: skip
@@ -91,8 +91,8 @@ def seen(videos):
   return jax.device_get(look(np.float32(2), networks.prepared(jnp.asarray(videos), ((8, 'half_pixel'),))))
 
 
-def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, workdir, capsys):
-  config.eval.follow, config.train.steps = True, 2  # the run has ended, so its last checkpoint is the only one
+def test_evaluation_results_match_those_computed_directly_from_samples_and_real_clips(config, workdir, capsys):
+  config.eval.follow, config.train.steps = True, 2  # the run has ended, so no later checkpoint is awaited
   evaluate.evaluate(config, workdir)
   found = result(workdir, 'toy-2-of_30')
   assert checkpoint.marks(workdir)['best-toy-30-1.0-0'] == {'step': 2, 'value': found['value'], 'worse': 0}
@@ -119,7 +119,7 @@ def test_the_numbers_are_those_of_the_samples_and_of_the_real_clips(config, work
   assert 'real against real' in capsys.readouterr().out
 
 
-def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monkeypatch):
+def test_cached_features_are_reused_if_complete_and_of_the_same_seed(config, workdir, tmp_path, monkeypatch):
   config.eval.cache = str(tmp_path)
   evaluate.evaluate(config, workdir)
   before = result(workdir, 'toy-2-of_30')
@@ -134,7 +134,7 @@ def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monk
   assert [part.stat().st_mtime_ns for part in parts[:-1]] == written[:-1] and parts[-1].exists()
   again = result(workdir, 'toy-2-of_30')
   assert again['frechet'] == before['frechet'] and again['accuracy'] == before['accuracy']
-  # Another seed is another set of samples; the real clips stay.
+  # Another seed gives other samples; the features of real clips are reused.
   config.eval.seed = 1
   evaluate.evaluate(config, workdir)
   assert result(workdir, 'toy-2-of_30-seed_1')['frechet'] != before['frechet']
@@ -142,7 +142,7 @@ def test_what_was_computed_is_not_computed_again(config, workdir, tmp_path, monk
 
 
 @pytest.mark.parametrize('size', [8, 32])
-def test_the_batch_size_does_not_matter(config, workdir, tmp_path, size):
+def test_evaluation_results_do_not_depend_on_the_batch_size(config, workdir, tmp_path, size):
   config.eval.cache = str(tmp_path / 'one')
   evaluate.evaluate(config, workdir)
   before = result(workdir, 'toy-2-of_30')
@@ -153,7 +153,7 @@ def test_the_batch_size_does_not_matter(config, workdir, tmp_path, size):
   assert after['frechet']['floor'] == pytest.approx(before['frechet']['floor'], rel=1e-5)
 
 
-def test_several_truncations_make_a_curve(config, workdir):
+def test_several_truncations_give_a_curve_as_json_and_png(config, workdir):
   config.eval.truncation = (1.0, 0.5)
   evaluate.evaluate(config, workdir)
   curve = result(workdir, 'curve-2')
@@ -164,7 +164,7 @@ def test_several_truncations_make_a_curve(config, workdir):
   assert (workdir / 'eval' / 'curve-2.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp_path):
+def test_a_folder_of_videos_is_evaluated_without_a_checkpoint(config, workdir, tmp_path):
   real = video_sets.evaluation_windows.Windows(config, 'train').first(40, frames=5).video[30:]
   folder = tmp_path / 'theirs'
   folder.mkdir()
@@ -187,13 +187,13 @@ def test_a_folder_of_videos_is_scored_in_place_of_the_model(config, workdir, tmp
     evaluate.evaluate(config, tmp_path / 'elsewhere')
 
 
-def test_prediction_is_scored_with_its_context_frames(config, tmp_path):
+def test_prediction_samples_continue_real_clips_and_are_evaluated_with_their_context_frames(config, tmp_path):
   folder = make(get_prediction_config(), tmp_path)
   config = with_data(get_prediction_config(), folder)
   config.eval.batch_size, config.eval.samples, config.eval.protocols = 8, 12, ('toy',)
   evaluate.evaluate(config, folder)
   found = result(folder, 'toy-2-of_12')
-  assert found['accuracy'] is not None and found['definition']['frames'] == 6  # by the labels of the clips continued
+  assert found['accuracy'] is not None and found['definition']['frames'] == 6  # from the labels of the continued clips
   config.sample.batch_size = 8
   opened = sample.open_checkpoint(config, folder)
   known = video_sets.evaluation_windows.Windows(config, 'train').first(4, frames=6)
@@ -205,7 +205,7 @@ def test_prediction_is_scored_with_its_context_frames(config, tmp_path):
 
 
 class Page(html.parser.HTMLParser):
-  """The pictures, links to other files and texts of a page."""
+  """Collects images, meta tags and texts of an HTML page, and checks that it has no scripts, links or frames."""
 
   def __init__(self, text):
     super().__init__()
@@ -224,7 +224,7 @@ class Page(html.parser.HTMLParser):
     self.texts.append(' '.join(data.split()))
 
 
-def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp_path, monkeypatch):
+def test_the_report_page_shows_real_clips_samples_nearest_clips_and_results(config, workdir, tmp_path, monkeypatch):
   workdir = epath.Path(shutil.copytree(workdir, tmp_path / 'run', ignore=shutil.ignore_patterns('eval', 'events*')))
   names = [name for _, names, _ in plots.CURVES[:2] for name in names]
   (workdir / 'metrics.jsonl').write_text(
@@ -243,7 +243,7 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
     np.testing.assert_array_equal(row.videos[0], windows.video[list(windows.label).index(label)])
     assert np.abs(row.videos[1:] - made[3 * label : 3 * label + 3]).max() <= 1
   assert len(shown[0]) == 3
-  opened.sampler.config.sample.batch_size = 2  # fewer than a row has
+  opened.sampler.config.sample.batch_size = 2  # smaller than a row
   rows = evaluate.gallery(config, opened, 'train', 1.0)
   assert all(
     np.abs(one.videos.astype(int) - other.videos).max() <= 1 for one, other in zip(rows, shown[0], strict=True)
@@ -270,7 +270,7 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
     opened.load()
     assert opened.format.lower() == kind and image['alt']
     kinds.append((kind, getattr(opened, 'n_frames', 1)))
-  assert kinds == 4 * [('gif', 5)] + 2 * [('png', 1)]  # three classes, the nearest; the plots that there are points for
+  assert kinds == 4 * [('gif', 5)] + 2 * [('png', 1)]  # three classes and the nearest clips; the plots that have data
   words = ' '.join(page.texts)
   for word in ('toy', 'Frechet distance', f'{found["value"]:.3f}', 'real against real (30 and 30)', 'shape right'):
     assert word in words
@@ -282,7 +282,7 @@ def test_a_page_shows_real_clips_beside_samples_and_results(config, workdir, tmp
   assert {'eval/toy', 'eval/toy_floor', 'eval/toy_both', 'eval/toy_nearer'} <= tags
 
 
-def test_a_second_evaluation_of_a_step_adds_to_its_page(config, workdir, tmp_path):
+def test_a_second_evaluation_of_a_step_is_added_to_its_report_page(config, workdir, tmp_path):
   config.eval.cache, config.eval.truncation = str(tmp_path), (0.8,)
   evaluate.evaluate(config, workdir)
   config.eval.truncation = (0.6,)
@@ -293,7 +293,7 @@ def test_a_second_evaluation_of_a_step_adds_to_its_page(config, workdir, tmp_pat
     assert f'{result(workdir, f"toy-2-truncation_{truncation}-of_30")["value"]:.3f}' in words
 
 
-def test_results_of_earlier_versions_are_read(tmp_path):
+def test_result_files_of_earlier_versions_can_be_read(tmp_path):
   (tmp_path / 'eval').mkdir()
   old = json.loads((ROOT / 'results' / 'moving_shapes_32' / 'eval' / 'toy-2032-truncation_0.4.json').read_text())
   assert 'fewer' not in old
@@ -302,11 +302,11 @@ def test_results_of_earlier_versions_are_read(tmp_path):
   assert results.summary(found).startswith('toy, truncation 0.4, 600 samples') and plots.scores([found]) == {}
 
 
-def test_short_videos_have_a_distance_that_says_that_it_is_no_fvd(config, workdir, tmp_path, monkeypatch, capsys):
+def test_fvd_short_doubles_frames_and_is_reported_as_no_standard_fvd(config, workdir, tmp_path, monkeypatch, capsys):
   kept = protocols.PROTOCOLS['fvd_short']
   short = dataclasses.replace(kept, network='stand_in', feature='features', resize=((8, 'half_pixel'),))
   monkeypatch.setitem(protocols.PROTOCOLS, 'fvd_short', short)
-  # A few long clips: more windows are wanted than there are clips.
+  # A few long clips: more windows are needed than there are clips.
   clips = np.load(workdir / 'clips.npz')
   np.savez(tmp_path / 'few.npz', video=np.resize(clips['video'], (3, 40, 16, 16, 3)), label=np.arange(3))
   config.data.source, config.eval.protocols, config.eval.cache = (
@@ -323,7 +323,7 @@ def test_short_videos_have_a_distance_that_says_that_it_is_no_fvd(config, workdi
   )
   assert 'no standard FVD' in capsys.readouterr().out
   assert 'fvd_short: no standard FVD' in ' '.join(Page((workdir / 'eval' / 'report-2.html').read_text()).texts)
-  # Five frames are seen as ten.
+  # In short videos each frame is shown twice: five frames become ten.
   seen = []
   apply = lambda params, video: seen.append(np.asarray(video)) or look(params, video)  # noqa: E731
   extract = networks.extractor(apply, ((8, 'half_pixel'),), short.twice_below, None)
@@ -337,7 +337,7 @@ def test_short_videos_have_a_distance_that_says_that_it_is_no_fvd(config, workdi
     evaluate.evaluate(config, workdir)
 
 
-def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):
+def test_protocols_select_real_clips_loops_and_sample_counts_as_defined(config, workdir, monkeypatch):
   toy = protocols.PROTOCOLS['toy']
   for name, fields in {
     'whole': {'real': -1},
@@ -385,8 +385,8 @@ def test_protocols_differ_in_their_real_clips(config, workdir, monkeypatch):
   assert many['frechet']['floor_clips'] == [35, 35]
 
 
-def test_loops_and_the_classes_of_the_data(config, workdir, monkeypatch):
-  """MAGVIT's: N x loops, each against its own windows, other ones of the same clips where these run out; their classes."""
+def test_loops_use_different_real_windows_and_sample_classes_follow_windows_or_data(config, workdir, monkeypatch):
+  """As in MAGVIT, each loop has its own windows and their classes; if clips run out, new windows of them are used."""
   toy = dataclasses.replace(protocols.PROTOCOLS['toy'], number='frechet', samples=40)
   again = {'loops': 2, 'windows': 'again', 'classes': 'windows', 'version': 2}
   monkeypatch.setitem(protocols.PROTOCOLS, 'again', dataclasses.replace(toy, **again))
@@ -410,13 +410,13 @@ def test_loops_and_the_classes_of_the_data(config, workdir, monkeypatch):
   assert found['value'] == pytest.approx(np.mean(expected), rel=1e-2) and found['loops'] == 2
   assert found['frechet']['std'] == pytest.approx(np.std(expected), rel=0.1)
   assert found['frechet']['floor_clips'] == [35, 35] and found['definition']['version'] == 2
-  assert 'best-again-40-1.0-0-version_2' in checkpoint.marks(workdir)  # never compared with an earlier version's
+  assert 'best-again-40-1.0-0-version_2' in checkpoint.marks(workdir)  # not compared with results of an earlier version
   drawn = windows.clip_labels[np.random.default_rng((0, 1)).integers(CLIPS, size=40)]
   expected = frechet_distance(real_features[:40], made(drawn))
-  assert result(workdir, 'data-2')['value'] == pytest.approx(expected, rel=1e-2)  # 16 pixels: there is nothing to crop
+  assert result(workdir, 'data-2')['value'] == pytest.approx(expected, rel=1e-2)  # 16 pixels need no crop
 
 
-def test_clips_without_labels_are_real_clips_but_no_classes(config, workdir, tmp_path, monkeypatch):
+def test_unlabelled_clips_give_the_same_distance_but_no_sample_classes(config, workdir, tmp_path, monkeypatch):
   with np.load(config.data.source) as arrays:
     np.savez(tmp_path / 'unlabelled.npz', video=arrays['video'], label=np.full(CLIPS, -1))
   toy = dataclasses.replace(protocols.PROTOCOLS['toy'], number='frechet')
@@ -434,14 +434,14 @@ def test_clips_without_labels_are_real_clips_but_no_classes(config, workdir, tmp
     evaluate.evaluate(config, workdir)
 
 
-def test_standing_statistics_of_another_size_are_made_anew(config, workdir, tmp_path):
-  """Their size is stored with them; a run from before that has it in its config.json."""
+def test_saved_standing_statistics_are_ignored_if_the_config_asks_for_another_size(config, workdir, tmp_path):
+  """Their size is stored with them; for older checkpoints it is read from the run's config.json."""
   opened = sample.open_checkpoint(config, workdir)
   standing = opened.standing(1.0)
   spec = train_step.make_spec(config, unroll=False)
   state = jax.jit(functools.partial(train_step.init_state, spec))(models.init(config), jax.random.key(0))
   state = jax.device_put(state, sharding.state(sharding.make_mesh(), state))
-  changed = jax.tree.map(lambda leaf: leaf + 1, standing)  # differs from what would be made anew
+  changed = jax.tree.map(lambda leaf: leaf + 1, standing)  # differs from newly computed statistics
   for said in (None, (2, 4)):
     folder = tmp_path / str(said)
     checkpoints = checkpoint.Checkpoints(folder / 'checkpoints')
@@ -458,7 +458,7 @@ def frechet_distance(real, made):
   return frechet.distance(frechet.Moments(real), frechet.Moments(made))
 
 
-def test_what_cannot_be_evaluated_is_told(config, workdir, monkeypatch):
+def test_invalid_evaluation_settings_and_non_finite_features_are_reported_as_errors(config, workdir, monkeypatch):
   for name, fields, message in (
     ('fvd_nowhere', {}, 'there is no fvd_nowhere, only'),
     ('fvd_google', {}, 'takes videos of 16 frames, data.frames is 5'),
@@ -479,7 +479,7 @@ def test_what_cannot_be_evaluated_is_told(config, workdir, monkeypatch):
     evaluate.evaluate(config, workdir)
 
 
-def test_parts_and_ranges_need_not_agree():
+def test_gather_returns_the_rows_of_ranges_that_cross_part_boundaries():
   protocol = Protocol(source='test', number='toy', feature='features')
   rows = np.random.default_rng(0).standard_normal((50, 3))
   parts = [
@@ -499,7 +499,7 @@ def test_parts_and_ranges_need_not_agree():
     np.testing.assert_array_equal(found.all('probabilities'), rows[first:end])
 
 
-def test_every_protocol_can_be_carried_out():
+def test_every_protocol_names_an_output_and_the_input_size_of_its_network():
   sizes = {'i3d_400': 224, 'i3d_600': 224, 'shapes': 32}
   outputs = {
     'i3d_400': {'logits', 'average_pool'}, 'i3d_600': {'logits', 'average_pool', 'probabilities'},
@@ -514,7 +514,7 @@ def test_every_protocol_can_be_carried_out():
     assert protocol.source and protocol.number in ('frechet', 'inception_score', 'toy'), name
 
 
-def test_the_toy_protocols_classes_are_those_of_the_data():
+def test_toy_accuracy_divides_labels_into_shape_and_motion():
   found = scores.Gathered(frechet.Moments(), {
     'label': [np.arange(30)],
     'shape': [np.eye(6)[np.arange(30) // 5]],
@@ -524,7 +524,7 @@ def test_the_toy_protocols_classes_are_those_of_the_data():
   assert len(shapes.SHAPES) == 6 and len(shapes.MOTIONS) == 5
 
 
-def test_a_model_loaded_in_python_draws_what_the_program_draws(workdir, tmp_path):
+def test_a_loaded_or_exported_model_draws_the_same_samples_as_the_program(workdir, tmp_path):
   model = dvd_gan.load(str(workdir))
   assert model.classes == ('0', '1', '2') and model.step == 2
   config = with_data(get_config(), workdir)
@@ -541,7 +541,7 @@ def test_a_model_loaded_in_python_draws_what_the_program_draws(workdir, tmp_path
     export.export(config, workdir)
     exported = dvd_gan.load(tmp_path / dtype)
     assert exported.classes == model.classes and exported.step == 2
-    for truncation in (1.0, 0.5, 0.3):  # the last one's statistics are made
+    for truncation in (1.0, 0.5, 0.3):  # the statistics for 0.3 are computed
       one, other = (of.sample(num=4, seed=3, truncation=truncation).astype(int) for of in (exported, model))
       assert abs(one - other).max() <= off
   assert sorted(path.name for path in (tmp_path / 'float16').iterdir()) == [
@@ -565,7 +565,7 @@ def test_a_model_loaded_in_python_draws_what_the_program_draws(workdir, tmp_path
       call()
 
 
-def test_a_prediction_model_loaded_in_python_continues_videos(tmp_path):
+def test_a_loaded_or_exported_prediction_model_continues_videos_as_the_program_does(tmp_path):
   config = get_prediction_config()
   workdir = make(config, tmp_path)
   clips = video_sets.evaluation_windows.Windows(config, 'train').first(3, frames=2).video

@@ -14,13 +14,13 @@ def xla(fn, *args):
   return jax.jit(fn).lower(*args).compile().cost_analysis()['flops']
 
 
-def test_a_matrix_product():
+def test_flops_of_a_matrix_product_match_the_formula():
   a, b = jnp.ones((8, 3, 5)), jnp.ones((8, 5, 7))
   assert flops.count(jnp.matmul, a, b) == 2 * 8 * 3 * 5 * 7
 
 
 @pytest.mark.parametrize(('stride', 'dilation', 'groups'), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)])
-def test_a_convolution_and_its_gradients_as_xla_counts_them(stride, dilation, groups):
+def test_flops_of_a_convolution_and_its_gradients_match_xlas_count(stride, dilation, groups):
   def conv(x, kernel):
     return jax.lax.conv_general_dilated(
       x, kernel, (stride,) * 2, 'SAME', rhs_dilation=(dilation,) * 2, feature_group_count=groups,
@@ -34,14 +34,14 @@ def test_a_convolution_and_its_gradients_as_xla_counts_them(stride, dilation, gr
     assert flops.count(both, x, kernel) == pytest.approx(xla(both, x, kernel), rel=0.05)
 
 
-def test_loops_are_multiplied_out():
+def test_flops_in_a_scan_are_multiplied_by_its_length():
   a = jnp.ones((4, 4))
   loop = lambda a: jax.lax.scan(lambda c, _: (c @ a, None), a, None, length=6)[0]  # noqa: E731
   assert flops.count(jax.jit(loop), a) == 6 * 2 * 4**3
 
 
-def test_the_step_costs_what_its_networks_do_and_no_gradient_is_wasted():
-  """The step against its parts: G forward, 3 times G, and D on twice the batch; and against XLA's own count."""
+def test_flops_of_a_train_step_equal_the_sum_over_its_forward_and_backward_passes():
+  """Each D step has G's forward pass and D's gradient on twice the batch; the G step has G's gradient through D."""
   config = tiny_config()
   config.gen.attention = ()
   config.disc.ch = config.gen.ch = 8  # wide enough for the convolutions to dominate
@@ -61,12 +61,12 @@ def test_the_step_costs_what_its_networks_do_and_no_gradient_is_wasted():
   d_params = flops.count(jax.grad(disc), state.disc.params, video, label)
   d_video = flops.count(jax.grad(disc, 1), state.disc.params, video, label)
   parts = config.train.d_steps * (g + 2 * d_params) + g_all + d_video
-  assert step == pytest.approx(parts, rel=0.03)  # spectral norm is the rest
+  assert step == pytest.approx(parts, rel=0.03)  # the rest is spectral norm
   assert step < 1.03 * parts
 
 
-def test_a_real_step_costs_what_xla_counts_when_every_loop_is_unrolled(monkeypatch):
-  """64x64, 12 frames, narrow; XLA counts on its own program, before it optimises it."""
+def test_flops_of_a_64x64x12_train_step_match_xlas_count_with_unrolled_loops(monkeypatch):
+  """A narrow model; XLA counts the operations of its unoptimised program."""
   config = kinetics600_64x12.get_config()
   config.dtype, config.gen.ch, config.disc.ch = 'float32', 16, 16
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -79,7 +79,7 @@ def test_a_real_step_costs_what_xla_counts_when_every_loop_is_unrolled(monkeypat
   assert ours == pytest.approx(theirs, rel=0.05)
 
 
-def test_of_the_forms_of_several_platforms_the_least_is_counted():
+def test_flops_of_platform_dependent_code_are_those_of_its_cheapest_branch():
   a = jnp.ones((4, 4))
   fn = lambda a: jax.lax.platform_dependent(a, cpu=lambda a: a @ a @ a, default=lambda a: a @ a)  # noqa: E731
   assert flops.count(fn, a) == 2 * 4**3

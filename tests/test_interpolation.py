@@ -23,31 +23,31 @@ def walks(sampler, config):
   return call
 
 
-def test_a_walk_through_the_latents_begins_at_a_sample_and_comes_back_to_it(walks):
+def test_a_latent_walk_begins_at_a_sample_and_returns_to_it(walks):
   videos, names = walks('latent', (2, 0), 2)
   assert videos.shape == (2, 40, 16, 16, 3) and videos.dtype == np.uint8  # 8 clips of 5 frames
   assert names == [['c'] * 40, ['a'] * 40]
   assert abs(videos[:, 0] - walks.samples([2, 0])[:, 0]).max() <= 1
   half, quarter = (walks.draw(z, 2) for z in (-walks.latent(3, 0), walks.latent(3, 0, part=1)))
   assert abs(videos[0, 20] - half[0]).max() <= 1 and abs(videos[0, 10] - quarter[0]).max() <= 1
-  # The same frame of each clip: the last step, back to the beginning, is no larger than the others.
+  # Compare the first frames of the clips: the change from the last clip to the first is not much larger than others.
   first = videos[0, ::5].astype(int)
   steps = abs(np.diff(np.concatenate([first, first[:1]]), axis=0)).mean(axis=(1, 2, 3))
   assert steps.min() > 0 and steps[-1] < 2 * steps[:-1].max()
 
 
-def test_a_walk_from_class_to_class_shows_each_class_as_it_is(walks):
+def test_a_class_walk_shows_an_unchanged_sample_of_each_class(walks):
   videos, names = walks('class', (1, 0, 2), 2)
   assert videos.shape == (2, 30, 16, 16, 3)
   for leg, label in enumerate((1, 0, 2)):
     assert abs(videos[:, 10 * leg : 10 * leg + 5] - walks.samples([label, label])).max() <= 1
   assert names == 2 * [['b'] * 8 + ['a'] * 10 + ['c'] * 10 + ['b'] * 2]
-  # On the way the video changes from frame to frame of the same number.
+  # Between two classes a frame differs from the frame of the same index in the sample.
   between, here = videos[0, 6].astype(int), walks.samples([1])[0, 1]
   assert abs(between - here).max() > 1
 
 
-def test_a_walk_needs_two_classes(walks):
+def test_a_class_walk_needs_two_classes_and_uses_all_by_default(walks):
   with pytest.raises(UsageError, match='two classes'):
     walks('class', (1, 1), 1)
-  assert len(walks('class', (), 1)[0][0]) == 30  # all three, where none are named
+  assert len(walks('class', (), 1)[0][0]) == 30  # all three classes by default

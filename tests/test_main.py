@@ -52,7 +52,7 @@ def program(*arguments):
     (['--config=configs/video_folder.py', '--workdir={tmp}'], 'data.source=FOLDER'),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+def test_a_usage_error_on_the_command_line_prints_one_line_and_exits_with_code_2(arguments, message, tmp_path):
   result = program(*(argument.format(tmp=tmp_path) for argument in arguments))
   output = [line for line in result.stderr.splitlines() if line]
   assert result.returncode == 2, result.stderr
@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     ('eval.truncation', (), 'eval.truncation'),
   ],
 )
-def test_a_config_that_cannot_work_is_told(field, value, message):
+def test_an_invalid_config_value_raises_a_one_line_usage_error(field, value, message):
   config = tiny_config()
   validation.validate(config)
   group, _, name = field.rpartition('.')
@@ -126,7 +126,7 @@ def test_a_config_that_cannot_work_is_told(field, value, message):
   assert '\n' not in str(error.value)
 
 
-def test_each_field_of_the_default_config_has_a_rule_that_it_keeps():
+def test_each_field_of_the_default_config_has_a_validation_rule_and_satisfies_it():
   config = default.get_config()
   assert sorted(validation.names(config)) == sorted(fields.RULES)
   for name, rule in fields.RULES.items():
@@ -140,7 +140,7 @@ def test_each_field_of_the_default_config_has_a_rule_that_it_keeps():
   assert discriminators.PARTS == fields.RULES['disc.parts'].choices
 
 
-def test_the_smallest_resolution_has_default_widths():
+def test_the_smallest_resolution_has_default_multipliers():
   config = tiny_config()
   config.data.resolution = 8
   config.gen.multipliers = config.disc.multipliers = config.gen.attention = ()
@@ -149,7 +149,7 @@ def test_the_smallest_resolution_has_default_widths():
   assert 'up_4' in gen and 'block_2' in disc['temporal']
 
 
-def test_a_batch_that_does_not_divide_concerns_training_alone():
+def test_a_batch_size_that_does_not_divide_over_the_devices_is_refused_only_by_validate_batch():
   config = tiny_config()
   config.train.batch_size = 12
   validation.validate(config)
@@ -157,7 +157,7 @@ def test_a_batch_that_does_not_divide_concerns_training_alone():
     validation.validate_batch(config, 8)
 
 
-def test_a_resolution_without_default_widths_is_told():
+def test_a_resolution_without_default_multipliers_is_a_usage_error():
   config = default.get_config()
   config.train.batch_size = 8
   config.data.resolution = 512
@@ -176,7 +176,7 @@ def test_a_config_file_with_an_unknown_field_is_refused(config, name, message):
     validation.validate(config)
 
 
-def test_the_networks_and_the_step_import_no_tensorflow():
+def test_importing_models_train_step_and_sampling_does_not_import_tensorflow():
   code = (
     'import sys, dvd_gan.models, dvd_gan.train_step, dvd_gan.losses, dvd_gan.sample, dvd_gan.model, dvd_gan.benchmark;'
     'sys.exit(any(name.split(".")[0] in ("tensorflow", "clu", "tensorflow_datasets") for name in sys.modules))'
@@ -184,19 +184,19 @@ def test_the_networks_and_the_step_import_no_tensorflow():
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_a_second_start_compiles_nothing_though_lines_have_moved(tmp_path):
+def test_the_compilation_cache_is_hit_after_source_lines_have_moved(tmp_path):
   source = 'import jax\nfrom dvd_gan.models.ops.convolution import conv2d\n\n\ndef program(argv):\n'
   source += '  x, kernel = jax.numpy.ones((2, 8, 8, 3)), jax.numpy.ones((3, 3, 3, 5))\n'
   source += '  jax.jit(jax.grad(lambda x, kernel: conv2d(x, kernel).sum(), 1))(x, kernel)\n'
   code = f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
   code += 'import moved; from dvd_gan.runtime import app; app.run(moved.program)'
   env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
-  del env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS']  # of tests/conftest.py
+  del env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS']  # set by tests/conftest.py
   compiled = []
   for lines_above in ('', '# Pulled.\n' * 3):
     (tmp_path / 'moved.py').write_text(lines_above + source)
     command = [sys.executable, '-B', '-c', code, '--config=configs/smoke.py']
     subprocess.run(command, cwd=ROOT, env=env, check=True)
     compiled.append({path.name for path in (tmp_path / 'cache').glob('*-cache')})
-  # The function and what makes its inputs: each takes less than the second under which JAX's default keeps nothing.
+  # Several programs, each compiled in less than a second: JAX's default would cache none of them.
   assert len(compiled[0]) > 1 and compiled[0] == compiled[1]

@@ -10,7 +10,7 @@ from tests.conftest import random_batch, tiny_config
 
 
 class WithoutBatchStatistics:
-  """A generator whose batch norm uses fixed statistics, so that a video does not depend on the others."""
+  """A generator whose batch norm uses fixed statistics, so that a video does not depend on the rest of its batch."""
 
   def __init__(self, gen, standing):
     self._gen, self._standing, self.frames = gen, standing, gen.frames
@@ -41,7 +41,7 @@ def close(one, other):
   )
 
 
-def test_parts_give_the_gradient_of_the_whole(setup):
+def test_gradients_of_four_microbatches_equal_those_of_the_full_batch(setup):
   spec, state, batch = setup
   found = []
   for count in (1, 4):
@@ -51,17 +51,17 @@ def test_parts_give_the_gradient_of_the_whole(setup):
       weights, pullback, _ = train_step._normalised(state.gen)
       d = train_step.d_step(parted, state.disc, None, weights, 0, batch, jax.random.key(1))
       g = train_step.g_step(parted, state.gen, weights, pullback, state.disc, 0, batch, jax.random.key(2))
-      # The second moments: Adam's first update is a sign, and the sign of rounding is rounding.
+      # Compare second moments: Adam's first update is a sign, which rounding errors may change.
       return d[0][0].opt_state, d[1], g[0].opt_state, g[1]
 
     compiled = jax.jit(both).lower(state, batch).compile()
     for name in ('all-gather', 'all-to-all', 'collective-permute'):
-      assert name not in compiled.as_text()  # no row changes its device
+      assert name not in compiled.as_text()  # no row moves to another device
     found.append(compiled(state, batch))
   close(*found)
 
 
-def test_a_group_stays_together_and_every_row_is_in_one_part():
+def test_every_row_is_in_one_microbatch_and_groups_of_rows_are_not_split():
   batch = {'x': jnp.arange(12.0)}
   for count, together in ((2, 1), (3, 2), (6, 2)):
     seen = microbatches.mean(

@@ -1,4 +1,4 @@
-"""The pages: short enough to be read, and their links lead somewhere."""
+"""Checks the Markdown pages: their lengths, links and names of files."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ FOLDERS = ('dvd_gan/', 'launch/')
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_links_lead_to_files(name):
+def test_relative_links_in_markdown_pages_lead_to_existing_files(name):
   text = (ROOT / name).read_text()
   targets = re.findall(r'\]\(([^)\s]+)\)', text)
   local = [target.partition('#')[0] for target in targets if '://' not in target and not target.startswith('#')]
@@ -20,7 +20,7 @@ def test_links_lead_to_files(name):
   assert not missing
 
 
-def test_pages_are_short():
+def test_markdown_pages_do_not_exceed_their_length_limits():
   lengths = {name: len((ROOT / name).read_text().splitlines()) for name in NAMES}
   assert lengths['README.md'] <= 160
   pages = [name for name in NAMES if name.startswith(FOLDERS) or name == 'results/README.md']
@@ -28,8 +28,8 @@ def test_pages_are_short():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_files_that_pages_name_are_there(name):
-  """`dvd_gan/...`, `configs/...`, `launch/...`, `results/...` and `tests/...` in code marks or commands."""
+def test_project_files_named_in_markdown_pages_exist(name):
+  """Covers paths that begin with `dvd_gan/`, `configs/`, `launch/`, `results/` or `tests/`."""
   text = (ROOT / name).read_text()
   named = set(
     re.findall(r'(?<![\w/.])((?:dvd_gan|configs|launch|results|tests)/[\w/]+\.(?:py|sh|md|json|txt))\b', text)

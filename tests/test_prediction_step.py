@@ -1,4 +1,4 @@
-"""The train step of a prediction model: who sees which frames."""
+"""The train step of a prediction model: which frames each network receives."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def step():
 
 @pytest.fixture(scope='module')
 def d_inputs(step):
-  """What the discriminators see in a D step, as a function of the real videos f32 [B, T, H, W, 3] in [0, 255]."""
+  """The discriminators' inputs in a D step, as a function of the real videos f32 [B, T, H, W, 3] in [0, 255]."""
   state, whole = step.fresh(), train_step.disc_loss
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
 
@@ -28,7 +28,7 @@ def d_inputs(step):
     return value, metrics | inputs
 
   def inputs(video):
-    # Traced now, so that this function, and its gradient, are compiled without the patch being there later.
+    # The patch is only needed while this function is traced.
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(train_step, 'disc_loss', loss)
       metrics = train_step.d_step(
@@ -52,13 +52,13 @@ def test_the_temporal_discriminator_sees_context_frames_then_generated_ones(seen
   assert (seen['video'][1::2, GIVEN:] != real[:, GIVEN:]).mean() > 0.9
 
 
-def test_the_spatial_discriminator_sees_no_given_frame(seen):
+def test_the_spatial_discriminator_sees_no_context_frame(seen):
   # All four frames after the context, in some order.
   for frames, video in zip(seen[0]['frames'], seen[0]['video'], strict=True):
     assert sorted(frames.sum((1, 2, 3)).tolist()) == sorted(video[GIVEN:].sum((1, 2, 3)).tolist())
 
 
-def test_generated_frames_have_no_gradient_to_the_truth(d_inputs):
+def test_generated_frames_depend_on_every_context_frame_but_not_on_the_truth(d_inputs):
   inputs, video = d_inputs
 
   def generated(video):
@@ -71,14 +71,14 @@ def test_generated_frames_have_no_gradient_to_the_truth(d_inputs):
 
 
 class Numbering:
-  """Stands for G: its frames are filled with 2, 3, 4 and 5."""
+  """Replaces G: its frames are filled with 2, 3, 4 and 5."""
 
   def apply(self, variables, z, label, context, train):
     return 2 + jnp.arange(4.0)[None, :, None, None, None] + jnp.zeros((len(label), 4, 16, 16, 3))
 
 
 class Recording:
-  """Stands for the discriminators: scores of 0.5, and what they were shown."""
+  """Replaces the discriminators: returns scores of 0.5 and stores its inputs."""
 
   def apply(self, variables, frames, video, label):
     self.frames, self.video = frames, video
@@ -96,15 +96,15 @@ def g_inputs():
   }
 
 
-def test_the_generators_loss_begins_with_the_context_frames(step, g_inputs):
-  """G's loss shows D_T the context frames too, and D_S generated ones alone."""
+def test_the_generator_loss_shows_d_t_context_and_generated_frames_and_d_s_only_generated_ones(step, g_inputs):
+  """D_T also receives the context frames; D_S receives only generated frames."""
   disc = Recording()
   train_step.gen_loss(step.spec._replace(gen=Numbering(), disc=disc), {}, {}, g_inputs)
   assert disc.video[:, :, 0, 0, 0].tolist() == [[-1, -1, 2, 3, 4, 5]] * 3
   np.testing.assert_array_equal(disc.frames[..., 0, 0, 0], 2 + g_inputs['chosen'])
 
 
-def test_the_truth_is_in_the_generators_loss_only_where_asked(step, g_inputs):
+def test_the_generator_loss_includes_the_squared_error_only_with_a_truth_weight(step, g_inputs):
   spec = step.spec._replace(gen=Numbering(), disc=Recording())
   loss, metrics = train_step.gen_loss(spec, {}, {}, g_inputs)
   assert float(loss) == -1 and not any('squared' in name for name in metrics)
@@ -113,7 +113,7 @@ def test_the_truth_is_in_the_generators_loss_only_where_asked(step, g_inputs):
   assert float(metrics['gen_squared_error']) == 3.5 and float(loss) == -1 + 4 * 3.5
 
 
-def test_a_g_step_is_told_what_came_after_the_context_frames(step, monkeypatch):
+def test_a_g_step_passes_context_frames_and_the_following_truth_to_the_loss(step, monkeypatch):
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
   state, seen = step.fresh(), {}
 
@@ -129,7 +129,7 @@ def test_a_g_step_is_told_what_came_after_the_context_frames(step, monkeypatch):
   assert seen['context'].shape[1] == GIVEN
 
 
-def test_one_device_equals_eight(step):
+def test_a_prediction_step_on_eight_devices_matches_one_and_communicates_only_by_all_reduce(step):
   eight = make_step(jax.devices(), config=prediction_config())
   states = [one.fresh() for one in (step, eight)]
   for i in range(2):

@@ -1,4 +1,4 @@
-"""The options for small data sets and long runs, in the step: DiffAugment, LeCam, learning rates that fall."""
+"""Train-step options for small data sets and long runs: DiffAugment, LeCam and learning-rate decay."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from tests.conftest import make_step, random_batch, tiny_config
 
 
 class Frames:
-  """Stands for G: each of its clips is one random picture, held."""
+  """Replaces G: each of its clips repeats one random frame."""
 
   def apply(self, variables, z, label, context, train):
     picture = jax.random.uniform(jax.random.key(5), (len(label), 1, 16, 16, 3))
@@ -20,7 +20,7 @@ class Frames:
 
 
 class Recording:
-  """Stands for the discriminators: scores of 0, and what they were shown."""
+  """Replaces the discriminators: returns scores of 0 and stores its inputs."""
 
   def apply(self, variables, frames, video, label):
     self.frames, self.video = frames, video
@@ -34,16 +34,16 @@ def spec(config):
 
 
 def check_shown(disc, plain):
-  """Both discriminators saw the same changed clips, each changed in its own way and all its frames alike."""
+  """Checks that both discriminators received the same clips, and that most clips were augmented differently."""
   assert disc.video.shape == plain.shape
   for row, (frames, video) in enumerate(zip(disc.frames, disc.video, strict=True)):
     assert all(any(jnp.array_equal(frame, one) for one in video) for frame in frames)
     assert abs(video - plain[row]).mean() > 0.05
-  changes = [np.asarray(clip == 0).tobytes() for clip in disc.video[:, 0]]  # the blanked squares, and what is moved in
+  changes = [np.asarray(clip == 0).tobytes() for clip in disc.video[:, 0]]  # pixels that cutout or translation set to 0
   assert len(set(changes)) > len(changes) / 2
 
 
-def test_discriminators_see_real_and_generated_clips_through_changes_of_the_same_kind(spec, config):
+def test_a_d_step_augments_real_and_generated_clips_equally_over_their_frames(spec, config):
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(config).items()}
   batch['video'] = jnp.broadcast_to(batch['video'][:, :1], batch['video'].shape)
   net = train_step.NetState({'w': jnp.ones((2, 2))}, {'w': jnp.ones(2)}, spec.disc_opt.init({'w': jnp.ones((2, 2))}))
@@ -54,7 +54,7 @@ def test_discriminators_see_real_and_generated_clips_through_changes_of_the_same
   np.testing.assert_allclose(held, 0, atol=1e-6)
 
 
-def test_the_generator_is_judged_by_its_changed_clips_too(spec, config):
+def test_the_generator_loss_uses_augmented_clips(spec, config):
   label = jnp.zeros(8, jnp.int32)
   inputs = {
     'z': None,
@@ -74,14 +74,14 @@ def step():
   return make_step(jax.devices(), config=config)
 
 
-def test_a_step_with_all_options_moves_averages_and_parameters_as_asked_and_only_reduces(step):
+def test_a_step_with_augmentation_lecam_and_decay_updates_as_specified_and_only_all_reduces(step):
   before = jax.device_get(step.fresh())
   state, metrics = step(step.fresh()._replace(step=jnp.int32(3)), random_batch(step.config))
   assert bool(metrics['finite']) and float(metrics['disc_lecam']) > 0
   for side, parts in jax.device_get(state.score_means).items():
     for part, mean in parts.items():  # two D steps, each a hundredth of the way
       assert mean == pytest.approx(0.02 * float(metrics[f'score_{side}_{part}']), rel=0.02)
-  # Adam's first update is the rate times a sign; the last of four steps has a third of it.
+  # Adam's first update is the learning rate times a sign; at the last of four steps a third of the rate is left.
   moved = jax.tree.map(lambda a, b: abs(a - b).max(), before.gen.params, jax.device_get(state.gen.params))
   assert max(jax.tree.leaves(moved)) == pytest.approx(1e-4 / 3, rel=0.02)
   text = step.compiled.as_text()

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh against a stub gcloud: what it would call, and real processes in two folders that are the VMs."""
+"""launch/tpu_pod.sh with a stub gcloud that records its calls. Two folders replace the VMs and run real processes."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ FLAGS = ['--mode=train', '--config=configs/smoke.py']
 
 
 class Cloud:
-  """A project in a clone of its own, a stub gcloud first on PATH, and two VMs."""
+  """A copy of the project, a stub gcloud that is first on PATH, and two folders that replace VMs."""
 
   def __init__(self, folder, project):
     self.folder = folder
@@ -52,15 +52,15 @@ class Cloud:
     assert shutil.which('gcloud', path=self.environment['PATH']) == str(folder / 'bin' / 'gcloud')
 
   def states(self, *states):
-    """What describe says, one after the other."""
+    """Sets the states of the queued resource that successive `describe` calls return."""
     (self.folder / 'states').write_text('\n'.join(states) + '\n')
 
   def nodes(self, *nodes):
-    """State and health of the VMs as describe says them, one after the other."""
+    """Sets the state and health of the VMs that successive `describe` calls return."""
     (self.folder / 'nodes').write_text('\n'.join(nodes) + '\n')
 
   def git(self, *arguments):
-    """In the project, as somebody."""
+    """Runs git in the project with a fixed identity; returns its output."""
     who = ['-c', 'user.name=somebody', '-c', 'user.email=some@body']
     return subprocess.check_output(['git', '-C', self.project, *who, *arguments], text=True).strip()
 
@@ -68,7 +68,7 @@ class Cloud:
     (self.workdir / f'fate{of}').write_text(text)
 
   def enough(self):
-    """All programs come to their end."""
+    """Lets all programs finish."""
     (self.workdir / 'enough').touch()
 
   def start(self, *arguments, **environment):
@@ -85,14 +85,14 @@ class Cloud:
     return process
 
   def __call__(self, *arguments, code=0, **environment):
-    """Runs to the end; returns stdout, or stderr where another exit code than 0 is expected."""
+    """Waits for the end; returns stdout, or stderr if an exit code other than 0 is expected."""
     process = self.start(*arguments, **environment)
     out, error = process.communicate(timeout=120)
     assert process.returncode == code, (out, error)
     return error if code else out
 
   def refused(self, *arguments, **environment):
-    """A mistake: one line on stderr, exit code 2."""
+    """Runs a command that must fail with exit code 2; returns its only line on stderr."""
     lines = self(*arguments, code=2, **environment).splitlines()
     assert len(lines) == 1 and lines[0].startswith('error: '), lines
     return lines[0]
@@ -105,7 +105,7 @@ class Cloud:
     return self('run', *self.flags(steps), **environment)
 
   def calls(self, *wanted):
-    """The stub's calls that have all these words, as lists of words."""
+    """The stub's calls that contain all these words, as lists of words."""
     calls = [shlex.split(line) for line in (self.folder / 'calls').read_text().splitlines()]
     return [call for call in calls if set(wanted) <= set(call)]
 
@@ -115,7 +115,7 @@ class Cloud:
     return [len(file.read_text().split()) if file.exists() else 0 for file in files]
 
   def codes(self):
-    """Exit codes of the newest run on each VM, None where there is none yet."""
+    """Exit codes of the newest run on each VM; None if there is none yet."""
     codes = []
     for home in self.homes:
       newest = home / 'dvd_gan_pod' / 'newest'
@@ -124,12 +124,12 @@ class Cloud:
     return codes
 
   def alive(self):
-    """The started programs that run."""
+    """Process ids of the started programs that still run."""
     pids = [int(pid) for home in self.homes for pid in (home / 'started').read_text().split()]
     return [pid for pid in pids if processes_in(self.folder).get(pid)]
 
   def preempt(self):
-    """The spot slice is taken away."""
+    """Preempts the slice: it is suspended and all its processes are killed."""
     self.states('SUSPENDED')
     for home in self.homes:
       end(home)
@@ -143,7 +143,7 @@ class Cloud:
 
 
 def newest(home):
-  """The newest run of a VM."""
+  """The name of the newest run on a VM."""
   return (home / 'dvd_gan_pod' / 'newest').read_text().strip()
 
 
@@ -162,7 +162,7 @@ def processes_in(folder):
 
 
 def end(folder):
-  """Kills all processes of the VMs in a folder, until there are none."""
+  """Kills all processes of the VMs in a folder and waits until none is left."""
   deadline = time.monotonic() + 20
   while pids := processes_in(folder):
     assert time.monotonic() < deadline
@@ -183,7 +183,7 @@ def until(condition, seconds=60):
 
 
 def commit(project):
-  """Commits all there is and returns the hash."""
+  """Commits all changes and returns the hash."""
   for arguments in (['add', '--all'], ['commit', '--quiet', '--allow-empty', '--message=x'], ['rev-parse', 'HEAD']):
     who = ['-c', 'user.name=a', '-c', 'user.email=a@b', '-c', 'commit.gpgsign=false']
     done = subprocess.run(['git', *who, *arguments], cwd=project, check=True, capture_output=True, text=True)
@@ -192,7 +192,7 @@ def commit(project):
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
-  """A clone with what the scripts need of the project."""
+  """A git repository with the files of the project that the scripts need."""
   project = tmp_path_factory.mktemp('clone')
   subprocess.run(['git', 'init', '--quiet'], cwd=project, check=True)
   shutil.copytree(ROOT / 'launch', project / 'launch')
@@ -208,7 +208,7 @@ def cloud(tmp_path, project):
   cloud.close()
 
 
-def test_scripts_are_clean():
+def test_shell_scripts_pass_shellcheck():
   scripts = [*(ROOT / 'launch').glob('*.sh'), *HERE.glob('*.sh'), *(HERE / 'stub_vm').iterdir(), ROOT / '.ci' / 'run']
   beside = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
   subprocess.run([shutil.which('shellcheck', path=beside), '-x', *scripts], check=True, cwd=ROOT)
@@ -226,7 +226,7 @@ def test_scripts_are_clean():
     ('v6e-256', 'v2-alpha-tpuv6e', 64),
   ],
 )
-def test_create_knows_every_type(cloud, type_, image, vms):
+def test_create_selects_the_runtime_and_counts_the_vms_of_each_accelerator_type(cloud, type_, image, vms):
   where = '--zone=us-west4-a --project=lab'
   create = f'gcloud compute tpus queued-resources create pod --node-id=pod --accelerator-type={type_}'
   printed = cloud('create', '--dry-run', f'--type={type_}').splitlines()
@@ -237,7 +237,7 @@ def test_create_knows_every_type(cloud, type_, image, vms):
   assert cloud.calls('create') == [shlex.split(f'{create} --runtime-version={image} --spot {where}')[1:]]
 
 
-def test_a_dry_run_prints_what_can_be_pasted_and_does_nothing(cloud):
+def test_a_dry_run_prints_quoted_commands_and_calls_nothing(cloud):
   flags = ['--config.sample.classes=(1,2)', '--x=it\'s  a "b" $HOME * \\']
   printed = cloud('babysit', '--dry-run', '--spot', '--runtime=other', '--', *flags).splitlines()
   words = [shlex.split(line) for line in printed]
@@ -273,13 +273,13 @@ def test_a_dry_run_prints_what_can_be_pasted_and_does_nothing(cloud):
     (['wait', '--timeout=soon'], 'whole numbers'),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(cloud, arguments, message):
+def test_a_usage_error_prints_one_line_exits_with_code_2_and_calls_nothing(cloud, arguments, message):
   assert message in cloud.refused(*arguments)
   assert not cloud.calls()
 
 
 @pytest.mark.parametrize(('variable', 'flag'), [('TPU_NAME', '--name'), ('TPU_ZONE', '--zone'), ('TPU_TYPE', '--type')])
-def test_what_is_missing_is_said(cloud, variable, flag):
+def test_a_missing_name_zone_or_type_gives_a_message_that_names_the_flag(cloud, variable, flag):
   assert flag in cloud.refused('create', **{variable: ''})
 
 
@@ -289,21 +289,21 @@ def test_help_names_every_command(cloud):
 
 
 @pytest.mark.parametrize('state', ['ACTIVE', 'PROVISIONING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'CREATING'])
-def test_create_leaves_what_is_there(cloud, state):
+def test_create_keeps_a_slice_that_is_active_or_requested(cloud, state):
   cloud.states(state)
   assert state in cloud('create')
   assert not cloud.calls('create') and not cloud.calls('delete')
 
 
 @pytest.mark.parametrize('states', [['SUSPENDED'], ['FAILED'], ['SUSPENDING', 'SUSPENDED']])
-def test_create_makes_what_is_lost_anew(cloud, states):
+def test_create_deletes_and_recreates_a_suspended_or_failed_slice(cloud, states):
   cloud.states(*states)
   cloud('create')
   assert [call[3] for call in cloud.calls() if call[3] != 'describe'] == ['delete', 'create']
   assert {'--force', '--quiet'} <= set(cloud.calls('delete')[0])
 
 
-def test_more_flags_for_gcloud(cloud):
+def test_extra_create_and_ssh_flags_are_passed_to_gcloud(cloud):
   cloud.states('NONE')
   more = ['--create-flag=--network=net', '--create-flag=--labels=a=b c', '--alpha']
   assert 'needs Cloud NAT' in cloud('create', *more, TPU_CREATE_FLAGS='--internal-ips')
@@ -312,14 +312,14 @@ def test_more_flags_for_gcloud(cloud):
   assert cloud.calls('alpha', 'ssh', '--tunnel-through-iap')
 
 
-def test_ssh_and_scp_get_flags_in_the_form_that_each_takes(cloud):
+def test_ssh_flags_are_passed_as_ssh_flag_to_ssh_and_as_scp_flag_to_scp(cloud):
   cloud('setup', '--ssh-flag=-4', '--ssh-flag=--ssh-flag=-oPort=22', TPU_SSH_FLAGS='--internal-ip')
   for name in ('ssh', 'scp'):
     own = [f'--{name}-flag={flag}' for flag in ('-4', '-oPort=22', '-oConnectTimeout=15')]
     assert all({*own, '--internal-ip'} <= set(call) for call in cloud.calls(name)) and cloud.calls(name)
 
 
-def test_babysit_hands_its_flags_to_every_command(cloud):
+def test_babysit_passes_its_create_and_ssh_flags_to_gcloud(cloud):
   cloud.states('NONE')
   cloud.enough()
   more = ['--create-flag=--labels=a=b c', '--ssh-flag=-oUser=me you', '--alpha']
@@ -329,13 +329,13 @@ def test_babysit_hands_its_flags_to_every_command(cloud):
 
 
 @pytest.mark.parametrize('command', ['run', 'babysit'])
-def test_a_workdir_on_the_vms_disks_is_refused(cloud, command):
+def test_a_workdir_on_the_disk_of_a_vm_is_refused(cloud, command):
   for flags in (['--workdir=/home/me/run'], ['--workdir', 'run'], ['-workdir=run']):
     assert 'is lost with the VMs' in cloud.refused(command, '--', *FLAGS, *flags)
   assert not cloud.calls()
 
 
-def test_create_asks_whether_the_zone_has_the_type(cloud):
+def test_create_refuses_an_accelerator_type_that_the_zone_does_not_have(cloud):
   cloud.states('NONE')
   (cloud.folder / 'types').write_text('v5litepod-16\nv5litepod-8\n')
   assert cloud.refused('create', '--type=v5litepod-12').endswith('no v5litepod-12, but v5litepod-8 v5litepod-16 ')
@@ -343,7 +343,7 @@ def test_create_asks_whether_the_zone_has_the_type(cloud):
   cloud('create')
 
 
-def test_create_refuses_a_slice_that_is_another_one(cloud):
+def test_create_refuses_an_existing_slice_with_another_type_runtime_or_spot_setting(cloud):
   node = '"acceleratorType": "v5litepod-8",\n"runtimeVersion": "v2-alpha-tpuv5-lite"'
   (cloud.folder / 'made.json').write_text('{"spot": {}, "tpu": {"nodeSpec": [{"node": {\n' + node + '\n}}]}}\n')
   assert 'ACTIVE' in cloud('create', '--spot')
@@ -352,14 +352,14 @@ def test_create_refuses_a_slice_that_is_another_one(cloud):
   assert 'not other' in cloud.refused('create', '--spot', '--runtime=other')
 
 
-def test_a_failed_request_says_why(cloud):
+def test_wait_and_create_print_why_a_request_failed(cloud):
   (cloud.folder / 'reason').write_text('Quota limit TPUV5sPerProject exceeded')
   cloud.states('FAILED')
   assert 'FAILED: Quota limit' in cloud('wait', code=1)
   assert 'FAILED (Quota limit' in cloud('create')
 
 
-def test_babysit_waits_longer_where_there_is_no_capacity_and_counts_no_crash(cloud):
+def test_babysit_retries_a_stockout_after_stockout_seconds_and_counts_no_crash(cloud):
   (cloud.folder / 'reason').write_text('There is no more capacity in the zone')
   cloud.states('NONE')
   stub = cloud.folder / 'bin' / 'gcloud'
@@ -371,7 +371,7 @@ def test_babysit_waits_longer_where_there_is_no_capacity_and_counts_no_crash(clo
 
 
 @pytest.mark.parametrize('node', ['PREEMPTED', 'TERMINATED'])
-def test_vms_that_are_gone_under_an_active_request_are_made_anew(cloud, node):
+def test_create_recreates_a_slice_whose_vms_are_gone_although_its_request_is_active(cloud, node):
   cloud.nodes(node)
   assert cloud('status') == f'pod: {node}\n'
   assert node in cloud('wait', code=1)
@@ -379,7 +379,7 @@ def test_vms_that_are_gone_under_an_active_request_are_made_anew(cloud, node):
   assert [call[3] for call in cloud.calls() if call[3] in ('delete', 'create')] == ['delete', 'create']
 
 
-def test_maintenance_is_waited_for_and_not_for_ever(cloud):
+def test_wait_waits_for_the_end_of_maintenance_up_to_a_time_limit(cloud):
   cloud.nodes('READY\tUNHEALTHY_MAINTENANCE', 'REPAIRING', 'READY\tHEALTHY')
   assert cloud('wait').splitlines() == ['pod: UNHEALTHY_MAINTENANCE', 'pod: REPAIRING', 'pod: ACTIVE']
   cloud.nodes('READY\tUNHEALTHY_MAINTENANCE')
@@ -389,7 +389,7 @@ def test_maintenance_is_waited_for_and_not_for_ever(cloud):
 
 
 @pytest.mark.parametrize('trouble', ['dead', 'ill'])
-def test_babysit_replaces_a_slice_that_stays_broken(cloud, trouble):
+def test_babysit_recreates_a_slice_that_stays_unreachable_or_unhealthy(cloud, trouble):
   process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='0')
   until(lambda: cloud.starts() == [1, 1])
   if trouble == 'dead':
@@ -400,7 +400,7 @@ def test_babysit_replaces_a_slice_that_stays_broken(cloud, trouble):
   else:
     cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
     for pid in cloud.alive():
-      os.kill(pid, signal.SIGSTOP)  # no news
+      os.kill(pid, signal.SIGSTOP)  # no further steps
   until(lambda: cloud.calls('create') and cloud.starts() == [1, 1])
   cloud.enough()
   out, error = process.communicate(timeout=120)
@@ -408,7 +408,7 @@ def test_babysit_replaces_a_slice_that_stays_broken(cloud, trouble):
   assert len(cloud.calls('delete')) == 1 and ('worker 1 does not answer' in out) == (trouble == 'dead')
 
 
-def test_an_ill_slice_is_left_alone_while_the_run_makes_steps(cloud):
+def test_babysit_keeps_an_unhealthy_slice_while_its_run_makes_progress(cloud):
   cloud.nodes('READY\tHEALTHY')
   process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='1')
   until(lambda: cloud.starts() == [1, 1])
@@ -421,7 +421,7 @@ def test_an_ill_slice_is_left_alone_while_the_run_makes_steps(cloud):
   assert process.returncode == 0 and not cloud.calls('delete')
 
 
-def test_a_run_is_left_alone_while_ssh_reaches_no_vm(cloud):
+def test_babysit_keeps_a_run_while_no_vm_answers_over_ssh(cloud):
   process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='0')
   until(lambda: cloud.starts() == [1, 1])
   for number in range(2):
@@ -435,7 +435,7 @@ def test_a_run_is_left_alone_while_ssh_reaches_no_vm(cloud):
   assert process.returncode == 0 and not cloud.calls('delete') and cloud.starts() == [1, 1]
 
 
-def test_a_stop_is_noticed_on_an_ill_slice(cloud):
+def test_babysit_ends_after_a_stop_command_on_an_unhealthy_slice(cloud):
   process = cloud.start('babysit', *cloud.flags())
   until(lambda: cloud.starts() == [1, 1])
   cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
@@ -444,7 +444,7 @@ def test_a_stop_is_noticed_on_an_ill_slice(cloud):
   assert process.returncode == 42 and not cloud.calls('delete')
 
 
-def test_a_live_run_on_an_ill_slice_is_taken_over(cloud):
+def test_babysit_attaches_to_a_live_run_on_an_unhealthy_slice(cloud):
   cloud.run()
   cloud.nodes('READY\tUNHEALTHY_TENSORFLOW')
   process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='1')
@@ -454,21 +454,21 @@ def test_a_live_run_on_an_ill_slice_is_taken_over(cloud):
   assert process.returncode == 0 and not cloud.calls('delete') and cloud.starts() == [1, 1]
 
 
-def test_a_network_that_the_vms_lack_is_no_network_of_ours(cloud):
+def test_babysit_counts_a_missing_network_on_the_vms_as_crashes(cloud):
   for home in cloud.homes:
     (home / 'no-network').touch()
   error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='2')
   assert 'Temporary failure in name resolution' in error and '2 crashes in a row' in error.splitlines()[-1]
 
 
-def test_babysit_ends_where_the_first_look_is_refused(cloud):
+def test_babysit_ends_if_its_first_gcloud_call_is_denied(cloud):
   said = 'HTTPError 403: denied. This command is authenticated as me which is the active account specified by x.'
   (cloud.folder / 'offline').write_text(said)
   assert 'HTTPError 403' in cloud('babysit', *cloud.flags(), code=1)
   assert len(cloud.calls()) == 1
 
 
-def test_a_dead_vm_hides_no_other(cloud):
+def test_status_run_and_stop_name_an_unreachable_vm_and_still_handle_the_other(cloud):
   cloud.run()
   until(lambda: cloud.starts() == [1, 1])
   (cloud.folder / '1-is-dead').touch()
@@ -500,13 +500,13 @@ def test_babysit_waits_while_gcloud_cannot_be_used_and_counts_no_crash(cloud, sa
   assert out.count('cannot be used, waiting') == 1
 
 
-def test_what_a_vm_says_of_an_earlier_run_is_no_news_of_this_one(cloud):
+def test_babysit_does_not_take_the_exit_code_of_an_earlier_run_for_this_one(cloud):
   cloud.run(steps=3)
   until(lambda: cloud.codes() == [0, 0])
   home = cloud.homes[1]
   (home / 'dev').mkdir()
   (home / 'dev' / 'accel0').touch()
-  hold = ['bash', '-c', 'exec 7<dev/accel0; sleep 600']  # another user's: VM 1 cannot start
+  hold = ['bash', '-c', 'exec 7<dev/accel0; sleep 600']  # another user's process holds the device, so VM 1 cannot start
   stranger = subprocess.Popen(hold, cwd=home, env={'HOME': str(cloud.folder / 'else'), 'PATH': os.environ['PATH']})
   cloud.waiting.append(stranger)
   process = cloud.start('babysit', *cloud.flags(), GRACE_SECONDS='0')
@@ -523,19 +523,19 @@ def test_logs_are_copied_to_the_bucket_of_the_workdir(cloud):
   cloud('run', '--', *FLAGS, '--workdir', 'gs://b/run', '--workdir=gs://b/run', '--config.train.steps=120')
   run = until(lambda: (cloud.homes[1] / 'dvd_gan_pod' / 'newest').exists() and newest(cloud.homes[1]))
   copy = cloud.folder / f'bucket-gs:__b_run_logs_{run}_worker-1.log'
-  until(copy.exists)  # while it runs
+  until(copy.exists)  # while the run continues
   assert 'done' not in copy.read_text() and cloud.codes() == [None, None]
   until(lambda: 'done: 120 steps' in copy.read_text())
 
 
-def test_the_vm_is_made_ready_as_root(cloud):
-  """Another user's lock file, in a folder where only its owner may delete it, and large pages."""
+def test_run_removes_a_foreign_lock_file_and_enables_huge_pages_with_sudo(cloud):
+  """The lock file belongs to another user and is in a folder where only its owner may delete it."""
   cloud('setup')
   sudo = cloud.folder / 'bin' / 'sudo'
   sudo.write_text('#!/bin/sh\n[ "$2" != rm ] || exec rm -r "$4"\nshift; exec "$@"\n')
   sudo.chmod(0o755)
   home = cloud.homes[0]
-  (home / 'tmp' / 'libtpu_lockfile').mkdir(parents=True)  # which rm -f cannot remove
+  (home / 'tmp' / 'libtpu_lockfile').mkdir(parents=True)  # a folder, which rm -f cannot remove
   pages = home / 'sys' / 'kernel' / 'mm' / 'transparent_hugepage' / 'enabled'
   pages.parent.mkdir(parents=True)
   pages.write_text('always [madvise] never\n')
@@ -547,23 +547,23 @@ def test_the_vm_is_made_ready_as_root(cloud):
   assert "another user's, and has to go" in cloud.start('run', *cloud.flags()).communicate(timeout=60)[0]
 
 
-def test_wait(cloud):
+def test_wait_prints_each_state_once_until_the_slice_is_active(cloud):
   cloud.states('ACCEPTED', 'ACCEPTED', 'PROVISIONING', 'ACTIVE')
   assert cloud('wait').splitlines() == ['pod: ACCEPTED', 'pod: PROVISIONING', 'pod: ACTIVE']
 
 
 @pytest.mark.parametrize('state', ['FAILED', 'SUSPENDED', 'SUSPENDING', 'NONE'])
-def test_wait_ends_at_once_where_nothing_will_come(cloud, state):
+def test_wait_fails_if_the_request_has_failed_is_suspended_or_does_not_exist(cloud, state):
   cloud.states('ACCEPTED', state)
   cloud('wait', code=1)
 
 
-def test_wait_is_bounded(cloud):
+def test_wait_fails_after_its_timeout(cloud):
   cloud.states('WAITING_FOR_RESOURCES')
   assert 'still WAITING_FOR_RESOURCES after 1 s' in cloud('wait', '--timeout=1', code=1)
 
 
-def test_setup_ships_the_commit_once(cloud):
+def test_setup_copies_each_commit_once_and_reinstalls_only_after_setup_py_changed(cloud):
   (cloud.project / 'file with space').write_text('1')
   hash_ = commit(cloud.project)
   cloud('setup')
@@ -589,7 +589,7 @@ def test_setup_ships_the_commit_once(cloud):
   assert [len((home / 'installed').read_text().splitlines()) for home in cloud.homes] == [2, 2]
 
 
-def test_setup_refuses_what_is_not_committed(cloud):
+def test_setup_refuses_uncommitted_changes_and_with_allow_dirty_ignores_them(cloud):
   (cloud.project / 'new.py').write_text('')
   assert 'not all is committed' in cloud.refused('setup')
   assert not cloud.calls()
@@ -597,7 +597,7 @@ def test_setup_refuses_what_is_not_committed(cloud):
   assert not (cloud.homes[0] / 'dvd_gan_pod' / 'current' / 'new.py').exists()
 
 
-def test_a_half_made_environment_is_never_used(cloud):
+def test_run_refuses_an_environment_whose_setup_failed_and_setup_makes_it_again(cloud):
   (cloud.homes[1] / 'no-network').touch()
   cloud('setup', code=1)
   assert 'is not set up' in cloud.refused('run', *cloud.flags())
@@ -606,7 +606,7 @@ def test_a_half_made_environment_is_never_used(cloud):
   assert [len((home / 'installed').read_text().splitlines()) for home in cloud.homes] == [1, 2]
 
 
-def test_run_needs_setup_of_this_commit(cloud):
+def test_run_is_refused_before_setup_of_the_current_commit(cloud):
   assert 'is not set up' in cloud.refused('run', *cloud.flags())
   cloud('setup')
   commit(cloud.project)
@@ -614,7 +614,7 @@ def test_run_needs_setup_of_this_commit(cloud):
 
 
 @pytest.mark.parametrize('broken', [False, True])
-def test_run_starts_one_process_a_vm_with_the_exact_flags(cloud, broken):
+def test_run_starts_one_process_per_vm_with_unchanged_flags(cloud, broken):
   cloud('setup')
   if broken:
     (cloud.folder / 'broken-connections').touch()
@@ -626,7 +626,7 @@ def test_run_starts_one_process_a_vm_with_the_exact_flags(cloud, broken):
   assert cloud.starts() == [1, 1] and len(cloud.alive()) == 2
 
 
-def test_a_second_run_is_refused_and_the_first_left_alone(cloud):
+def test_a_second_run_is_refused_until_the_first_is_stopped(cloud):
   cloud.run()
   until(lambda: cloud.starts() == [1, 1])
   assert 'alive on worker 0,1' in cloud.refused('run', *cloud.flags())
@@ -636,7 +636,7 @@ def test_a_second_run_is_refused_and_the_first_left_alone(cloud):
   until(lambda: cloud.starts() == [2, 2])
 
 
-def test_run_frees_the_device_of_a_dead_run(cloud):
+def test_run_kills_only_our_leftover_processes_that_hold_the_device(cloud):
   cloud('setup')
   home = cloud.homes[0]
   for folder in ('dev', 'tmp'):
@@ -658,7 +658,7 @@ def test_run_frees_the_device_of_a_dead_run(cloud):
   assert ours.wait(timeout=10) == -signal.SIGKILL and not (home / 'tmp' / 'libtpu_lockfile').exists()
 
 
-def test_status_logs_and_ssh(cloud):
+def test_status_logs_and_ssh_before_a_run_after_its_end_and_after_a_crash(cloud):
   assert cloud('status').splitlines() == ['pod: ACTIVE', 'worker 0: never started', 'worker 1: never started']
   cloud('logs', code=1)
   assert 'never started' in cloud('stop')
@@ -685,7 +685,7 @@ def test_status_logs_and_ssh(cloud):
   assert cloud('status') == 'pod: SUSPENDED\n'
 
 
-def test_a_vm_started_anew_has_no_live_run(cloud):
+def test_status_reports_a_killed_process_as_died_without_an_exit_code(cloud):
   cloud.run()
   until(lambda: cloud.starts() == [1, 1])
   end(cloud.homes[1])
@@ -694,18 +694,18 @@ def test_a_vm_started_anew_has_no_live_run(cloud):
   assert 'alive on worker 0;' in cloud.refused('run', *cloud.flags())
 
 
-def test_stop_saves_and_records_42(cloud):
+def test_stop_sends_one_sigterm_per_vm_and_records_exit_code_42(cloud):
   cloud.fate('slow')
   cloud.run()
   until(lambda: cloud.starts() == [1, 1])
-  (cloud.folder / 'broken-connections').touch()  # a second signal would end it unsaved
+  (cloud.folder / 'broken-connections').touch()  # gcloud repeats calls; a second signal would end the run unsaved
   assert cloud('stop').count('exited with code 42 (stop asked for)') == 2
   assert cloud.codes() == [42, 42] and not cloud.alive()
   assert [(home / 'signals').read_text() for home in cloud.homes] == ['TERM\n', 'TERM\n']
   cloud('stop')
 
 
-def test_stop_kills_only_by_force(cloud):
+def test_stop_kills_a_process_that_ignores_sigterm_only_with_force(cloud):
   cloud.fate('deaf')
   cloud.run()
   until(lambda: cloud.starts() == [1, 1])
@@ -715,19 +715,19 @@ def test_stop_kills_only_by_force(cloud):
   assert cloud.codes() == [137, 137] and not cloud.alive()
 
 
-def test_delete(cloud):
+def test_delete_deletes_the_slice_and_reports_if_there_is_none(cloud):
   cloud('delete')
   assert {'--force', '--quiet'} <= set(cloud.calls('delete')[0])
   assert 'there is none' in cloud('delete')
   assert len(cloud.calls('delete')) == 1
 
 
-def test_babysit_brings_a_preempted_run_to_its_end(cloud):
+def test_babysit_recreates_a_preempted_slice_and_resumes_with_the_original_commit(cloud):
   cloud.states('NONE')
   process = cloud.start('babysit', '--spot', *cloud.flags())
   until(lambda: len(list(cloud.workdir.glob('saved-*'))) == 2)
   before = cloud.git('rev-parse', 'HEAD')
-  cloud.git('commit', '--quiet', '--allow-empty', '--message=work goes on')  # the run keeps the code that it began with
+  cloud.git('commit', '--quiet', '--allow-empty', '--message=work goes on')  # the run keeps its original code
   (cloud.project / 'untracked').touch()
   cloud.preempt()
   until(lambda: len(cloud.calls('create', '--spot')) == 2 and cloud.starts() == [1, 1])
@@ -742,7 +742,7 @@ def test_babysit_brings_a_preempted_run_to_its_end(cloud):
   assert [path.name for path in (pod / 'code').iterdir()] == [before]
 
 
-def test_babysit_starts_again_after_a_saved_stop_that_nobody_asked_for(cloud):
+def test_babysit_restarts_a_run_that_a_signal_stopped_without_a_stop_command(cloud):
   process = cloud.start('babysit', *cloud.flags())
   until(lambda: cloud.starts() == [1, 1])
   for pid in cloud.alive():
@@ -754,7 +754,7 @@ def test_babysit_starts_again_after_a_saved_stop_that_nobody_asked_for(cloud):
   assert not cloud.calls('create')
 
 
-def test_babysit_ends_with_a_stop_that_somebody_asked_for(cloud):
+def test_babysit_ends_with_exit_code_42_after_a_stop_command(cloud):
   process = cloud.start('babysit', *cloud.flags())
   until(lambda: cloud.starts() == [1, 1])
   cloud('stop')
@@ -765,18 +765,18 @@ def test_babysit_ends_with_a_stop_that_somebody_asked_for(cloud):
 def test_babysit_gives_up_after_crashes_without_a_new_step(cloud):
   cloud.fate('crash 3')
   error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='2')
-  # The first one made new steps.
+  # The first of the three starts made new steps.
   assert cloud.starts() == [3, 3]
   assert error.splitlines()[-1] == ('error: 2 crashes in a row without a new step: exit code 1: RuntimeError: it broke')
 
 
-def test_babysit_goes_on_while_there_is_progress(cloud):
+def test_babysit_restarts_beyond_max_crashes_while_each_run_makes_new_steps(cloud):
   cloud.fate('crash-after-save')
   cloud('babysit', *cloud.flags(12), MAX_CRASHES='1')
   assert cloud.starts() == [3, 3] and cloud.codes() == [0, 0]
 
 
-def test_babysit_gives_up_on_a_slice_that_never_comes(cloud):
+def test_babysit_gives_up_after_max_crashes_if_the_slice_is_never_created(cloud):
   cloud.states('NONE', *['NONE', 'FAILED', 'FAILED'] * 5)
   stub = cloud.folder / 'bin' / 'gcloud'
   stub.write_text(stub.read_text().replace('echo ACTIVE >states', 'exit 1'))
@@ -784,13 +784,13 @@ def test_babysit_gives_up_on_a_slice_that_never_comes(cloud):
 
 
 @pytest.mark.parametrize('of', ['', '-t1v-n-0a1b2c3d-w-1'])
-def test_babysit_ends_at_once_with_a_usage_error(cloud, of):
+def test_babysit_ends_without_a_restart_if_any_worker_exits_with_a_usage_error(cloud, of):
   cloud.fate('usage', of)
   assert cloud('babysit', *cloud.flags(), code=2).splitlines()[-1] == 'error: no config of that name'
   assert cloud.starts() == [1, 1] and not cloud.alive()
 
 
-def test_babysit_ends_the_rest_of_a_broken_run(cloud):
+def test_babysit_restarts_all_workers_when_one_dies(cloud):
   process = cloud.start('babysit', *cloud.flags(), GRACE_SECONDS='0')
   until(lambda: cloud.starts() == [1, 1])
   end(cloud.homes[1])
@@ -801,7 +801,7 @@ def test_babysit_ends_the_rest_of_a_broken_run(cloud):
   assert process.returncode == 42
 
 
-def test_babysit_takes_over_its_own_run_and_no_other(cloud):
+def test_babysit_attaches_to_a_live_run_only_if_its_flags_are_equal(cloud):
   cloud.run()
   assert 'other flags is alive' in cloud('babysit', *cloud.flags(9), code=2)
   process = cloud.start('babysit', *cloud.flags())
@@ -831,8 +831,8 @@ get_config = tiny.get_config
 """
 
 
-def test_a_run_that_hangs_says_where_and_is_started_again(cloud):
-  """The real program on the one VM of a slice."""
+def test_babysit_logs_the_stack_of_a_hanging_run_and_restarts_it(cloud):
+  """Uses the real program, on a slice of one VM."""
   shutil.rmtree(cloud.homes[1])
   cloud('setup')
   (python,) = (cloud.homes[0] / 'dvd_gan_pod' / 'environments').glob('*/bin/python')

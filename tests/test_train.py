@@ -45,7 +45,7 @@ def lines(workdir):
 
 
 def results(workdir):
-  """The lines without what the clock decides."""
+  """The lines without the metrics that depend on time."""
   return [{name: line[name] for name in line if name not in PACE} for line in lines(workdir)]
 
 
@@ -58,14 +58,14 @@ def saved(config, workdir, step):
   return jax.tree.map(np.asarray, (state, standing))
 
 
-def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
+def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(run, capsys):
   assert run('whole', steps=4) == 0
-  assert all('sample_deviation' in line for line in lines(run.folder / 'whole')[1::2])  # where samples are drawn
+  assert all('sample_deviation' in line for line in lines(run.folder / 'whole')[1::2])  # at checkpoints
   assert run('parts', steps=2) == 0
-  # A checkpoint written while the run goes on, its arrays donated to the next step, is that of one that stopped there.
+  # A checkpoint written during training, with its arrays donated to the next step, equals that of a run that stopped.
   whole, parts = (saved(run.config, run.folder / name, 2) for name in ('whole', 'parts'))
   jax.tree.map(np.testing.assert_array_equal, whole, parts)
-  # Lines beyond the checkpoint, as a killed run leaves them, and one cut short.
+  # A killed run may leave lines beyond its checkpoint, the last of them incomplete.
   with (run.folder / 'parts' / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 3, "gen_loss_spatial": 1.0}\n{"step": 4, "gen')
   assert run('parts', steps=4) == 0
@@ -76,7 +76,7 @@ def test_resuming_equals_an_uninterrupted_run_to_the_bit(run, capsys):
   assert [line['step'] for line in lines(run.folder / 'parts')] == [1, 2, 3, 4]
 
 
-def test_training_iterates_a_tf_dataset_and_a_signal_in_the_middle_of_a_read_saves(run, monkeypatch):
+def test_training_reads_one_dataset_element_per_step_and_a_signal_during_a_read_saves(run, monkeypatch):
   run.config.data.update(name='moving_shapes', dir=str(run.folder / 'tfds'), clips=3)
   iterate, read, drawn = tf.data.Dataset.as_numpy_iterator, record_files.read_bytes, []
 
@@ -96,11 +96,11 @@ def test_training_iterates_a_tf_dataset_and_a_signal_in_the_middle_of_a_read_sav
   monkeypatch.setattr(record_files, 'read_bytes', slow)
   assert run('run', steps=1000, checkpoint_every=1000) == train.PREEMPTED
   step = lines(run.folder / 'run')[-1]['step']
-  assert drawn == step * [(2, 8, 5, 16, 16, 3)]  # one element a step
+  assert drawn == step * [(2, 8, 5, 16, 16, 3)]  # one element per step
   assert saved(run.config, run.folder / 'run', step)[0].step == step >= 3
 
 
-def test_a_recompiled_run_equals_the_first_to_the_bit(run):
+def test_a_recompiled_run_is_bitwise_equal_to_the_first(run):
   run('first', steps=2)
   jax.clear_caches()
   jax.config.update('jax_enable_compilation_cache', False)
@@ -111,12 +111,12 @@ def test_a_recompiled_run_equals_the_first_to_the_bit(run):
   first, again = (saved(run.config, run.folder / name, 2) for name in ('first', 'again'))
   jax.tree.map(np.testing.assert_array_equal, first, again)
   assert results(run.folder / 'first') == results(run.folder / 'again')
-  # With another number of CPUs the last digits differ, so the number is part of what was run.
+  # With another number of CPUs the last digits differ, so config.json holds the number.
   record = json.loads((run.folder / 'again' / 'config.json').read_text())
   assert record['cpus'] == len(os.sched_getaffinity(0))
 
 
-def test_a_collapse_is_logged_with_the_checkpoint_to_go_back_to(run, monkeypatch, capsys):
+def test_a_sign_of_collapse_is_logged_and_the_checkpoint_before_it_is_marked(run, monkeypatch, capsys):
   monkeypatch.setattr(train.alarm, 'WINDOW', 2)
   monkeypatch.setattr(train.alarm, 'DEAD_AFTER', 32)
   run('run', steps=2)
@@ -131,14 +131,14 @@ def test_a_collapse_is_logged_with_the_checkpoint_to_go_back_to(run, monkeypatch
   assert checkpoint.marks(run.folder / 'run')['alarm-disc_loss_spatial-high'] == {'step': 2}
 
 
-def test_two_processes_do_not_train_in_one_workdir(run):
+def test_training_in_a_workdir_that_another_process_has_locked_is_a_usage_error(run):
   lock = epath.Path(run.folder / 'run' / '.lock')
   with files.exclusive(lock, 'training here'), pytest.raises(UsageError, match='another process is training in'):
     run('run', steps=2)
   assert list((run.folder / 'run').iterdir()) == []
 
 
-def test_a_run_leaves_what_the_readme_says(run, capsys):
+def test_a_run_writes_config_metrics_checkpoints_samples_events_and_parameters(run, capsys):
   run('run', steps=2, sample_every=2)
   workdir = run.folder / 'run'
   names = {path.name for path in workdir.iterdir()}
@@ -150,7 +150,7 @@ def test_a_run_leaves_what_the_readme_says(run, capsys):
   progress = capsys.readouterr().err
   for word in ('step 2/2', 'steps/s', 'left', 'D_S', 'G_T', 'input wait'):
     assert word in progress
-  # The moving grid is in TensorBoard's image page.
+  # TensorBoard shows the animated grid as an image.
   from tensorboard.backend.event_processing import event_accumulator
 
   events = event_accumulator.EventAccumulator(str(workdir), size_guidance={'tensors': 0})
@@ -164,9 +164,9 @@ def test_a_run_leaves_what_the_readme_says(run, capsys):
   assert events.Tensors('samples')[0].tensor_proto.string_val[2].startswith(b'GIF89a')
 
 
-def test_a_changed_model_is_refused_unless_told(run):
+def test_resuming_with_a_changed_model_is_refused_without_allow_config_change(run):
   (run.folder / 'run').mkdir()
-  (run.folder / 'run' / 'config.json').write_text('{"config": {"gen": {"ch": 99}}}')  # died before its first checkpoint
+  (run.folder / 'run' / 'config.json').write_text('{"config": {"gen": {"ch": 99}}}')  # from a run without a checkpoint
   run('run', steps=2)
   run.config.disc.frames_k = 2
   with pytest.raises(UsageError, match='disc.frames_k=3, not 2.*allow_config_change'):
@@ -181,7 +181,7 @@ def test_a_changed_model_is_refused_unless_told(run):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_with_42(run, monkeypatch, capsys, number):
+def test_a_signal_during_training_saves_a_checkpoint_and_ends_with_exit_code_42(run, monkeypatch, capsys, number):
   show, handler = Steps.show, signal.getsignal(number)
 
   def interrupt(self, step, *args, **kwargs):
@@ -194,13 +194,13 @@ def test_a_signal_saves_and_ends_with_42(run, monkeypatch, capsys, number):
   output = capsys.readouterr().out
   assert lines(run.folder / 'run')[-1]['step'] == 2
   assert saved(run.config, run.folder / 'run', 2)[0].step == 2
-  # The state alone: in a short grace period there is no time for standing statistics.
+  # Only the state is saved: a short grace period leaves no time for standing statistics.
   assert saved(run.config, run.folder / 'run', 2)[1] is None
   assert f'stopped by {signal.Signals(number).name} at step 2' in output
-  assert signal.getsignal(number) is handler  # put back
+  assert signal.getsignal(number) is handler  # restored
 
 
-def test_a_non_finite_step_stops_after_the_last_good_checkpoint(run, monkeypatch):
+def test_a_non_finite_update_stops_training_and_is_not_saved(run, monkeypatch):
   run('run', steps=2)
   before = saved(run.config, run.folder / 'run', 2)
   make = train.train_step.make_spec
@@ -211,7 +211,7 @@ def test_a_non_finite_step_stops_after_the_last_good_checkpoint(run, monkeypatch
   )
   with pytest.raises(train.NonFiniteError, match='step 3: the state not finite; the last good checkpoint is step 2'):
     run('run', steps=9, checkpoint_every=1)
-  # The losses of step 3 were finite, its update was not: it must not be saved.
+  # The losses of step 3 were finite but its update was not, so the step must not be saved.
   newest = checkpoint.Checkpoints(run.folder / 'run' / 'checkpoints').newest()
   assert newest == 2
   jax.tree.map(np.testing.assert_array_equal, before, saved(run.config, run.folder / 'run', 2))
@@ -232,24 +232,24 @@ def _poison(config):
   return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def test_an_unwritable_workdir_is_one_line(run):
+def test_an_unwritable_workdir_is_a_usage_error(run):
   (run.folder / 'file').write_text('')
   with pytest.raises(UsageError, match='cannot write'):
     run('file/run', steps=2)
 
 
-def test_an_unknown_metric_is_told_after_one_step(run):
+def test_an_unknown_best_metric_is_a_usage_error(run):
   with pytest.raises(UsageError, match='train.best_metric=fvd is none of disc_grad_norm'):
     run('run', steps=3, keep_best=1, best_metric='fvd')
 
 
-def test_only_the_newest_checkpoints_stay(run):
+def test_only_the_newest_checkpoints_are_kept(run):
   run('run', steps=4, checkpoint_every=1, keep_checkpoints=2)
   assert sorted(int(path.name) for path in (run.folder / 'run' / 'checkpoints').iterdir()) == [3, 4]
 
 
 def program(run, workdir):
-  """The command that trains the tiny config in a process of its own, without TensorFlow and clu."""
+  """The command that trains the tiny config in a separate process without TensorFlow and clu."""
   config = run.config
   fields = ['resolution', 'frames', 'num_classes', 'name', 'source']
   overrides = [f'--config.data.{field}={config.data[field]}' for field in fields]
@@ -263,14 +263,14 @@ def program(run, workdir):
   return [*start, '--config=configs/default.py', f'--workdir={workdir}', *overrides]
 
 
-def test_a_signal_during_the_first_compilation_ends_at_once_with_42(run):
+def test_a_signal_during_the_first_compilation_ends_with_exit_code_42_and_saves_nothing(run):
   workdir = run.folder / 'process'
   env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE, 'JAX_COMPILATION_CACHE_DIR': str(run.folder / 'cold')}
   process = subprocess.Popen(
     [*program(run, workdir), '--mode=train'], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
   )
   deadline = time.monotonic() + 300
-  while not (workdir / 'config.json').exists():  # the last thing before the loop
+  while not (workdir / 'config.json').exists():  # the last file written before the loop
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.1)
   time.sleep(2)
@@ -282,7 +282,7 @@ def test_a_signal_during_the_first_compilation_ends_at_once_with_42(run):
 
 
 class MetadataServer(http.server.BaseHTTPRequestHandler):
-  """Google's, as far as it announces what is coming."""
+  """The part of Google's metadata server that announces preemption and maintenance."""
 
   says = {'preempted': 'FALSE', 'maintenance-event': 'NONE'}
 
@@ -298,7 +298,7 @@ class MetadataServer(http.server.BaseHTTPRequestHandler):
 
 
 def test_the_program_without_tensorflow_trains_saves_stops_resumes_and_samples(run, monkeypatch):
-  """In processes of their own: `array_file` needs neither TensorFlow nor clu, and SIGTERM is a real one."""
+  """Uses separate processes: `array_file` needs neither TensorFlow nor clu, and SIGTERM is a real signal."""
   workdir = run.folder / 'process'
   command = program(run, workdir)
   server = http.server.ThreadingHTTPServer(('localhost', 0), MetadataServer)
@@ -314,7 +314,7 @@ def test_the_program_without_tensorflow_trains_saves_stops_resumes_and_samples(r
   while not (saved := [int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()]):
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.2)
-  while lines(workdir)[-1]['step'] < saved[0] + 2:  # it goes on
+  while lines(workdir)[-1]['step'] < saved[0] + 2:  # training continues
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.2)
   process.send_signal(signal.SIGTERM)
@@ -328,7 +328,7 @@ def test_the_program_without_tensorflow_trains_saves_stops_resumes_and_samples(r
   assert [line['step'] for line in lines(workdir)] == list(range(1, reached + 2))
   subprocess.run([*command, '--mode=sample', '--config.sample.each=True'], cwd=ROOT, env=env, check=True)
   written = sorted(path.name for path in (workdir / 'samples').iterdir())
-  # The statistics that the signal left no time for are made up.
+  # That checkpoint has no standing statistics, so they are computed.
   subprocess.run([*command, '--mode=sample', f'--config.sample.step={reached}'], cwd=ROOT, env=env, check=True)
   stem = f'step_{reached + 1:08d}_truncation_1_seed_0'
   assert f'{stem}.mp4' in written and f'{stem}_00002_class_002.gif' in written

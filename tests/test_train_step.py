@@ -26,7 +26,7 @@ def host(tree):
 
 @pytest.fixture(scope='module')
 def run(step_one):
-  """Two steps from the start, on one device: the states before, between and after, and the metrics."""
+  """Four steps on one device: the initial state and the state after each step, and the metrics of each step."""
   states, metrics = [step_one.fresh()], []
   kept = [host(states[0])]
   for i in range(4):
@@ -45,10 +45,10 @@ def assert_golden(metrics):
       assert float(got[name]) == pytest.approx(expected[name], rel=2e-3, abs=2e-4), name
 
 
-def test_golden_metrics(run):
-  """The numbers of the first two steps. They change when the mathematics, the keys or the initialisation do.
+def test_metrics_of_the_first_two_steps_match_golden_step_json(run):
+  """They change with the mathematics, the random keys or the initialisation.
 
-  If that was meant, write the new ones: `python -m tests.test_train_step`.
+  After an intended change, write new ones with `python -m tests.test_train_step`.
   """
   assert_golden(run[1])
 
@@ -56,7 +56,7 @@ def test_golden_metrics(run):
 @pytest.mark.parametrize(
   'variant', ['unrolled and computed again', "other platforms' forms, jaxlib's kernels, resampling apart"]
 )
-def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config, monkeypatch):
+def test_backend_and_memory_options_do_not_change_the_golden_metrics(variant, config, monkeypatch):
   if variant.startswith('unrolled'):
     config.mesh.loops = 'unroll'
     config.gen.remat = config.disc.remat = True
@@ -79,7 +79,7 @@ def test_what_makes_a_step_faster_or_smaller_leaves_its_numbers(variant, config,
   assert_golden(metrics)
 
 
-def test_metrics_are_all_there_and_finite(run):
+def test_a_step_returns_exactly_the_expected_metrics_and_they_are_finite(run):
   names = {f'{a}_{b}' for a in ('disc_loss', 'gen_loss', 'score_real', 'score_fake') for b in ('spatial', 'temporal')}
   names |= {f'{net}_{what}' for net in ('gen', 'disc') for what in ('grad_norm', 'sigma_max', 'sigma_min')} | {'finite'}
   assert set(run[1][0]) == names
@@ -94,7 +94,7 @@ def step_sharded():
 
 
 @pytest.mark.parametrize('name', ['step_eight', 'step_sharded'])
-def test_one_device_equals_eight(run, request, name):
+def test_a_step_on_eight_devices_matches_one_device(run, request, name):
   step = request.getfixturevalue(name)
   state, metrics = step.fresh(), []
   for i in range(2):
@@ -103,7 +103,7 @@ def test_one_device_equals_eight(run, request, name):
   for expected, got in zip(run[1], metrics, strict=False):
     for name in expected:
       assert float(got[name]) == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
-  # Adam's first steps are signs of gradients: where a gradient is rounding, so is its sign. Compare the second moments.
+  # Compare second moments: Adam's first updates are signs of gradients, which rounding errors may change.
   expected, got = run[0][2], host(state)
   for net in ('gen', 'disc'):
     for a, b in zip(
@@ -112,7 +112,7 @@ def test_one_device_equals_eight(run, request, name):
       np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-5 * max(abs(a).max(), 1e-3))
 
 
-def test_a_device_holds_its_part_of_the_sharded_state(step_sharded):
+def test_each_device_holds_its_shard_of_ema_and_optimizer_state_and_all_parameters(step_sharded):
   state, _ = step_sharded(step_sharded.fresh(), random_batch(step_sharded.config, 0))
 
   def held(tree):
@@ -128,36 +128,36 @@ def test_a_device_holds_its_part_of_the_sharded_state(step_sharded):
     assert held(part) <= share * whole and (share < 1 or held(part) == whole)
 
 
-def test_compiled_step_has_no_collective_but_reductions(step_eight):
+def test_the_compiled_step_has_no_collectives_except_all_reduce(step_eight):
   text = step_eight.compiled.as_text()
   assert 'all-reduce' in text
   for name in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
     assert name not in text, name
 
 
-def test_every_parameter_moves_but_only_by_its_own_learning_rate(run):
+def test_parameters_outside_attention_move_by_the_learning_rate_of_their_network(run):
   before, after = run[0][:2]
   for net, rate, updates in (('gen', 1e-4, 1), ('disc', 5e-4, 2)):
     moved = jax.tree.map(lambda a, b: abs(a - b).max(), getattr(before, net).params, getattr(after, net).params)
     sizes = jax.tree.leaves(moved)
-    # Adam's first update is the learning rate times a sign; the second at most sqrt(2) of it or so.
+    # Adam's first update is the learning rate times a sign; the second is at most about sqrt(2) times as large.
     assert max(sizes) == pytest.approx(rate, rel=0.01) if updates == 1 else rate < max(sizes) < 2.5 * rate
-    # Attention's projections wait for their gain to leave zero.
+    # Attention's projections have no gradient while their gain is zero.
     still = [jax.tree_util.keystr(path) for path, size in jax.tree_util.tree_flatten_with_path(moved)[0] if size == 0]
     assert all('attention' in name for name in still), still
 
 
-def test_vectors_advance_once_for_each_update(run):
+def test_spectral_vectors_of_g_advance_once_per_step_and_those_of_d_not_exactly_once(run):
   before, after = run[0][:2]
   _, gen_u, _ = spectral.normalise(before.gen.params, before.gen.spectral)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gen_u, after.gen.spectral)
-  # D had two updates in between, the first at the old parameters.
+  # D is updated twice per step, so its vectors differ from those after one iteration.
   _, once, _ = spectral.normalise(before.disc.params, before.disc.spectral)
   distance = jax.tree.map(lambda a, b: float(abs(a - b).max()), once, after.disc.spectral)
   assert max(jax.tree.leaves(distance)) > 1e-3
 
 
-def test_ema_equals_the_parameters_then_averages(run):
+def test_ema_equals_the_parameters_until_ema_start_and_then_averages(run):
   states = run[0]
   config = tiny_config()
   for state in states[: config.train.ema_start + 1]:
@@ -170,7 +170,7 @@ def test_ema_equals_the_parameters_then_averages(run):
 
 
 @pytest.mark.parametrize('which', [0, 1])
-def test_each_d_step_has_its_own_real_batch(run, step_one, which):
+def test_each_of_the_two_d_steps_uses_its_own_real_batch(run, step_one, which):
   batch = random_batch(step_one.config, 0)
   batch['video'][which] = 255 - batch['video'][which]
   state, _ = step_one(step_one.fresh(), batch)
@@ -178,7 +178,7 @@ def test_each_d_step_has_its_own_real_batch(run, step_one, which):
   assert max(jax.tree.leaves(moved)) > 0
 
 
-def test_steps_draw_fresh_noise(run, step_one):
+def test_different_steps_draw_different_noise(run, step_one):
   state = step_one.fresh()
   later = step_one.fresh()._replace(step=jax.device_put(jnp.int32(7), state.step.sharding))
   batch = random_batch(step_one.config, 0)
@@ -187,8 +187,8 @@ def test_steps_draw_fresh_noise(run, step_one):
   assert float(a['score_fake_spatial']) != float(b['score_fake_spatial'])
 
 
-def test_g_step_faces_the_updated_discriminators_with_fresh_fakes(run, step_one):
-  """Recomputes G's loss from the states: D after its updates, G before its own, the last D batch's labels."""
+def test_the_g_step_uses_new_samples_and_the_updated_discriminators(run, step_one):
+  """Recomputes G's loss with D after its updates, G before its update and the labels of the last D batch."""
   before, after = run[0][:2]
   spec, config = step_one.spec, step_one.config
   key = jax.random.fold_in(jax.random.key(config.seed), 0)
@@ -204,8 +204,8 @@ def test_g_step_faces_the_updated_discriminators_with_fresh_fakes(run, step_one)
     assert run[1][0][f'gen_loss_{name}'] == pytest.approx(float(loss), rel=1e-3, abs=1e-4)
 
 
-def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, step_one):
-  """Power iterations between D(real) and D(fake) would make them two different functions."""
+def test_ds_loss_and_gradient_norm_in_one_pass_match_separate_real_and_fake_passes(run, step_one):
+  """Both passes must use the same weights: a power iteration between D(real) and D(fake) would change D."""
   spec, config = step_one.spec, step_one.config
   state = run[0][2]
   batch = {name: value[0] for name, value in random_batch(config, 5).items()}
@@ -231,7 +231,7 @@ def test_one_pass_gradient_is_that_of_separate_passes_at_the_same_weights(run, s
   assert float(metrics['disc_grad_norm']) == pytest.approx(norm, rel=1e-3)
 
 
-def test_a_discriminator_alone_does_its_part_of_the_whole(run, step_one):
+def test_one_discriminator_trains_as_it_does_with_both_and_their_gradients_to_g_add_up(run, step_one):
   state, config = run[0][2], step_one.config.copy_and_resolve_references()
   batch = {name: value[0] for name, value in random_batch(config, 5).items()}
   gen_weights, _, _ = spectral.normalise(state.gen.params, state.gen.spectral)
@@ -288,7 +288,7 @@ def test_unrolling_leaves_no_loop_over_d_steps(config, d_steps):
     lowered = jax.jit(functools.partial(train_step.train_step, spec)).lower(state, batch, key)
     return lowered.as_text().count('stablehlo.while')
 
-  assert loops(True) == loops(False) - 1  # the recurrences' stay
+  assert loops(True) == loops(False) - 1  # the loops of the recurrences remain
 
 
 def test_frames_for_the_spatial_discriminator_are_distinct_uniform_and_independent():
@@ -300,22 +300,22 @@ def test_frames_for_the_spatial_discriminator_are_distinct_uniform_and_independe
   # Each frame is in a video's pick with probability k / T; 4 standard deviations.
   share = np.array([(picked == t).any(1).mean() for t in range(frames)])
   assert abs(share - k / frames).max() < 4 * np.sqrt(0.25 / count)
-  # Neighbouring videos agree as often as chance says.
+  # Adjacent videos pick the same frames as often as independent draws do.
   sets = np.sort(picked, 1)
   assert abs((sets[:-1] == sets[1:]).all(1).mean() - 1 / 20) < 4 * np.sqrt(0.05 / count)
 
 
-def test_interleave_pairs_real_and_fake():
+def test_interleave_alternates_real_and_fake_rows():
   real, fake = jnp.arange(3), 10 + jnp.arange(3)
   assert train_step.interleave(real, fake).tolist() == [0, 10, 1, 11, 2, 12]
 
 
-def test_pixels_map_to_minus_one_and_one():
+def test_to_float_maps_pixels_0_and_255_to_minus_1_and_1():
   assert train_step.to_float(jnp.array([0, 255], jnp.uint8)).tolist() == [-1, 1]
 
 
-def test_phi_can_be_a_random_crop_of_half_the_side(config):
-  """The paper's fourth phi: one square for all frames of a video, in another place for each video."""
+def test_phi_crop_takes_a_random_square_of_half_the_side_from_each_video(config):
+  """The paper's fourth phi: the same square in all frames of a video, at a different position in each video."""
   key, video = jax.random.key(3), np.asarray(random_batch(config)['video'][0], np.float32)
   size = video.shape[2]
   corners = np.asarray(train_step.choose_corners(key, 4000, size, 2))

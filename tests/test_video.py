@@ -36,7 +36,7 @@ def test_captions_stand_above_their_videos():
     assert (line.min() < 100) == written and line.max() == video.PAPER and (line == line[:1]).all()
 
 
-def test_mp4_is_h264_yuv420p_of_all_frames_at_any_size(tmp_path):
+def test_an_mp4_is_h264_yuv420p_with_all_frames_and_odd_sizes_padded_to_even(tmp_path):
   clip = np.repeat(np.arange(0, 250, 50, dtype=np.uint8), 9 * 11 * 3).reshape(5, 9, 11, 3)
   with av.open(io.BytesIO(video.mp4(clip, 12))) as container:
     stream = container.streams.video[0]
@@ -47,7 +47,7 @@ def test_mp4_is_h264_yuv420p_of_all_frames_at_any_size(tmp_path):
 
 
 @pytest.mark.parametrize('fps', [0.3, 1.4, 12.5, 24000 / 1001, 60, 240])
-def test_files_last_as_long_as_their_frames(fps):
+def test_durations_of_mp4_and_gif_match_the_frame_rate(fps):
   clip = np.repeat(np.arange(0, 240, 8, dtype=np.uint8), 8 * 8 * 3).reshape(30, 8, 8, 3)
   with av.open(io.BytesIO(video.mp4(clip, fps))) as container:
     stream = container.streams.video[0]
@@ -60,7 +60,7 @@ def test_files_last_as_long_as_their_frames(fps):
   assert picture.n_frames == (30 if fps <= 50 else {60: 25, 240: 6}[fps])
 
 
-def test_gif_moves_and_repeats():
+def test_a_gif_shows_every_frame_and_repeats():
   clip = _clips(1)[0] // 128 * 255  # eight colours survive the palette
   picture = Image.open(io.BytesIO(video.gif(clip, 10)))
   assert picture.n_frames == 4 and picture.info['loop'] == 0 and picture.info['duration'] == 100
@@ -69,7 +69,7 @@ def test_gif_moves_and_repeats():
     np.testing.assert_array_equal(np.asarray(picture.convert('RGB')), clip[t])
 
 
-def test_without_pyav_there_is_a_gif_and_one_warning(tmp_path, monkeypatch):
+def test_without_pyav_only_a_gif_is_written_with_one_warning(tmp_path, monkeypatch):
   from etils import epath
 
   monkeypatch.setitem(sys.modules, 'av', None)

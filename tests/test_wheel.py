@@ -11,11 +11,11 @@ from tests.datasets.clips import encode
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-  """A folder in which the wheel is installed, without what it depends on."""
+  """A folder in which the wheel is installed without its dependencies, and the wheel's path."""
   folder = tmp_path_factory.mktemp('wheel')
   pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
   source = folder / 'source'
-  # A copy of what git has: setuptools leaves build/ where it builds.
+  # Build from a copy of the tracked files, because setuptools leaves a folder build/ behind.
   names = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
   for name in filter(None, names.split('\0')):
     if name.startswith(('dvd_gan/', 'configs/')) or '/' not in name:
@@ -30,7 +30,7 @@ def installed(tmp_path_factory):
   return folder, wheel
 
 
-def test_the_wheel_holds_the_configs_but_takes_no_other_name(installed):
+def test_the_wheel_contains_configs_and_data_files_and_only_the_dvd_gan_package(installed):
   folder, wheel = installed
   names = zipfile.ZipFile(wheel).namelist()
   assert {name.split('/')[0] for name in names if '.dist-info' not in name} == {'dvd_gan'}
@@ -45,8 +45,8 @@ def test_the_wheel_holds_the_configs_but_takes_no_other_name(installed):
   assert (folder / 'target' / 'bin' / 'dvd-gan').exists()
 
 
-def test_the_readmes_own_videos_from_any_folder(installed):
-  """The commands under "Your own videos", as they stand there, with a smaller model; each flag is given once."""
+def test_the_readmes_commands_for_your_own_videos_run_from_another_folder(installed):
+  """Runs the commands under "Your own videos"; flags for a smaller model are added to the first one."""
   folder, _ = installed
   text = (ROOT / 'README.md').read_text()
   block = text[text.index('Your own videos') :].split('\n\n')[1]
@@ -69,6 +69,6 @@ def test_the_readmes_own_videos_from_any_folder(installed):
     done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (command, done.stderr)
     output.append(done.stdout)
-  assert 'done: 1 steps' in output[0] and 'samples/step_00000001' in output[1] and output[3].strip() == 'runs/bikes'
-  assert (folder / 'runs' / 'bikes' / 'classes.txt').read_text() == 'bikes\nbunny\ncarphone\n'
+  assert 'done: 1 steps' in output[0] and 'samples/step_00000001' in output[1] and output[3].strip() == 'runs/model'
+  assert (folder / 'runs' / 'model' / 'classes.txt').read_text() == 'bikes\nbunny\ncarphone\n'
   assert 'walk_class_truncation_1_seed_0.gif' in output[2] and output[4].strip() == '(4, 4, 8, 8, 3)'

@@ -10,7 +10,7 @@ from dvd_gan.runtime import app
 from dvd_gan.runtime.errors import RunError, UsageError
 
 
-def test_lines_beyond_the_first_step_are_cut(tmp_path):
+def test_lines_of_metrics_jsonl_after_the_resumed_step_are_removed(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
   out = writer.Writer(epath.Path(tmp_path), 2)
@@ -23,7 +23,7 @@ def test_lines_beyond_the_first_step_are_cut(tmp_path):
   ]
 
 
-def test_a_full_disk_surfaces(tmp_path):
+def test_a_full_disk_raises_oserror_when_the_writer_is_closed(tmp_path):
   out = writer.Writer(epath.Path(tmp_path), 0)
   (tmp_path / 'metrics.jsonl').unlink()
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
@@ -36,7 +36,7 @@ def test_a_full_disk_surfaces(tmp_path):
   ('error', 'code'),
   [(UsageError('so not'), 2), (RunError('so far'), 1), (OSError(28, 'No space left on device', 'metrics.jsonl'), 1)],
 )
-def test_such_an_end_is_one_line(error, code, capsys, monkeypatch):
+def test_usage_run_and_disk_errors_print_one_line_and_set_the_exit_code(error, code, capsys, monkeypatch):
   monkeypatch.setattr(os, '_exit', sys.exit)
 
   def program(_):

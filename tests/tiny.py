@@ -18,7 +18,7 @@ def get_config():
   config.disc.ch = 4
   config.disc.multipliers = (1, 2, 2)
   config.disc.frames_k = 3
-  config.mesh.loops = 'scan'  # one compiled step for all tests, and the quicker one to compile
+  config.mesh.loops = 'scan'  # all tests share one compiled step, and a scan compiles faster
   config.train.batch_size = 8
   config.train.steps = 4
   config.train.ema_start = 2

@@ -4,7 +4,7 @@ from tests import tiny
 
 
 def get_config():
-  """Two context frames, four generated, all of which D_S sees."""
+  """Two context frames and four generated frames; D_S sees all four generated ones."""
   config = tiny.get_config()
   config.data.context, config.data.frames, config.data.use_labels = 2, 6, False
   config.disc.frames_k = 4

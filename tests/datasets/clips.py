@@ -1,4 +1,4 @@
-"""Video files for tests, good ones and broken ones."""
+"""Video files for tests, valid and broken."""
 
 from fractions import Fraction
 
@@ -24,10 +24,10 @@ def encode(
   step=None,
   container_options=None,
 ):
-  """A clip whose green channel grows with time, red from left to right and blue from top to bottom.
+  """Writes a clip: green grows with time, red from left to right and blue from top to bottom.
 
-  `times`: of the frames, in milliseconds, in place of a fixed rate.  `sound`: seconds of silence beside the pictures.
-  `step`: by which green grows each frame, by default as fast at every rate, by 8 at 25 frames a second.
+  `times` are the timestamps of the frames in milliseconds; they replace the fixed rate.  `sound` is the length of a
+  silent audio track in seconds.  `step` is the increase of green per frame; by default 200 per second, 8 at 25 fps.
   """
   codec = codec or ('gif' if path.suffix == '.gif' else 'libx264')
   with av.open(str(path), 'w', options=container_options or {}) as container:
@@ -67,7 +67,7 @@ def picture(t, width=48, height=32, step=8):
 
 
 def numbers(video, step=8):
-  """Which frame of `encode`'s clip each frame of uint8 [T, H, W, 3] is."""
+  """The index in `encode`'s clip of each frame of uint8 [T, H, W, 3]."""
   return (video[..., 1].mean((1, 2)) / step).round().astype(int).tolist()
 
 
@@ -82,7 +82,7 @@ def encode_audio(path):
 
 
 def with_matrix(content, a, b, c, d, x=0, y=0):
-  """The bytes of an mp4 of 48x32 pixels whose display matrix moves a pixel from (u, v) to (a u + c v + x, b u + d v + y)."""
+  """The bytes of a 48x32 mp4 with a display matrix that moves a pixel from (u, v) to (a u + c v + x, b u + d v + y)."""
   content = bytearray(content)
   # In the track header, in 16.16 and 2.30 fixed point.
   at = content.index(b'tkhd') + 4 + 40
@@ -98,7 +98,7 @@ def quarter_turn(content):
 
 
 def variable_rate(source, target):
-  """Copies a clip, its second half shown at half the rate."""
+  """Copies a clip, with its second half at half the frame rate."""
   with av.open(str(source)) as container, av.open(str(target), 'w') as out:
     stream = container.streams.video[0]
     copy = out.add_stream_from_template(stream)
@@ -124,7 +124,7 @@ def mux(path, template, packets):
 
 
 def examples(folder, split):
-  """[(label, bytes of its frames)] in the order of our index."""
+  """Returns [(label, [bytes of each frame])] in the order of our index."""
   files = sorted(folder.glob(f'*-{split}.tfrecord*'))
   found = index.build(files, 'video', ('label',))
   read = []
@@ -136,14 +136,14 @@ def examples(folder, split):
 
 
 def open_files(config, folder, paths):
-  """The clips of record files that no builder wrote."""
+  """Opens record files that were not written by a builder."""
   files = [epath.Path(path) for path in paths]
   clips = index.load(epath.Path(folder), files, 'train')
   return record_files.Records(config, epath.Path(folder), clips, files, clips.numbers['label'])
 
 
 def read(source, clip, start=0):
-  """The window of a clip that begins at a frame, uncropped at its top left, and the label."""
+  """Reads the window of a clip from frame `start`, cropped at the top left, and the label."""
   video, label = source.read(window.Plan(np.array([clip]), np.array([start]), np.zeros((1, 2)), np.array([False])))
   return video[0], label[0]
 

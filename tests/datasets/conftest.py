@@ -1,4 +1,4 @@
-"""A small prepared data set that the tests of reading share."""
+"""A small prepared data set, shared by the tests of reading."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from tests.conftest import tiny_config
 
 
 class Prepared(NamedTuple):
-  """30 drawn clips of 13 frames, 16x16; the label of clip i names it."""
+  """30 drawn clips of 13 frames, 16x16; each clip has a label of its own."""
 
   config: Any
   source: record_files.Records

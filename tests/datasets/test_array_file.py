@@ -20,7 +20,7 @@ def clips(config, tmp_path):
   return video, label
 
 
-def test_a_batch_holds_the_windows_planned(config, clips):
+def test_a_batch_holds_the_planned_windows_resized_cropped_and_flipped(config, clips):
   config.data.flip, config.data.stride = True, 2
   video, label = clips
   got = batch(config, array_file.ArrayFile(config), 4)
@@ -34,7 +34,7 @@ def test_a_batch_holds_the_windows_planned(config, clips):
     np.testing.assert_array_equal(cut, expected[:, :, ::-1] if flip else expected)
 
 
-def test_the_square_may_be_cut_from_the_middle(config, clips):
+def test_crop_centre_cuts_the_square_from_the_middle(config, clips):
   config.data.crop = 'centre'
   source = array_file.ArrayFile(config)
   got, plan = batch(config, source), window.plan(config, 0, ROWS, np.full(10, 9))
@@ -58,7 +58,7 @@ def test_resuming_gives_the_batches_of_an_uninterrupted_run(config, clips):
     (dict(video=np.zeros((10, 9, 20, 12, 3), np.uint8)), 'at least 16x16'),
   ],
 )
-def test_a_file_that_does_not_fit_is_told_in_one_line(config, clips, change, message):
+def test_an_array_file_that_does_not_fit_the_config_is_reported_in_one_line(config, clips, change, message):
   video, label = clips
   np.savez(config.data.source, **(dict(video=video, label=label) | change))
   with pytest.raises(UsageError, match=message) as error:
@@ -67,7 +67,7 @@ def test_a_file_that_does_not_fit_is_told_in_one_line(config, clips, change, mes
 
 
 @pytest.mark.parametrize('content', [None, b'', b'no zip', b'PK\x03\x04 cut short', b'\x93NUMPY\x01\x00v\x00{}'])
-def test_a_missing_or_broken_file_is_told(config, tmp_path, content):
+def test_a_missing_or_broken_array_file_is_named_in_the_error(config, tmp_path, content):
   config.data.source = str(tmp_path / 'broken.npz')
   if content is not None:
     (tmp_path / 'broken.npz').write_bytes(content)
@@ -75,7 +75,7 @@ def test_a_missing_or_broken_file_is_told(config, tmp_path, content):
     array_file.ArrayFile(config)
 
 
-def test_a_file_without_labels_is_told(config, clips):
+def test_an_array_file_without_labels_is_reported(config, clips):
   np.savez(config.data.source, video=clips[0])
   with pytest.raises(UsageError, match='label'):
     array_file.ArrayFile(config)

@@ -31,7 +31,7 @@ class BairRobotPushingSmall(tfds.core.GeneratorBasedBuilder, skip_registration=T
       yield i, {'image_main': frames, 'image_aux1': 255 - frames, 'action': np.zeros((30, 4), np.float32)}
 
 
-def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
+def test_bair_prepared_by_tfds_is_read_exactly(config, tmp_path):
   BairRobotPushingSmall(data_dir=str(tmp_path)).download_and_prepare()
   config.data.name, config.data.dir = 'bair', str(tmp_path)
   source = catalog.open_records(config)
@@ -43,7 +43,7 @@ def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
   assert set(np.unique(got['video'][..., 1])) <= set(range(0, 60, 10))
 
 
-def test_its_absence_is_told(config, tmp_path):
+def test_missing_bair_gives_an_error_that_names_mode_prepare(config, tmp_path):
   config.data.name, config.data.dir = 'bair', str(tmp_path)
   with pytest.raises(UsageError, match='run --mode=prepare'):
     catalog.open_records(config)

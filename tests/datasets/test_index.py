@@ -15,7 +15,7 @@ def same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one._asdict(), other._asdict())
 
 
-def test_the_index_finds_what_tfds_reads(prepared):
+def test_the_index_locates_the_labels_and_frames_that_tfds_reads(prepared):
   decoders = {'video': tfds.decode.SkipDecoding()}
   read_config = tfds.ReadConfig(interleave_cycle_length=1)
   stored = prepared.builder.as_dataset(split='train', decoders=decoders, read_config=read_config)
@@ -26,7 +26,7 @@ def test_the_index_finds_what_tfds_reads(prepared):
 
 
 @pytest.mark.parametrize('size', [0, 100])
-def test_an_index_cut_short_is_made_anew(prepared, size):
+def test_a_truncated_index_is_rebuilt(prepared, size):
   path = prepared.folder / 'index-train.npz'
   before = index.load(prepared.folder, prepared.files, 'train')
   path.write_bytes(path.read_bytes()[:size])
@@ -34,8 +34,8 @@ def test_an_index_cut_short_is_made_anew(prepared, size):
   assert path.stat().length > 100
 
 
-def test_an_index_of_an_earlier_version_is_read(monkeypatch):
-  """tests/datasets/index: written by the version of commit 86cee25, for two clips."""
+def test_an_index_written_by_an_earlier_version_is_still_read(monkeypatch):
+  """tests/datasets/index was written at commit 86cee25, for two clips."""
   monkeypatch.setattr(index, 'build', None)
   folder = epath.Path(__file__).parent / 'index'
   files = [folder / 'clips.tfrecord']
@@ -49,15 +49,15 @@ def test_an_index_of_an_earlier_version_is_read(monkeypatch):
   )
 
 
-def test_an_index_of_a_read_only_set_is_kept_elsewhere(prepared, tmp_path, monkeypatch):
+def test_the_index_of_a_read_only_data_set_is_cached_elsewhere(prepared, tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  folder = epath.Path('/proc/1')  # nobody can write there
+  folder = epath.Path('/proc/1')  # not writable, even for root
   built = index.load(folder, prepared.files, 'train')
-  monkeypatch.setattr(index, 'build', None)  # what follows must not need it
+  monkeypatch.setattr(index, 'build', None)  # the second load must not rebuild the index
   same(index.load(folder, prepared.files, 'train'), built)
 
 
-def test_many_files_are_scanned_by_many_processes(prepared, monkeypatch):
+def test_many_files_are_scanned_in_parallel_with_the_same_result(prepared, monkeypatch):
   files = prepared.files * 3
   alone = index.build(files, 'video', ('label',))
   monkeypatch.setattr(index, 'PARALLEL_BYTES', 0)
@@ -72,7 +72,7 @@ def test_many_files_are_scanned_by_many_processes(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize('size', [3, 500, 5000])
-def test_a_file_cut_short_is_named(prepared, tmp_path, size):
+def test_a_truncated_record_file_is_named_in_the_error(prepared, tmp_path, size):
   path = tmp_path / 'short.tfrecord'
   path.write_bytes(prepared.files[0].read_bytes()[:size])
   with pytest.raises(ValueError, match=r'short.tfrecord ends in the middle of a record.*truncated'):
@@ -85,7 +85,7 @@ def no_label():
 
 
 @pytest.mark.parametrize('record', [b'no Example at all', b'', no_label()])
-def test_a_file_of_something_else_is_named(tmp_path, record):
+def test_a_record_that_is_not_the_expected_example_is_reported_with_file_and_offset(tmp_path, record):
   path = write(tmp_path, record)
   with pytest.raises(ValueError, match=f'{path}: the record at byte 12 is no tf.train.Example with video, label'):
     index.build([path], 'video', ('label',))
@@ -102,7 +102,7 @@ def field(tag, content):
   return bytes([tag, len(content)]) + content
 
 
-def test_unpacked_integers_and_other_fields_are_read(tmp_path):
+def test_a_label_stored_as_an_unpacked_varint_is_read(tmp_path):
   """The wire format allows a label as a single varint; protobuf's own writer packs it."""
   value = field(0x1A, bytes([0x08, 5]))  # int64_list { value: 5 }, not packed
   frames = field(0x0A, field(0x0A, b'abc'))  # bytes_list { value: "abc" }
@@ -115,8 +115,8 @@ def test_unpacked_integers_and_other_fields_are_read(tmp_path):
 
 
 @pytest.mark.parametrize('size', [1, 127, 128, 16383, 16384, 2097151, 2097152])
-def test_frames_of_every_size_are_found(tmp_path, size):
-  """The size of a frame takes 1 to 4 bytes; an empty frame and a copy of the first one elsewhere do not mislead."""
+def test_frames_of_1_byte_to_2_mib_are_located(tmp_path, size):
+  """A frame's length prefix takes 1 to 4 bytes. The record also has an empty frame and another field with a copy."""
   frames = [bytes([7]) * size, b'', b'last']
   feature = {
     'a copy': tf.train.Feature(bytes_list=tf.train.BytesList(value=frames[:1])),

@@ -1,4 +1,4 @@
-"""The tf.data pipeline: the same bytes on every number of hosts and after a resume, and clean ends in mid-read."""
+"""Tests of the tf.data pipeline: equal bytes on any number of hosts and after a resume, and clean exits in mid-read."""
 
 import gc
 import os
@@ -26,7 +26,7 @@ def same(one, other):
     np.testing.assert_array_equal(value, other[name])
 
 
-def test_hosts_and_resume_give_the_same_bytes(prepared):
+def test_batches_are_equal_on_1_2_and_4_hosts_and_after_a_resume(prepared):
   config, source = prepared.config, prepared.source
   batches = list(input_pipeline.host_batches(config, source, range(3), ROWS))
   assert len(batches) == 3
@@ -47,7 +47,7 @@ def test_a_batch_holds_the_windows_of_its_plan(prepared, threads):
   same(got, {'video': video.reshape(2, 8, 5, 16, 16, 3), 'label': label.reshape(2, 8)})
 
 
-def test_batches_lie_on_the_devices_and_end_with_the_run(prepared):
+def test_batches_are_sharded_over_the_devices_and_end_after_the_last_step(prepared):
   mesh = sharding.make_mesh()
   batches = input_pipeline.Batches(prepared.config, prepared.source, mesh, 1)
   got = list(batches)
@@ -58,7 +58,7 @@ def test_batches_lie_on_the_devices_and_end_with_the_run(prepared):
     assert got[0][name].sharding.is_equivalent_to(sharding.train_batch(mesh), value.ndim)
 
 
-def test_less_memory_keeps_fewer_batches_ready(prepared, monkeypatch):
+def test_a_smaller_ram_limit_prefetches_fewer_batches_with_the_same_content(prepared, monkeypatch):
   config = prepared.config.copy_and_resolve_references()
   kept, prefetch = [], tf.data.Dataset.prefetch
   monkeypatch.setattr(tf.data.Dataset, 'prefetch', lambda self, size: kept.append(size) or prefetch(self, size))
@@ -69,14 +69,14 @@ def test_less_memory_keeps_fewer_batches_ready(prepared, monkeypatch):
   assert kept[::2] == [1, 6, 50]
 
 
-def test_an_error_that_is_no_fault_of_the_disk_is_raised_as_it_is(prepared, monkeypatch):
+def test_an_error_in_the_reading_code_is_raised_unchanged(prepared, monkeypatch):
   monkeypatch.setattr(prepared.source, 'read', lambda plan: plan.nothing)
   with pytest.raises(AttributeError, match="'Plan' object has no attribute 'nothing'"):
     batch(prepared.config, prepared.source)
 
 
-def test_a_source_that_is_no_longer_read_is_freed(prepared):
-  """TensorFlow keeps every function that a numpy_function was made of."""
+def test_a_source_is_garbage_collected_after_its_batches_are_closed(prepared):
+  """TensorFlow keeps every function that was passed to `numpy_function` alive."""
   source = open_files(prepared.config, prepared.folder, prepared.files)
   alive = weakref.ref(source)
   batches = input_pipeline.host_batches(prepared.config, source, range(9), ROWS)
@@ -141,15 +141,15 @@ app.run(rest)
   ],
   ids=['its last line', 'Ctrl-C', 'a disk that hangs', 'a disk that is gone'],
 )
-def test_a_program_ends_in_the_middle_of_reading(prepared, end, signals, code, message):
-  """After twenty starts and ends of reading."""
+def test_a_program_that_stops_in_mid_read_exits_with_the_right_code_and_message(prepared, end, signals, code, message):
+  """Twenty pipelines are started and closed first."""
   program = [sys.executable, '-c', PROGRAM + end, prepared.config.data.dir]
-  env = {**os.environ, 'TF_ENABLE_ONEDNN_OPTS': '0'}  # TensorFlow reports it on some processors
+  env = {**os.environ, 'TF_ENABLE_ONEDNN_OPTS': '0'}  # with oneDNN, TensorFlow logs a line on some processors
   process = subprocess.Popen(program, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   try:
     assert process.stdout.readline() == 'reading\n', process.stderr.read()
     for number in signals:
-      time.sleep(1.5)  # what was read ahead is used up; two signals within a second count as one
+      time.sleep(1.5)  # the prefetched batches are used up; two signals within a second count as one
       assert process.poll() is None
       process.send_signal(number)
     _, errors = process.communicate(timeout=60)

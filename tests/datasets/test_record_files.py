@@ -1,4 +1,4 @@
-"""What is read of prepared record files: the right frames, and what replaces those that cannot be read."""
+"""Tests of reading prepared record files: the right frames, and the replacement of unreadable ones."""
 
 import io
 
@@ -15,23 +15,23 @@ from tests.datasets.clips import batch, open_files, read
 
 @pytest.fixture
 def own(prepared):
-  """A copy of the prepared set's config, free to change."""
+  """A copy of the prepared data set's config that a test may change."""
   return prepared.config.copy_and_resolve_references()
 
 
-def test_the_embedded_set_builds_itself_and_is_found_again(prepared):
+def test_the_embedded_data_set_is_built_with_its_splits_and_index(prepared):
   assert '30 clips of split train' in prepared.source.describe()
   splits = prepared.builder.info.splits
   assert splits['train'].num_examples == 30 and splits['validation'].num_examples == 3
   assert (prepared.folder / 'index-train.npz').exists()
 
 
-def test_batches_are_the_clips_drawn(prepared):
+def test_a_batch_holds_the_drawn_clips_within_the_jpeg_error(prepared):
   got = batch(prepared.config, prepared.source, 2)
   assert got['video'].dtype == np.uint8 and got['video'].shape == (2, 8, 5, 16, 16, 3)
   plan = window.plan(prepared.config, 2, np.arange(8), prepared.source.lengths)
   for video, label, start in zip(got['video'].reshape(-1, 5, 16, 16, 3), got['label'].ravel(), plan.start, strict=True):
-    # The label of drawing i is i modulo 30: with 30 clips it names the clip. JPEG at quality 95 is close, not equal.
+    # The label of drawing i is i modulo 30: with 30 clips it identifies the clip. JPEG is not exact.
     drawn, _ = shapes.draw(0, int(label), frames=5 + building.SPARE_FRAMES, size=16)
     assert abs(video.astype(int) - drawn[start : start + 5]).mean() < 6
 
@@ -70,7 +70,7 @@ def test_an_unreadable_clip_is_replaced_by_the_next_and_reported_once(prepared, 
   assert reported.count('no frame of clip 0 can be decoded; the next clip replaces it') == 1
 
 
-def test_a_disk_that_fails_for_a_moment_is_asked_again_and_one_that_is_gone_ends_the_run(prepared, own, monkeypatch):
+def test_a_transient_disk_error_is_retried_and_a_permanent_one_is_raised(prepared, own, monkeypatch):
   own.data.threads = 1  # so that the failures alternate
   expected = batch(own, prepared.source)
   monkeypatch.setattr(record_files, 'WAITS', (0.0, 0.0))
@@ -85,11 +85,11 @@ def test_a_disk_that_fails_for_a_moment_is_asked_again_and_one_that_is_gone_ends
   np.testing.assert_array_equal(batch(own, prepared.source)['video'], expected['video'])
   failures = iter([True] * 10**6)
   fresh = open_files(own, prepared.folder, prepared.files)
-  with pytest.raises(OSError, match=r'^\[Errno 5\] Input/output error$'):  # the disk's words, not TensorFlow's
+  with pytest.raises(OSError, match=r'^\[Errno 5\] Input/output error$'):  # the OSError itself, not TensorFlow's error
     batch(own, fresh)
 
 
-def test_short_clips_repeat_their_last_frame_where_asked(prepared, own, tmp_path):
+def test_short_clips_repeat_their_last_frame_if_short_clips_is_repeat(prepared, own, tmp_path):
   own.data.frames, own.data.short_clips = 16, 'repeat'  # the clips have 13
   repeated = open_files(own, tmp_path, prepared.files)
   assert '30 shorter than the window of 16: their last frame is repeated' in repeated.describe()
@@ -97,8 +97,8 @@ def test_short_clips_repeat_their_last_frame_where_asked(prepared, own, tmp_path
   np.testing.assert_array_equal(video[:, :, 13:], np.repeat(video[:, :, 12:13], 3, axis=2))
 
 
-def test_only_the_window_is_decoded_cropped_and_flipped(tmp_path, config):
-  """A record of wide frames whose first pixel column tells frame and place; frames outside the window are no JPEGs."""
+def test_only_the_frames_of_the_window_are_decoded_then_cropped_and_flipped(tmp_path, config):
+  """Red encodes the column and green the time of a frame. Frames outside the window are not JPEGs."""
   config.data.frames, config.data.stride, config.data.flip = 4, 2, True
   frames = []
   for t in range(7):
@@ -126,13 +126,13 @@ def test_only_the_window_is_decoded_cropped_and_flipped(tmp_path, config):
     assert abs(video[..., 1].mean((1, 2)) - [0, 60, 120, 180]).max() < 6
 
 
-def test_clips_shorter_than_the_window_are_left_out(prepared, own):
+def test_a_data_set_whose_clips_are_all_shorter_than_the_window_is_refused(prepared, own):
   own.data.frames = 14
   with pytest.raises(UsageError, match='none of 30 clips has the 14 frames'):
     open_files(own, prepared.folder, prepared.files)
 
 
-def test_an_unknown_split_is_named(own):
+def test_an_unknown_split_gives_an_error_that_lists_the_splits(own):
   own.data.split = 'nights'
   with pytest.raises(UsageError, match='only .*train'):
     catalog.open_records(own)

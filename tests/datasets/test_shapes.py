@@ -8,7 +8,7 @@ from dvd_gan.datasets import shapes
 from tests.conftest import ROOT
 
 
-def test_a_clip_is_a_function_of_seed_and_index():
+def test_a_clip_is_determined_by_seed_and_index():
   first, label = shapes.draw(0, 7, frames=4, size=16)
   again, _ = shapes.draw(0, 7, frames=4, size=16)
   other, _ = shapes.draw(1, 7, frames=4, size=16)
@@ -17,7 +17,7 @@ def test_a_clip_is_a_function_of_seed_and_index():
   assert not np.array_equal(first, other)
 
 
-def test_classes_are_balanced_shapes_times_motions():
+def test_the_30_classes_are_balanced():
   _, labels = shapes.draw_many(0, 60, frames=1, size=8)
   assert len(shapes.CLASSES) == 30 and (np.bincount(labels) == 2).all()
 
@@ -33,7 +33,7 @@ def _centres(video):
 
 
 @pytest.mark.parametrize('motion', range(len(shapes.MOTIONS)))
-def test_each_motion_moves_as_its_name_says(motion):
+def test_each_motion_changes_position_or_size_as_its_name_states(motion):
   name = shapes.MOTIONS[motion]
   video, _ = shapes.draw(3, motion, frames=20, size=64)  # a circle
   x, y, area = (values.max() - values.min() for values in _centres(video))
@@ -43,14 +43,14 @@ def test_each_motion_moves_as_its_name_says(motion):
   assert (area > 0.3 * size) == (name == 'zoom')
 
 
-def test_shapes_never_leave_the_picture():
+def test_the_shape_is_visible_in_every_frame():
   video, _ = shapes.draw_many(0, 300, frames=20, size=24)
   edge = np.concatenate([video[:, :, 0], video[:, :, -1], video[:, :, :, 0], video[:, :, :, -1]], 2)
   centre_seen = abs(video.astype(int) - edge[:, :, :1, None].astype(int)).max((2, 3, 4)) > 40
   assert centre_seen.all()
 
 
-def test_the_command_writes_an_array_file(tmp_path):
+def test_the_shapes_command_writes_an_array_file(tmp_path):
   out = tmp_path / 'clips.npz'
   command = [sys.executable, '-m', 'dvd_gan.datasets.shapes', f'--out={out}', '--clips=6', '--frames=4', '--size=16']
   subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

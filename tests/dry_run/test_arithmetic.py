@@ -28,19 +28,19 @@ def loop(a, b):
 
 
 @pytest.mark.parametrize('fn', [product, loop])
-def test_products_are_counted_as_the_mathematics_has_them(fn):
+def test_flop_of_compiled_matrix_products_match_the_count_from_the_jaxpr(fn):
   args = jnp.ones((3, 20, 20)), jnp.ones((3, 20, 20))
   assert arithmetic.count(compiled(fn, *args)) == flops.count(fn, *args) > 0
 
 
 @pytest.mark.parametrize('fn', [convolution, both_gradients])
-def test_so_are_convolutions_without_the_taps_on_padding(fn):
+def test_flop_of_compiled_convolutions_match_the_count_from_the_jaxpr(fn):
   args = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32))
   assert arithmetic.count(compiled(fn, *args)) == flops.count(fn, *args) > 0
 
 
-def test_products_written_as_a_convolution_over_holes_count_as_products():
-  """Six pairs of 128 x 128 matrices as a TPU's compiler writes them: an output place has one tap, the others are holes."""
+def test_flop_of_products_written_as_a_dilated_convolution_exclude_the_holes():
+  """Six pairs of 128 x 128 matrices as the TPU compiler writes them: one tap per output is data, the rest holes."""
   text = """HloModule m
 ENTRY %main (a: f32[6,128,128], b: f32[6,128,128]) -> f32[6,128,128] {
   %a = f32[6,128,128] parameter(0)

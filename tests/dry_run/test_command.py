@@ -1,4 +1,4 @@
-"""The real step compiled for TPU slices, by libtpu, at a narrow width."""
+"""Compiles the real step for TPU slices with libtpu, at a narrow width."""
 
 import contextlib
 import importlib.metadata
@@ -34,7 +34,7 @@ def narrow(topology, *, each, **fields):
 
 @pytest.fixture(autouse=True)
 def quick_compile(monkeypatch):
-  """Less of the compiler's effort, in this process: the same program but for on-chip memory, in a third of the time."""
+  """Compiles in this process at O1, in a third of the time: the same program except for on-chip memory."""
   monkeypatch.setattr(command, 'in_child', lambda fn, *args: fn(*args))
   jax.config.update('jax_optimization_level', 'O1')
   cached = jax.config.jax_enable_compilation_cache
@@ -43,8 +43,8 @@ def quick_compile(monkeypatch):
   jax.config.update('jax_optimization_level', 'UNKNOWN')
 
 
-def test_what_a_device_does_does_not_grow_with_the_slice(tmp_path):
-  """One video on each of 32 and of 512 replicas."""
+def test_flop_memory_and_traffic_per_device_do_not_grow_with_the_slice(tmp_path):
+  """One video per replica, on 32 and on 512 replicas."""
   output = io.StringIO()
   with contextlib.redirect_stdout(output):
     small = command.dry_run(narrow('v3-32', each=32), 'tiny', epath.Path(tmp_path))
@@ -70,11 +70,11 @@ def test_what_a_device_does_does_not_grow_with_the_slice(tmp_path):
 
 
 def plain_data_parallelism(result):
-  """All-reduces of float32 and nothing else, though the compute is bfloat16."""
+  """Asserts that all collectives are float32 all-reduces, although the compute is bfloat16."""
   assert result['collectives'] == 'all-reduce' and result['all-reduce_dtypes'] == 'f32'
 
 
-def test_sharding_the_state_saves_memory_and_gathers_weights():
+def test_sharding_the_state_saves_memory_and_adds_all_gathers():
   plain = command.dry_run(narrow('v5e:16x16', each=256), 'tiny', None)
   split = command.dry_run(narrow('v5e:16x16', each=256, mesh__shard=4), 'tiny', None)
   plain_data_parallelism(plain)
@@ -85,8 +85,8 @@ def test_sharding_the_state_saves_memory_and_gathers_weights():
 
 
 @pytest.mark.parametrize('slice_', ['v5litepod-32', 'v5litepod-256'])
-def test_the_estimate_is_near_the_compiled_row(slice_):
-  """Two of the committed rows, one with remat: the compiler's own account at full width."""
+def test_the_estimate_is_within_20_percent_of_the_compiled_memory(slice_):
+  """Two of the committed rows, one with remat, hold the compiler's own figures at full width."""
   row = json.loads((ROOT / 'results' / 'dry_run' / f'kinetics600_64x12-{slice_}.json').read_text())
   config = kinetics600_64x12.get_config()
   config.dry_run.topology, config.dry_run.compile = slice_, False
@@ -99,7 +99,7 @@ def test_the_estimate_is_near_the_compiled_row(slice_):
   assert found['all-reduce_gb'] == pytest.approx(row['all-reduce_gb'], rel=0.02)
 
 
-def test_the_estimate_knows_that_remat_saves_memory():
+def test_the_estimate_of_memory_is_lower_with_remat():
   plain, remat = (
     command.dry_run(narrow('v5litepod-32', each=2**18, dry_run__compile=False, **fields), 'tiny', None)['hbm_used_gib']
     for fields in ({}, {'gen__remat': True, 'disc__remat': True})
@@ -107,7 +107,7 @@ def test_the_estimate_knows_that_remat_saves_memory():
   assert remat < 0.5 * plain
 
 
-def test_the_estimate_refuses_microbatches():
+def test_the_estimate_of_memory_refuses_microbatches():
   with pytest.raises(UsageError, match='cannot estimate the memory of microbatches'):
     command.dry_run(narrow('v5litepod-32', each=64, dry_run__compile=False, train__microbatches=2), 'tiny', None)
 
@@ -116,8 +116,8 @@ def abort(*_):
   os.abort()
 
 
-def test_an_abort_of_the_compiler_is_a_result(tmp_path, monkeypatch, capsys):
-  monkeypatch.undo()  # a child of its own after all
+def test_an_abort_of_the_compiler_is_raised_and_written_as_a_result(tmp_path, monkeypatch, capsys):
+  monkeypatch.undo()  # compile in a child process
   monkeypatch.setattr(command.compile, 'account', abort)
   with pytest.raises(RunError, match='the compiler for v5e:4x8 was ended by SIGABRT'):
     command.dry_run(narrow('v5e:4x8', each=32), 'tiny', epath.Path(tmp_path))
@@ -126,7 +126,7 @@ def test_an_abort_of_the_compiler_is_a_result(tmp_path, monkeypatch, capsys):
   assert 'NOT COMPILED' in capsys.readouterr().out
 
 
-def test_too_large_is_a_result(capsys):
+def test_a_step_too_large_for_the_device_is_reported_as_not_fitting(capsys):
   config = narrow('v5e:4x8', each=32 * 2**20)
   result = command.dry_run(config, 'large', None)
   assert not result['fits'] and result['hbm_used_gib'] > result['hbm_limit_gib'] == 15.75
@@ -138,12 +138,12 @@ def test_too_large_is_a_result(capsys):
   ('topology', 'message'),
   [('v5e:3x3', 'no TPU slice'), ('v9:2x2', 'no TPU slice'), ('v5e:4x8', 'does not divide')],
 )
-def test_what_cannot_be_compiled_is_told(topology, message):
+def test_an_unknown_slice_or_an_indivisible_batch_is_refused(topology, message):
   with pytest.raises(UsageError, match=message):
     command.dry_run(narrow(topology, each=48), 'tiny', None)
 
 
-def test_the_program_refuses_in_one_line():
+def test_dry_run_with_an_indivisible_batch_exits_with_code_2_and_the_reason():
   command = [sys.executable, '-m', 'dvd_gan.main', '--mode=dry_run', '--config=configs/smoke.py']
   result = subprocess.run(
     [*command, '--config.dry_run.topology=v5litepod-64'], cwd=ROOT, capture_output=True, text=True, check=False
@@ -157,12 +157,12 @@ PAPER = sorted(
 )
 
 
-def test_the_full_step_is_compiled_to_no_more_than_the_mathematics():
+def test_the_committed_full_step_has_at_most_15_percent_more_flop_than_the_model():
   row = json.loads((ROOT / 'results' / 'dry_run' / 'kinetics600_64x12-v5litepod-256.json').read_text())
   assert not row['remat'] and row['program_tflop_per_device'] < 1.15 * row['tflop_per_device']
 
 
 @pytest.mark.parametrize('name', PAPER)
-def test_each_setting_of_the_paper_has_a_compiled_row_that_fits(name):
+def test_each_paper_config_has_a_committed_row_that_fits_at_batch_512(name):
   rows = [json.loads(path.read_text()) for path in (ROOT / 'results' / 'dry_run').glob(f'{name}-v5litepod-*.json')]
   assert any(row['fits'] and row['batch'] == 512 and row['hbm_used_gib'] < row['hbm_limit_gib'] for row in rows)

@@ -7,8 +7,8 @@ from dvd_gan.dry_run import compile, hlo, overlap, tpu
 from dvd_gan.models.ops.convolution import conv2d
 from dvd_gan.runtime import backend
 
-# A collective of 64 bytes that two fusions carry, each with a product of 2 * 8 * 8 * 8 FLOP; another of 32, alone, in a
-# loop of three turns; a third, begun and ended with nothing between.
+# Three collectives. The first, of 64 bytes, is contained in two fusions, each with a product of 2 * 8 * 8 * 8 FLOP. The
+# second, of 32 bytes, runs in a loop of three iterations. The third, of 64 bytes, has nothing between start and done.
 PROGRAM = """HloModule m, is_scheduled=true
 
 %begin (a: f32[16]) -> (f32[16], u32[]) {
@@ -66,21 +66,21 @@ PRODUCTS = 2 * 2 * 8**3
 
 
 @pytest.mark.parametrize('share', [0.0, 0.25, 1.0, 4.0])
-def test_a_collective_is_hidden_by_the_products_of_the_fusions_that_carry_it_alone(share):
-  """A byte a second; the two products take `share` of the carried collective's 64 seconds."""
+def test_a_collective_is_hidden_only_by_the_products_of_the_fusions_that_contain_it(share):
+  """At a byte per second the first collective takes 64 seconds; the two products take `share` of them."""
   flop_per_s = PRODUCTS / (64 * share) if share else float('inf')
   found = overlap.exposed(PROGRAM, flop_per_s, float)
   assert found == pytest.approx(64 * max(0, 1 - share) + 64 + 3 * 32)
 
 
-def test_a_carried_collective_counts_once():
+def test_a_collective_contained_in_several_fusions_is_counted_once():
   found = hlo.traffic(PROGRAM)
   assert found.collectives == {'all-reduce': {'count': 5, 'bytes': 64 + 64 + 3 * 32}}
   assert found.dtypes == {'all-reduce': {'f32'}}
 
 
-def test_a_fusion_that_carries_a_collective_moves_the_bytes_of_its_own_work():
-  """What the product takes and gives, 8 x 8 floats each; what is handed on stays where it is."""
+def test_a_fusion_with_a_collective_moves_only_the_bytes_of_its_own_product():
+  """The product reads and writes 8 x 8 floats each. Arrays that the fusion only passes on are not moved."""
   plain = PROGRAM.replace(
     '%f1 = (f32[16]{0}, f32[16]{0}, f32[8,8]{1,0}) fusion(%g, %q), kind=kOutput, calls=%carry',
     '%f1 = token[] after-all()',
@@ -88,7 +88,7 @@ def test_a_fusion_that_carries_a_collective_moves_the_bytes_of_its_own_work():
   assert hlo.traffic(PROGRAM).bytes - hlo.traffic(plain).bytes == 2 * 4 * 8 * 8
 
 
-def test_a_tpu_sends_gradients_while_it_computes_the_next_ones(monkeypatch):
+def test_overlap_options_hide_more_than_half_of_the_gradient_all_reduces_on_a_tpu(monkeypatch):
   monkeypatch.setattr(backend, 'GRADIENTS_SENT_TOGETHER', 1 << 20)
   slice_ = tpu.parse('v5e:16x16')
   mesh = sharding.make_mesh(1, compile.describe(slice_).devices)
@@ -105,11 +105,11 @@ def test_a_tpu_sends_gradients_while_it_computes_the_next_ones(monkeypatch):
     text = jax.jit(jax.grad(loss), compiler_options=options).lower(kernels, x).compile().as_text()
     assert hlo.traffic(text).dtypes == {'all-reduce': {'f32'}}
     sent = hlo.traffic(text).collectives['all-reduce']['bytes']
-    return overlap.exposed(text, 1.0, float) / sent  # at a FLOP a second all that is carried is hidden
+    return overlap.exposed(text, 1.0, float) / sent  # at a FLOP per second, every collective in a fusion is hidden
 
   assert exposed({}) == pytest.approx(1)
   assert exposed(backend.overlap_options('tpu')) < 0.5
 
 
-def test_other_backends_are_not_asked_to_overlap():
+def test_cpu_and_gpu_have_no_overlap_options():
   assert backend.overlap_options('cpu') == backend.overlap_options('gpu') == {}

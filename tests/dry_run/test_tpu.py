@@ -27,7 +27,7 @@ from dvd_gan.runtime.errors import UsageError
     ('v5p-12288', 'v5p:16x16x24', 6144),
   ],
 )
-def test_shapes_and_gcloud_types(text, name, devices):
+def test_topologies_and_gcloud_types_are_parsed_to_the_right_slice(text, name, devices):
   found = tpu.parse(text)
   assert (found.name, found.devices) == (name, devices)
 
@@ -52,12 +52,12 @@ def test_shapes_and_gcloud_types(text, name, devices):
     'v4:3x3x3',
   ],
 )
-def test_what_is_no_slice_is_refused(text):
+def test_a_name_of_no_existing_tpu_slice_is_refused(text):
   with pytest.raises(UsageError, match='is no TPU slice'):
     tpu.parse(text)
 
 
-def test_an_axis_without_wrap_around_links_takes_twice_as_long():
+def test_an_all_reduce_takes_twice_as_long_without_wrap_around_links():
   def factor(name):
     slice_ = tpu.parse(name)
     every_link = 2 * (slice_.devices - 1) / slice_.devices / slice_.chip.ici_gbps
@@ -70,8 +70,8 @@ def test_an_axis_without_wrap_around_links_takes_twice_as_long():
 
 
 @pytest.mark.parametrize(('kind', 'cores'), [('v2', 1), ('v3', 1), ('v4', 2), ('v5e', 1), ('v5p', 2), ('v6e', 1)])
-def test_peaks_are_those_of_jaxs_table_within_a_tenth(kind, cores):
-  """But for two, which tpu.py explains, and v2's memory."""
+def test_chip_peaks_match_the_table_of_jax(kind, cores):
+  """Within 10 %, except for two values that tpu.py explains and the bandwidth of v2."""
   chip, jaxs = tpu.CHIPS[kind], pallas.get_tpu_info_for_chip(pallas.ChipVersion(kind), cores)
   tflops, gbps = cores * jaxs.bf16_ops_per_second / 1e12, cores * jaxs.mem_bw_bytes_per_second / 1e9
   assert chip.tflops == pytest.approx(tflops, rel=0.1 if kind != 'v3' else 0.15)

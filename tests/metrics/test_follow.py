@@ -4,7 +4,7 @@ from dvd_gan import checkpoint
 from dvd_gan.metrics import follow
 
 
-def test_checkpoints_come_as_they_are_saved_and_are_marked_while_evaluated(config, tmp_path, monkeypatch):
+def test_follow_yields_checkpoints_as_they_are_saved_and_marks_the_one_being_evaluated(config, tmp_path, monkeypatch):
   folder = tmp_path / 'checkpoints'
   (folder / '2').mkdir(parents=True)
   config.train.steps = 5
@@ -26,7 +26,7 @@ def best(workdir):
 @pytest.mark.parametrize(
   ('more', 'better', 'worse'), [({'frechet': {}}, [40, 25, 20], 31), ({'protocol': 'is_k600'}, [20, 30, 40], 26)]
 )
-def test_the_best_is_marked_and_two_bad_evaluations_running_raise_the_alarm(tmp_path, capsys, more, better, worse):
+def test_the_best_result_is_marked_and_two_worse_ones_in_a_row_give_a_warning(tmp_path, capsys, more, better, worse):
   for step, result in results(enumerate([*better, worse, better[1], worse], 1), **more):
     follow.compare(tmp_path, step, result)
     assert list(best(tmp_path).values()) == [min(step, 3)]
@@ -38,7 +38,7 @@ def test_the_best_is_marked_and_two_bad_evaluations_running_raise_the_alarm(tmp_
   assert list(tmp_path.glob('events.*'))
 
 
-def test_each_protocol_count_truncation_and_seed_has_a_best_of_its_own(tmp_path):
+def test_each_protocol_sample_count_truncation_and_seed_has_its_own_best_checkpoint(tmp_path):
   other = ({'samples': 60}, {'protocol': 'fvd'}, {'truncation': 0.5}, {'seed': 1})
   for step, more in enumerate(({}, *other), 1):
     for _, result in results([(step, 10.0 * step)], frechet={}, **more):

@@ -10,13 +10,13 @@ def gaussian(rng, count, mean, root):
 
 
 def of(mean, covariance, count=100):
-  """Moments with exactly that mean and covariance (ddof 1)."""
+  """Moments with exactly this mean and covariance (ddof 1)."""
   moments = frechet.Moments()
   moments.count, moments.mean, moments._scatter = count, mean, covariance * (count - 1)
   return moments
 
 
-def test_two_gaussians_in_closed_form():
+def test_frechet_distance_of_two_gaussians_matches_the_closed_form():
   """Commuting covariances: |m1 - m2|^2 + sum (sqrt(a) - sqrt(b))^2."""
   rng = np.random.default_rng(0)
   q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
@@ -26,7 +26,7 @@ def test_two_gaussians_in_closed_form():
   assert frechet.distance(of(m1, (q * a) @ q.T), of(m2, (q * b) @ q.T)) == pytest.approx(expected, rel=1e-10)
 
 
-def test_it_is_scipys_where_that_is_well_conditioned():
+def test_frechet_distance_matches_scipy_for_well_conditioned_covariances():
   rng = np.random.default_rng(0)
   roots = rng.standard_normal((2, 20, 20)) / 4 + np.eye(20)
   a, b = (gaussian(rng, 5000, rng.standard_normal(20), root) for root in roots)
@@ -39,7 +39,7 @@ def test_it_is_scipys_where_that_is_well_conditioned():
   assert frechet.distance(frechet.Moments(a), frechet.Moments(b), ddof=0) == pytest.approx(expected, rel=1e-6)
 
 
-def test_moments_in_parts_are_those_of_all_rows():
+def test_moments_added_in_parts_equal_the_moments_of_all_rows():
   rows = 1e4 + np.random.default_rng(0).standard_normal((100, 5)).astype(np.float32)
   parts = frechet.Moments()
   for part in np.split(rows, [1, 40, 41]):
@@ -51,24 +51,24 @@ def test_moments_in_parts_are_those_of_all_rows():
     parts.add(np.zeros((2, 6)))
 
 
-def test_the_same_set_is_at_zero_and_few_samples_are_told():
+def test_frechet_distance_of_a_set_to_itself_is_zero_and_too_few_samples_give_a_warning():
   rng = np.random.default_rng(0)
   few = frechet.Moments(rng.standard_normal((10, 30)))
   assert frechet.distance(few, few) == pytest.approx(0, abs=1e-6)
   assert '10 samples for 30 dimensions' in few.warning()
-  # Without full rank, still finite and near what more samples say.
+  # Without full rank the distance is still finite and near its true value.
   other = frechet.Moments(rng.standard_normal((10, 30)) + 5)
   assert frechet.distance(few, other) == pytest.approx(30 * 25, rel=0.2)
   assert frechet.Moments(rng.standard_normal((31, 30))).warning() is None
 
 
-def test_what_is_not_finite_is_refused():
+def test_features_that_are_not_finite_are_refused():
   with pytest.raises(ValueError, match='not finite'):
     frechet.Moments(np.array([[0.0, np.nan]]))
 
 
-def test_few_samples_are_biased_as_known():
-  """Same Gaussians, 400 dimensions: the floor that a number needs beside it falls with N."""
+def test_frechet_distance_of_equal_gaussians_falls_with_the_number_of_samples():
+  """One Gaussian of 64 dimensions, sampled twice: the distance is the bias, which falls with N."""
   rng = np.random.default_rng(0)
   floors = [
     frechet.distance(*(frechet.Moments(rng.standard_normal((count, 64))) for _ in range(2)))

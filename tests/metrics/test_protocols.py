@@ -19,7 +19,7 @@ def row(name):
   return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
-def test_the_table_of_protocols_is_what_is_carried_out():
+def test_the_table_of_protocols_in_the_readme_matches_the_code():
   text = (ROOT / 'dvd_gan' / 'metrics' / 'README.md').read_text()
   assert HEADER in text
   for name, protocol in PROTOCOLS.items():

@@ -7,14 +7,14 @@ from dvd_gan.metrics import similarity
 
 @pytest.fixture(scope='module')
 def videos():
-  """Noise on a ramp: truth [3, 2, 16, 16, 3] and, more and more noisy, futures [3, 4, 2, 16, 16, 3]."""
+  """Random truth [3, 2, 16, 16, 3] and, with noise of four strengths, futures [3, 4, 2, 16, 16, 3]."""
   rng = np.random.default_rng(0)
   truth = rng.integers(60, 190, (3, 2, 16, 16, 3))
   noise = rng.normal(0, 1, (3, 4, 2, 16, 16, 3)) * np.array([20, 5, 40, 10])[:, None, None, None, None]
   return truth.astype(np.uint8), np.clip(truth[:, None] + noise, 0, 255).astype(np.uint8)
 
 
-def test_they_are_tensorflows(videos):
+def test_psnr_and_ssim_match_tensorflow(videos):
   truth, futures = videos
   found = similarity.psnr_and_ssim(futures, truth[:, None])
   truth = np.broadcast_to(truth[:, None], futures.shape)
@@ -22,7 +22,7 @@ def test_they_are_tensorflows(videos):
   np.testing.assert_allclose(found['ssim'], tf.image.ssim(tf.constant(futures), tf.constant(truth), 255), atol=1e-5)
 
 
-def test_more_frames_than_are_compared_at_once(videos, monkeypatch):
+def test_psnr_and_ssim_computed_in_parts_equal_those_computed_at_once(videos, monkeypatch):
   truth, futures = videos
   whole = similarity.psnr_and_ssim(futures, truth[:, None])
   monkeypatch.setattr(similarity, 'FRAMES', 7)
@@ -31,13 +31,13 @@ def test_more_frames_than_are_compared_at_once(videos, monkeypatch):
     np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5)
 
 
-def test_equal_frames_and_small_ones():
+def test_equal_frames_smaller_than_the_ssim_window_have_ssim_1_and_a_finite_psnr():
   video = np.zeros((1, 2, 8, 8, 3), np.uint8)
   found = similarity.psnr_and_ssim(video, video)
   assert found['psnr'] == pytest.approx(58.92, abs=0.01) and found['ssim'] == pytest.approx(1)
 
 
-def test_summary_tells_mean_best_and_copying(videos):
+def test_summary_gives_the_mean_the_best_future_and_the_score_of_copying_the_last_frame(videos):
   truth, futures = videos
   last = truth[:, 0]
   found = similarity.summary(futures, truth, last)
@@ -49,7 +49,7 @@ def test_summary_tells_mean_best_and_copying(videos):
   assert found['psnr']['copy_last'][1] < 20
 
 
-def test_spread_is_the_distance_between_futures():
+def test_spread_is_the_mean_distance_between_pairs_of_futures_and_none_for_one_future():
   one = np.full((2, 1, 3, 4, 4, 3), 100, np.uint8)
   assert similarity.spread(np.concatenate([one, one], 1)) == 0
   assert similarity.spread(np.concatenate([one, one + 10, one + 10], 1)) == pytest.approx(20 / 3, abs=1e-3)

@@ -17,7 +17,7 @@ def _setup(module, x, gain):
   return {'params': jax.tree_util.tree_map_with_path(fill, params)}
 
 
-def test_is_the_identity_at_initialisation():
+def test_attention_is_the_identity_at_initialisation():
   x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 16))
   module = attention.SeparableAttention()
   params = module.init(jax.random.key(0), x)
@@ -25,7 +25,7 @@ def test_is_the_identity_at_initialisation():
 
 
 @pytest.mark.parametrize('name', ['height', 'width', 'time'])
-def test_matches_the_formula_along_its_axis_alone(name):
+def test_axis_attention_matches_the_formula_along_its_axis(name):
   x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 16))
   axis = attention.AXES[name]
   module = attention.AxisAttention(axis)
@@ -42,7 +42,7 @@ def test_matches_the_formula_along_its_axis_alone(name):
   np.testing.assert_allclose(np.moveaxis(out, axis, 3), expected, atol=1e-4)
 
 
-def test_every_pixel_reaches_every_other():
+def test_separable_attention_connects_an_output_pixel_to_every_input_pixel():
   x = jax.random.normal(jax.random.key(1), (1, 3, 4, 4, 8))
   module = attention.SeparableAttention()
   variables = _setup(module, x, gain=1.0)
@@ -50,7 +50,7 @@ def test_every_pixel_reaches_every_other():
   assert (jnp.abs(reach).sum(-1) > 0).all()
 
 
-def test_query_and_key_have_an_eighth_of_the_channels():
+def test_attention_query_and_key_have_an_eighth_of_the_channels():
   x = jnp.zeros((1, 3, 4, 4, 32))
   params = attention.AxisAttention(2).init(jax.random.key(0), x)['params']
   assert params['query']['kernel'].shape == (32, 4) == params['key']['kernel'].shape

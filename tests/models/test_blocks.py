@@ -6,7 +6,7 @@ import pytest
 from dvd_gan.models import blocks
 
 
-def test_volumetric_convolution_is_the_3d_one():
+def test_conv3d_matches_the_3d_convolution_of_lax():
   x = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
   module = blocks.Conv3D(6)
   params = jax.tree.map(
@@ -22,8 +22,8 @@ def test_volumetric_convolution_is_the_3d_one():
 @pytest.mark.parametrize('frames', [4, 5])
 @pytest.mark.parametrize('in_kernel', [False, True])
 @pytest.mark.parametrize('volumetric', [False, True])
-def test_discriminator_block_is_its_formula(volumetric, in_kernel, frames):
-  """Pooling before the skip's 1x1 convolution, or in the second one's kernel, changes the cost and nothing else."""
+def test_discriminator_block_matches_its_formula(volumetric, in_kernel, frames):
+  """Pooling before the 1x1 skip convolution, or in the kernel of conv2, changes only the cost."""
   x = jax.random.normal(jax.random.key(0), (2, frames, 4, 4, 3))
   module = blocks.DiscriminatorBlock(6, down=True, volumetric=volumetric, resample_in_kernel=in_kernel)
   variables = module.init(jax.random.key(0), x)
@@ -33,7 +33,7 @@ def test_discriminator_block_is_its_formula(volumetric, in_kernel, frames):
 
   def conv(x, name):
     kernel, bias = params[name]['kernel'], params[name]['bias']
-    kernel = kernel.reshape((1,) * (5 - kernel.ndim) + kernel.shape)  # a 2-D kernel sees one frame
+    kernel = kernel.reshape((1,) * (5 - kernel.ndim) + kernel.shape)  # a 2-D kernel acts on one frame
     return bias + jax.lax.conv_general_dilated(
       x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
     )
@@ -46,7 +46,7 @@ def test_discriminator_block_is_its_formula(volumetric, in_kernel, frames):
   np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_generator_block_skip_is_upsample_then_convolution():
+def test_generator_block_skip_is_upsampling_then_a_1x1_convolution():
   x = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 3))
   cond = jax.random.normal(jax.random.key(1), (2, 5))
   module = blocks.GeneratorBlock(6, up=True)
@@ -61,7 +61,7 @@ def test_generator_block_skip_is_upsample_then_convolution():
 
 
 @pytest.mark.parametrize('up', [False, True])
-def test_generator_block_that_resamples_in_its_kernel_is_the_same(up):
+def test_generator_block_gives_the_same_output_with_resampling_in_its_kernel(up):
   x = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))
   cond = jax.random.normal(jax.random.key(1), (2, 5))
   variables = blocks.GeneratorBlock(6, up=up).init(jax.random.key(0), x, cond, train=True)
@@ -73,11 +73,11 @@ def test_generator_block_that_resamples_in_its_kernel_is_the_same(up):
   assert ('f32[2,2,3,24]' in str(program)) == up  # four kernels of 2x2 taps
 
 
-def test_first_discriminator_block_has_no_leading_relu():
+def test_discriminator_block_has_a_leading_relu_only_if_relu_first_is_set():
   x = -jnp.ones((1, 4, 4, 4, 3))
   for relu_first in (True, False):
     module = blocks.DiscriminatorBlock(6, down=False, relu_first=relu_first)
     variables = jax.tree.map(jnp.ones_like, module.init(jax.random.key(0), x))
     inner = module.apply(variables, x, capture_intermediates=True, mutable=['intermediates'])[1]['intermediates']
     conv1 = inner['conv1']['__call__'][0]
-    assert (conv1 == 1).all() == relu_first  # the bias alone, where the ReLU silenced the input
+    assert (conv1 == 1).all() == relu_first  # only the bias remains if the ReLU zeroed the input

@@ -9,7 +9,7 @@ from tests.conftest import tiny_config
 
 
 def call(context, frames):
-  """A tiny prediction generator: the function of its context frames, in sampling, and its config."""
+  """The config of a tiny prediction generator, and its training and sampling functions of the context frames."""
   config = tiny_config()
   config.data.context, config.data.frames, config.gen.attention = context, frames, ()
   gen, _ = models.build(config)
@@ -31,7 +31,7 @@ def call(context, frames):
 
 
 @pytest.mark.parametrize(('context', 'frames'), [(1, 5), (3, 7)])
-def test_each_state_has_the_resolution_and_width_of_its_unit(context, frames):
+def test_each_context_state_has_the_resolution_and_width_of_its_recurrent_unit(context, frames):
   config, train, _ = call(context, frames)
   video, seen = train(jnp.ones((3, context, 16, 16, 3)))
   assert video.shape == (3, frames - context, 16, 16, 3)
@@ -41,7 +41,7 @@ def test_each_state_has_the_resolution_and_width_of_its_unit(context, frames):
   assert all((state >= 0).all() for state in states)
 
 
-def test_every_unit_begins_from_its_state_and_frames_are_looked_at_alone():
+def test_every_recurrent_unit_uses_its_context_state_and_frames_are_encoded_separately():
   config = tiny_config()
   config.data.context, config.data.frames, config.gen.attention = 2, 5, ()
   gen, _ = models.build(config)
@@ -66,7 +66,7 @@ def test_every_unit_begins_from_its_state_and_frames_are_looked_at_alone():
     assert (a[:, 1] != b[:, 1]).any()
 
 
-def test_a_video_depends_on_its_own_context_frames_and_on_each_of_them():
+def test_a_video_depends_on_each_of_its_own_context_frames_and_on_no_others():
   _, train, sample = call(2, 5)
   context = jax.random.uniform(jax.random.key(1), (3, 2, 16, 16, 3), minval=-1)
   standing = {'standing': train(context)[1]['standing']}

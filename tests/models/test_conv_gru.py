@@ -35,12 +35,12 @@ def setup(request):
   return request.param, module, params, x
 
 
-def test_relu_is_the_default():
+def test_conv_gru_activation_is_relu_by_default():
   assert conv_gru.ConvGRU(WIDTH, T).activation == 'relu'
 
 
 @pytest.mark.parametrize('with_state', [False, True])
-def test_states_and_gradients_are_those_of_the_equations(setup, with_state):
+def test_conv_gru_states_and_gradients_match_the_equations(setup, with_state):
   activation, module, params, x = setup
   state = (
     jax.random.normal(jax.random.key(1), (B, SIZE, SIZE, WIDTH)) if with_state else jnp.zeros((B, SIZE, SIZE, WIDTH))
@@ -58,14 +58,14 @@ def test_states_and_gradients_are_those_of_the_equations(setup, with_state):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
 
 
-def test_one_input_serves_every_frame(setup):
+def test_conv_gru_uses_a_single_input_for_every_frame(setup):
   _, module, params, x = setup
   once = module.apply({'params': params}, x[:, :1])
   every = module.apply({'params': params}, jnp.repeat(x[:, :1], T, 1))
   np.testing.assert_allclose(once, every, atol=1e-6)
 
 
-def test_a_state_does_not_depend_on_later_inputs(setup):
+def test_conv_gru_state_does_not_depend_on_later_inputs(setup):
   _, module, params, x = setup
   changed = module.apply({'params': params}, x.at[:, 2:].add(1.0))
   same = module.apply({'params': params}, x)
@@ -73,6 +73,6 @@ def test_a_state_does_not_depend_on_later_inputs(setup):
   assert not np.allclose(changed[:, 2], same[:, 2])
 
 
-def test_kernels_act_on_the_concatenation_so_their_norm_is_the_papers(setup):
+def test_each_conv_gru_kernel_acts_on_the_concatenation_of_state_and_input(setup):
   _, _, params, _ = setup
   assert {params[gate]['kernel'].shape for gate in ('reset', 'update', 'candidate')} == {(3, 3, WIDTH + INPUTS, WIDTH)}

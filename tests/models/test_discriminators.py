@@ -20,21 +20,21 @@ def setup():
   return score, video, jnp.arange(B)
 
 
-def test_spatial_score_is_the_sum_over_frames_each_scored_alone(setup):
+def test_spatial_score_is_the_sum_of_the_scores_of_single_frames(setup):
   score, video, label = setup
   together = score(video[:, :3], video, label)['spatial']
   alone = sum(score(video[:, i : i + 1], video, label)['spatial'] for i in range(3))
   np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_spatial_is_blind_to_the_order_of_frames_and_temporal_is_not(setup):
+def test_spatial_score_ignores_the_order_of_frames_and_temporal_score_does_not(setup):
   score, video, label = setup
   forward, backward = score(video, video, label), score(video[:, ::-1], video[:, ::-1], label)
   np.testing.assert_allclose(forward['spatial'], backward['spatial'], rtol=1e-4, atol=1e-5)
   assert (abs(forward['temporal'] - backward['temporal']) > 1e-3).all()
 
 
-def test_spatial_with_attention_still_scores_each_frame_alone():
+def test_spatial_score_with_attention_is_the_sum_of_the_scores_of_single_frames():
   config = tiny_config()
   config.disc.attention = (8, 4)
   _, disc = models.build(config)
@@ -48,7 +48,7 @@ def test_spatial_with_attention_still_scores_each_frame_alone():
   np.testing.assert_allclose(apply(video[:, :2]), apply(video[:, :1]) + apply(video[:, 1:2]), rtol=1e-3, atol=1e-4)
 
 
-def test_a_permuted_batch_permutes_the_scores(setup):
+def test_a_permuted_batch_permutes_the_discriminator_scores(setup):
   score, video, label = setup
   order = jnp.array([2, 0, 1])
   straight, permuted = score(video, video, label), score(video[order], video[order], label[order])
@@ -56,7 +56,7 @@ def test_a_permuted_batch_permutes_the_scores(setup):
     np.testing.assert_allclose(straight[name][order], permuted[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_label_counts_by_projection(setup):
+def test_a_label_changes_the_scores_of_its_own_video_only(setup):
   score, video, label = setup
   before, after = score(video, video, label), score(video, video, label.at[1].set(2))
   for name in before:
@@ -64,7 +64,7 @@ def test_the_label_counts_by_projection(setup):
     np.testing.assert_array_equal(before[name][jnp.array([0, 2])], after[name][jnp.array([0, 2])])
 
 
-def test_temporal_sees_only_the_pooled_video(setup):
+def test_temporal_score_depends_only_on_the_pooled_video(setup):
   score, video, label = setup
   checker = (jnp.indices((16, 16)).sum(0) % 2 * 2 - 1)[None, None, :, :, None] * 0.3
   before, after = score(video[:, :3], video, label), score(video[:, :3], video + checker, label)
@@ -72,7 +72,7 @@ def test_temporal_sees_only_the_pooled_video(setup):
   assert not np.allclose(before['spatial'], score(video[:, :3] + checker, video, label)['spatial'], atol=1e-3)
 
 
-def test_temporal_has_two_volumetric_residual_blocks():
+def test_temporal_discriminator_has_two_volumetric_residual_blocks():
   params = models.shapes(tiny_config())[1]['temporal']
   ranks = [len(params[f'block_{i}']['conv1']['kernel'].shape) for i in range(3)]
   assert ranks == [5, 5, 4]
@@ -80,7 +80,7 @@ def test_temporal_has_two_volumetric_residual_blocks():
 
 
 @pytest.mark.parametrize('frames', [4, 5, 7])
-def test_any_length_from_four_on(frames):
+def test_discriminators_accept_even_and_odd_numbers_of_frames_from_four_on(frames):
   config = tiny_config()
   _, disc = models.build(config)
   shapes = models.shapes(config)[1]

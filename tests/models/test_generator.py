@@ -13,7 +13,7 @@ B = 3
 
 @pytest.fixture(scope='module')
 def setup():
-  """A generator without attention, its parameters off their start, latents and standing statistics."""
+  """A generator without attention, with perturbed parameters, latents, labels and a function that samples."""
   config = tiny_config()
   config.gen.attention = ()
   gen, _ = models.build(config)
@@ -26,7 +26,7 @@ def setup():
   return config, gen, params, z, label, sample
 
 
-def test_video_has_its_shape_and_range(setup):
+def test_generated_video_has_the_configured_shape_and_values_in_minus_1_to_1(setup):
   _, _, _, z, label, sample = setup
   video = sample(z, label)
   assert video.shape == (B, 5, 16, 16, 3) and video.dtype == jnp.float32
@@ -34,7 +34,7 @@ def test_video_has_its_shape_and_range(setup):
 
 
 @pytest.mark.parametrize('what', ['label', 'z'])
-def test_changing_one_condition_changes_that_video_only(setup, what):
+def test_changing_the_label_or_z_of_a_video_changes_every_frame_of_that_video_only(setup, what):
   _, _, _, z, label, sample = setup
   before = sample(z, label)
   after = sample(z, label.at[2].set(0)) if what == 'label' else sample(z.at[2].add(1.0), label)
@@ -43,13 +43,13 @@ def test_changing_one_condition_changes_that_video_only(setup, what):
   assert (abs(before[2] - after[2]).max((1, 2, 3)) > 1e-3).all()
 
 
-def test_sampling_does_not_see_the_rest_of_the_batch(setup):
+def test_a_sample_does_not_depend_on_the_rest_of_the_batch(setup):
   _, _, _, z, label, sample = setup
   np.testing.assert_allclose(sample(z, label)[:1], sample(z[:1], label[:1]), atol=1e-5)
 
 
 @pytest.mark.parametrize('train', [True, False])
-def test_a_frame_does_not_depend_on_later_ones(setup, train):
+def test_a_generated_frame_does_not_depend_on_later_frames(setup, train):
   _, gen, params, z, label, _ = setup
   variables = {'params': params}
   if not train:
@@ -61,13 +61,13 @@ def test_a_frame_does_not_depend_on_later_ones(setup, train):
   np.testing.assert_allclose(long[:, :3], short, atol=1e-5)
 
 
-def test_frames_differ(setup):
+def test_consecutive_generated_frames_differ(setup):
   _, _, _, z, label, sample = setup
   video = sample(z, label)
   assert (abs(video[:, 1:] - video[:, :-1]).max((2, 3, 4)) > 1e-4).all()
 
 
-def test_attention_is_called_where_the_config_says(setup):
+def test_generator_applies_attention_at_the_configured_resolution(setup):
   config, _, params, z, label, _ = setup
   gen, _ = models.build(tiny_config())
   with_attention = models.init(tiny_config())[0]
@@ -80,7 +80,7 @@ def test_attention_is_called_where_the_config_says(setup):
   assert not np.allclose(before, after, atol=1e-3)
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(setup):
+def test_bfloat16_generator_convolves_in_bfloat16_and_keeps_float32_parameters_and_output(setup):
   config, _, params, z, label, sample = setup
   config = config.copy_and_resolve_references()
   config.dtype = 'bfloat16'
@@ -94,8 +94,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(setup):
   assert video.dtype == jnp.float32
 
 
-def test_rematerialisation_changes_memory_not_values():
-  """Of both networks: the same parameters, statistics and gradients, and less kept for the backward pass."""
+def test_rematerialisation_reduces_residuals_and_keeps_values_and_gradients():
+  """With remat in both networks: the same loss, statistics and gradients, and a smaller pullback."""
   config = tiny_config()
   config.data.resolution, config.data.frames = 8, 4
   config.gen.multipliers, config.disc.multipliers, config.gen.attention = (4, 2), (1, 1, 1), ()
@@ -113,7 +113,7 @@ def test_rematerialisation_changes_memory_not_values():
       return sum(score.sum() for score in scores.values()), collected
 
     pullback = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p, has_aux=True)[1], params)
-    kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))  # what the backward pass will need
+    kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))  # residuals of the backward pass
     results[remat] = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
   assert kept[True] < 0.6 * kept[False]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *results.values())

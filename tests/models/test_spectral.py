@@ -10,7 +10,7 @@ from tests.conftest import tiny_config
 
 @pytest.fixture(scope='module')
 def trees():
-  """Both networks' parameters moved off the orthogonal start, with their first vectors."""
+  """Perturbed parameters of both networks, with their initial spectral vectors."""
   rng = np.random.default_rng(0)
   params = [
     jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape, np.float32), tree)
@@ -19,7 +19,7 @@ def trees():
   return [(tree, spectral.init(jax.random.key(1), tree)) for tree in params]
 
 
-def test_every_weight_is_normalised_but_the_class_embedding(trees):
+def test_every_weight_except_the_class_embedding_is_under_spectral_norm(trees):
   for params, u in trees:
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     vectors = jax.tree.leaves(u, is_leaf=lambda x: x is None)
@@ -31,7 +31,7 @@ def test_every_weight_is_normalised_but_the_class_embedding(trees):
     assert any(part in name for name in names), f'{part} is not under spectral norm'
 
 
-def test_largest_singular_value_is_one_after_convergence(trees):
+def test_the_largest_singular_value_of_every_weight_is_one_after_convergence(trees):
   for params, u in trees:
     weights, _, _ = spectral.normalise(params, spectral.converge(params, u))
     for leaf, vector in zip(jax.tree.leaves(weights), jax.tree.leaves(u, is_leaf=lambda x: x is None), strict=True):
@@ -40,7 +40,7 @@ def test_largest_singular_value_is_one_after_convergence(trees):
         assert sigma == pytest.approx(1, abs=1e-3)
 
 
-def test_one_call_is_one_power_iteration(trees):
+def test_one_call_of_normalise_does_one_power_iteration(trees):
   params, u = trees[1]
   matrix = np.asarray(params['spatial']['block_0']['conv1']['kernel']).reshape(-1, 4)
   before = np.asarray(u['spatial']['block_0']['conv1']['kernel'])
@@ -52,7 +52,7 @@ def test_one_call_is_one_power_iteration(trees):
   assert sigma['spatial']['block_0']['conv1']['kernel'] == pytest.approx(np.linalg.norm(after), rel=1e-4)
 
 
-def test_gradient_flows_through_sigma_and_not_through_the_vectors():
+def test_gradient_flows_through_sigma_and_not_through_the_singular_vectors():
   w = {'kernel': jnp.asarray(np.random.default_rng(0).standard_normal((6, 4)), jnp.float32)}
   u = spectral.converge(w, spectral.init(jax.random.key(0), w))
   gradient = jax.grad(lambda w: jnp.sum(jnp.sin(spectral.normalise(w, u)[0]['kernel'])))(w)['kernel']
@@ -64,7 +64,7 @@ def test_gradient_flows_through_sigma_and_not_through_the_vectors():
   np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
-def test_zero_matrix_stays_finite():
+def test_spectral_norm_of_a_zero_matrix_is_finite():
   w = {'kernel': jnp.zeros((6, 4))}
   weights, u, _ = spectral.normalise(w, spectral.init(jax.random.key(0), w))
   assert np.isfinite(weights['kernel']).all() and np.isfinite(u['kernel']).all()

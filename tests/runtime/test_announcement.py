@@ -15,7 +15,7 @@ def mesh():
   return sharding.make_mesh(1, devices=jax.devices())
 
 
-def test_what_is_about_to_run(config, mesh, tmp_path, capsys):
+def test_the_announcement_shows_devices_data_and_networks_and_warns_of_a_full_disk(config, mesh, tmp_path, capsys):
   state = train_step.state_shapes(config)
   state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
   source = types.SimpleNamespace(classes=('a', 'b', 'c'), lengths=np.ones(1234))
@@ -28,7 +28,7 @@ def test_what_is_about_to_run(config, mesh, tmp_path, capsys):
   assert 'WARNING, they do not fit' in capsys.readouterr().out
 
 
-def test_the_next_start_knows_how_long_compiling_took(config, mesh, tmp_path, capsys, monkeypatch):
+def test_the_compilation_message_shows_the_last_duration_for_the_program(config, mesh, tmp_path, capsys, monkeypatch):
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setattr(announcement.time, 'monotonic', iter(range(0, 1000, 63)).__next__)
   jax.config.update('jax_compilation_cache_dir', str(tmp_path))
@@ -43,6 +43,6 @@ def test_the_next_start_knows_how_long_compiling_took(config, mesh, tmp_path, ca
   finally:
     jax.config.update('jax_compilation_cache_dir', before)
   lines = ['compiling the train step', 'compiling the train step (63 s last time)', 'compiling the train step']
-  assert capsys.readouterr().err.splitlines() == lines  # with other widths it is another program
+  assert capsys.readouterr().err.splitlines() == lines  # another width gives another program
   assert len(json.loads((tmp_path / announcement.COMPILED).read_text())) == 2
-  assert levels == ['CRITICAL'] * 3  # XLA's "Very slow compile?" is an error by its level
+  assert levels == ['CRITICAL'] * 3  # XLA logs "Very slow compile?" at the level of errors

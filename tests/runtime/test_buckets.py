@@ -1,4 +1,4 @@
-"""gs:// paths against a fake of Cloud Storage on loopback, in processes of their own."""
+"""gs:// paths with a fake Cloud Storage server on loopback, mostly in separate processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.conftest import FAST_COMPILE, ROOT
 from tests.fake_bucket import Blob, FakeBucket
 from tests.runtime.test_multihost import SMALL, Cluster, process_of, wait_for
 
-# TensorFlow's retries come after milliseconds, and end.
+# TensorFlow retries after milliseconds, and a limited number of times.
 IMPATIENT = {
   'GCS_RETRY_CONFIG_INIT_DELAY_TIME_US': '1000',
   'GCS_RETRY_CONFIG_MAX_DELAY_TIME_US': '5000',
@@ -30,14 +30,14 @@ RUN = 'gs://bucket/run'
 
 @pytest.fixture(scope='module')
 def bucket(tmp_path_factory):
-  """The fake, and `environment` for processes that use it; HOME's cache is empty."""
+  """The fake; its `environment` is for processes that use it, and has an empty cache folder."""
   with FakeBucket() as bucket:
     bucket.environment |= IMPATIENT | {'XDG_CACHE_HOME': str(tmp_path_factory.mktemp('cache'))}
     yield bucket
 
 
 def program(bucket, *flags, config=True, **fields):
-  """Runs dvd_gan.main on the tiny config, or on that of the run; (exit code, what it printed)."""
+  """Runs dvd_gan.main with the tiny config or the run's own; returns (exit code, output)."""
   flags += tuple(f'--config.{field}={value}' for field, value in (SMALL | DATA | fields).items())
   command = [sys.executable, '-m', 'dvd_gan.main', f'--workdir={RUN}', *['--config=tests/tiny.py'] * config, *flags]
   env = {**os.environ, 'XLA_FLAGS': FAST_COMPILE, **bucket.environment}
@@ -67,7 +67,7 @@ def cluster(bucket, tmp_path, monkeypatch):
   bucket.fail_share = 0.0
 
 
-def test_two_hosts_train_in_a_bucket_that_fails_now_and_then_and_lose_nothing(bucket, cluster):
+def test_training_in_an_unreliable_bucket_resumes_after_a_killed_host_without_losing_steps(bucket, cluster):
   fields = DATA | {'train.checkpoint_every': 2}
   bucket.fail_share = 0.05
   first = cluster.start(2, 1, 'first', workdir=RUN, **fields | {'train.steps': 10_000})
@@ -81,7 +81,7 @@ def test_two_hosts_train_in_a_bucket_that_fails_now_and_then_and_lose_nothing(bu
   assert any(request.status == 503 for request in bucket.log[before:])
   assert [line['step'] for line in logged(bucket)] == list(range(1, reached + 3))
   assert saved(bucket)[-1] == reached + 2
-  # Steps are logged one by one, but uploaded at checkpoints: at the start, at each checkpoint, at the end.
+  # Every step is logged, but files are uploaded only at the start, at each checkpoint and at the end.
   uploads = [request.name for request in bucket.log[before:] if request.kind == 'upload' and request.status == 200]
   assert uploads.count('bucket/run/metrics.jsonl') <= 4
   events = [name for name in uploads if 'events.out.tfevents' in name]
@@ -109,7 +109,7 @@ source.read(plan)
 """
 
 
-def test_a_window_is_one_request_for_its_own_bytes(bucket):
+def test_a_window_of_frames_is_one_range_request_and_the_index_is_read_only_once(bucket):
   code = WINDOWS.replace('FIELDS', repr(SMALL | DATA))
   env = {**os.environ, **bucket.environment}
   with subprocess.Popen(
@@ -121,7 +121,7 @@ def test_a_window_is_one_request_for_its_own_bytes(bucket):
   reads = [request for request in bucket.log[before:] if request.kind == 'read']
   assert len(reads) == 2 * count and {request.status for request in reads} == {206}
   assert size <= sum(request.sent for request in reads) / 2 <= 1.2 * size
-  # The next start maps its copy of the index.
+  # The next start uses its local copy of the index.
   assert any('index-train.npy' in request.name for request in bucket.log)
   before = len(bucket.log)
   subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=env, input='\n', text=True, check=True, timeout=100)
@@ -138,7 +138,7 @@ print([copy.read_bytes() for copy in copies])
 """
 
 
-def test_a_data_set_is_copied_to_the_disk_once(bucket, tmp_path):
+def test_stage_copies_only_missing_or_changed_files_to_the_local_disk(bucket, tmp_path):
   bucket.objects |= {'other/set/a': Blob(b'first'), 'other/set/b': Blob(b'second')}
 
   def stage():
@@ -152,12 +152,12 @@ def test_a_data_set_is_copied_to_the_disk_once(bucket, tmp_path):
   output, read = stage()
   assert 'copying 2 of 2 files' in output and sorted(read) == ['other/set/a', 'other/set/b']
   (tmp_path / 'other' / 'set' / 'b').write_bytes(b'sec')  # of an earlier data set of that name
-  (tmp_path / 'other' / 'set' / 'b.partial').write_bytes(b's')  # of a start that was stopped
+  (tmp_path / 'other' / 'set' / 'b.partial').write_bytes(b's')  # of an interrupted copy
   assert stage()[1] == ['other/set/b'] and stage()[1] == []
   assert sorted(path.name for path in (tmp_path / 'other' / 'set').iterdir()) == ['a', 'b']
 
 
-def test_a_folder_of_a_bucket_is_listed_and_never_taken_for_missing(bucket, monkeypatch):
+def test_a_bucket_folder_is_listed_and_an_error_is_not_taken_for_a_missing_folder(bucket, monkeypatch):
   for name, value in bucket.environment.items():
     monkeypatch.setenv(name, value)
   files.client.cache_clear()
@@ -173,7 +173,7 @@ def test_a_folder_of_a_bucket_is_listed_and_never_taken_for_missing(bucket, monk
   files.client.cache_clear()
 
 
-def test_a_disk_that_is_too_small_is_refused(monkeypatch, tmp_path):
+def test_staging_more_than_the_local_disk_can_hold_is_a_usage_error(monkeypatch, tmp_path):
   monkeypatch.setattr(buckets, 'sizes', lambda paths: [10**18])
   with pytest.raises(files.UsageError, match='1000000000.0 GB are to be copied'):
     buckets.stage([epath.Path('gs://b/a')], str(tmp_path))
@@ -182,7 +182,7 @@ def test_a_disk_that_is_too_small_is_refused(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   ('status', 'exit_code', 'config'), [(503, 1, True), (503, 1, False), (401, 1, True), (403, 2, True), (403, 2, False)]
 )
-def test_a_launcher_tries_again_only_where_that_may_help(bucket, status, exit_code, config):
+def test_exit_code_for_a_bucket_error_is_1_if_a_retry_may_help_and_2_otherwise(bucket, status, exit_code, config):
   bucket.fail_share, bucket.status = 1.0, status
   try:
     code, output = program(bucket, '--mode=train', config=config)
@@ -192,7 +192,7 @@ def test_a_launcher_tries_again_only_where_that_may_help(bucket, status, exit_co
   assert code == exit_code and len(errors) == 1 and 'Traceback' not in output, output
 
 
-def test_an_index_that_cannot_be_read_is_not_built_anew(monkeypatch, tmp_path, capsys):
+def test_an_index_is_built_if_it_is_missing_but_not_if_it_cannot_be_read(monkeypatch, tmp_path, capsys):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   built = []
   monkeypatch.setattr(buckets, 'sizes', lambda paths: [100] * len(paths))
@@ -214,7 +214,7 @@ def test_an_index_that_cannot_be_read_is_not_built_anew(monkeypatch, tmp_path, c
   assert built and 'indexing 1 files of gs://nowhere/data' in capsys.readouterr().err
 
 
-def test_errors_of_buckets_are_told_apart():
+def test_bucket_errors_are_classified_as_passing_refused_or_neither():
   from google.api_core import exceptions
 
   passing = [tf.errors.AbortedError(None, None, ''), exceptions.RetryError('', None), exceptions.ServiceUnavailable('')]
@@ -227,7 +227,7 @@ def test_errors_of_buckets_are_told_apart():
   assert not any(files.passing(error) or files.refused(error) for error in others)
 
 
-def test_a_host_without_tensorflow_refuses_buckets_in_one_line(monkeypatch):
+def test_a_gs_path_without_tensorflow_is_a_usage_error(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow', None)
   files.check_remote('/local')
   with pytest.raises(files.UsageError, match='gs://b/run: gs:// paths need TensorFlow'):

@@ -13,7 +13,7 @@ from tests.conftest import tiny_config
 
 @pytest.fixture
 def run(tmp_path):
-  """The workdir of a run of the tiny config, with names of classes."""
+  """The workdir of a run of the tiny config with class names."""
   config = tiny_config()
   config.data.num_classes, config.gen.multipliers = 3, (4, 2, 2)
   run_config.write(config, epath.Path(tmp_path), ('bikes', 'bunny', 'carphone'))
@@ -21,14 +21,14 @@ def run(tmp_path):
   return tmp_path
 
 
-def test_a_config_that_does_not_fit_is_one_line(run):
+def test_a_malformed_config_json_is_a_usage_error(run):
   for content in ('[]', '{"config": []}', '{"config": {"data": {"frames": 12.5}}}', 'no json'):
     (run / 'config.json').write_text(content)
     with pytest.raises(UsageError, match='config.json'):
       config_file.with_config(['x', '--mode=sample', f'--workdir={run}'])
 
 
-def test_without_config_it_is_that_of_the_run(run):
+def test_without_a_config_flag_the_config_of_the_workdir_is_used(run):
   for mode in ('train', 'sample', 'evaluate'):
     found = config_file.with_config(['x', f'--mode={mode}', f'--workdir={run}', '--config.seed=3'])
     assert found[1] == f'--config={config_file.__file__}:{run}/config.json' and found[-1] == '--config.seed=3'
@@ -38,7 +38,7 @@ def test_without_config_it_is_that_of_the_run(run):
   assert config.gen.multipliers == (4, 2, 2) and isinstance(config.gen.multipliers, tuple)
 
 
-def test_a_run_from_before_lacks_new_fields_and_has_others(run):
+def test_a_config_json_of_an_older_version_gets_defaults_and_renamed_fields(run):
   content = json.loads((run / 'config.json').read_text())
   del content['config']['data']['crop'], content['classes']
   content['config']['data'] |= {'given': content['config']['data'].pop('context'), 'no_longer': 1}
@@ -66,7 +66,7 @@ def test_a_run_from_before_lacks_new_fields_and_has_others(run):
     (['--config=nowhere/config.json'], '--config=nowhere/config.json: there is no such file'),
   ],
 )
-def test_a_config_that_is_not_there_is_told(arguments, message):
+def test_a_missing_config_is_a_one_line_usage_error(arguments, message):
   with pytest.raises(UsageError) as error:
     config_file.with_config(['x', *arguments])
   assert message in str(error.value) and '\n' not in str(error.value)
@@ -82,7 +82,7 @@ def test_a_config_is_found_by_path_or_by_name():
     ]  # fmt: skip
 
 
-def test_help_has_each_mode_and_each_field_with_its_comment():
+def test_help_lists_every_mode_and_every_config_field_with_its_comment():
   text = config_file.help_text(main.MODES)
   for mode in main.MODES:
     assert f'\n  {mode}' in text
@@ -96,7 +96,7 @@ def test_help_has_each_mode_and_each_field_with_its_comment():
   assert '--config.seed=0\n      of the parameters, the noise and the order of the data\n' in text
 
 
-def test_classes_are_named_or_numbered(run):
+def test_sample_classes_can_be_given_by_name_or_by_number(run):
   config, workdir = tiny_config(), epath.Path(run)
   config.data.num_classes = 0
   for wanted, found in ((('carphone', 0), (2, 0)), (('bikes,bunny',), (0, 1)), (('1', 'bikes'), (1, 0)), ((), ())):
@@ -104,7 +104,7 @@ def test_classes_are_named_or_numbered(run):
     run_config.settle(config, workdir)
     for _ in range(2):  # a second time changes nothing
       run_config.number_classes(config, run_config.class_names(config, workdir))
-    assert config.sample.classes == found and config.data.num_classes == 3  # the run's own
+    assert config.sample.classes == found and config.data.num_classes == 3  # the run's
   for wanted, message in (
     ('bike', 'no class bike among 3; there is bikes'),
     ('7', 'no class 7 among 3; there is bikes, bunny'),

@@ -1,4 +1,4 @@
-"""Runs of several real processes on this machine, by launch/local_cluster.sh."""
+"""Runs of several real processes on this machine, started by launch/local_cluster.sh."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SMALL = {
 
 
 class Cluster:
-  """Starts processes on a small config, and ends them all."""
+  """Starts training processes with a small config, and kills those that are left."""
 
   def __init__(self, folder):
     self.folder, self.running = folder, []
@@ -37,7 +37,7 @@ class Cluster:
     np.savez(folder / 'clips.npz', video=rng.integers(0, 256, (20, 7, 8, 8, 3), np.uint8), label=np.arange(20) % 3)
 
   def start(self, processes, devices, name, mode='train', workdir=None, **fields):
-    """Processes, each with some devices, on the workdir of that name, or on another."""
+    """Starts processes with `devices` devices each. Without `workdir` the workdir is the folder `name`."""
     fields = SMALL | {'data.name': 'array_file', 'data.source': str(self.folder / 'clips.npz')} | fields
     flags = [
       f'--mode={mode}',
@@ -57,7 +57,7 @@ class Cluster:
     return process
 
   def run(self, *args, **kwargs):
-    """Runs to the end; (exit code, what it printed)."""
+    """Waits for the end; returns (exit code, output)."""
     return self.end(self.start(*args, **kwargs))
 
   def end(self, process, seconds=300):
@@ -121,8 +121,8 @@ def ema_of(workdir, step):
   return jax.device_get(state.ema_params)
 
 
-def test_processes_are_one_run(cluster):
-  """SIGTERM to one of two saves everywhere; 2 -> 1 -> 4 processes go on; all as one process alone would."""
+def test_a_run_resumed_on_2_1_and_4_processes_matches_an_uninterrupted_run_of_one_process(cluster):
+  """SIGTERM to one of two processes stops both and saves; then 1 and 4 processes resume the run."""
   workdir = cluster.folder / 'parts'
   endless = {'train.steps': 1000, 'train.checkpoint_every': 1000}
   two = cluster.start(2, 4, 'parts', **endless)
@@ -133,11 +133,11 @@ def test_processes_are_one_run(cluster):
   stopped = lines(workdir)[-1]['step']
   assert steps_of(workdir) == [stopped]
   assert f'[0] stopped by another host at step {stopped}' in output
-  assert '[1] stopped' not in output and '[1] step' not in output  # one of them talks
+  assert '[1] stopped' not in output and '[1] step' not in output  # only process 0 prints
 
   code, output = cluster.run(1, 1, 'parts', **{'train.steps': stopped + 1})
   assert code == 0 and f'resuming {workdir} at step {stopped}' in output, output
-  # Every array is there, by its checksum, or this step would be set aside.
+  # The checksums of all arrays match; otherwise this step would be set aside.
   code, output = cluster.run(4, 1, 'parts', **{'train.steps': stopped + 1, 'mesh.shard': 2})
   assert code == 0 and f'resuming {workdir} at step {stopped + 1}' in output and 'warning' not in output, output
 
@@ -152,7 +152,7 @@ def test_processes_are_one_run(cluster):
   jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4), *emas)
 
 
-def test_a_killed_process_and_a_damaged_checkpoint_cost_the_steps_since_the_last_good_one(cluster):
+def test_a_killed_process_or_damaged_checkpoint_loses_only_steps_since_the_last_good_one(cluster):
   workdir = cluster.folder / 'killed'
   fields = {'train.steps': 1000, 'train.checkpoint_every': 1, 'mesh.shard': 2}
   two = cluster.start(2, 1, 'killed', **fields)
@@ -166,15 +166,15 @@ def test_a_killed_process_and_a_damaged_checkpoint_cost_the_steps_since_the_last
   start = time.monotonic()
   code, output = cluster.end(two, seconds=120)
   assert code not in (0, 2, 42), output
-  assert time.monotonic() - start < 90  # ten seconds of silence, and what a busy machine adds
+  assert time.monotonic() - start < 90  # a heartbeat timeout of 10 s, and a margin for a busy machine
   newest, reached = steps_of(workdir)[-1], lines(workdir)[-1]['step']
-  assert reached - newest <= 2  # the save that was under way, and the step beside it
+  assert reached - newest <= 2  # the unfinished save, and the step computed meanwhile
 
-  # What is left of the save is no checkpoint, and in nobody's way.
+  # The unfinished save is ignored on restore.
   code, output = cluster.run(2, 1, 'killed', **(fields | {'train.steps': newest}))
   assert code == 0 and f'resuming {workdir} at step {newest}' in output and 'warning' not in output, output
 
-  # One host's part of that checkpoint is cut short: all take the one before.
+  # One host's part of that checkpoint is truncated: all hosts restore the one before it.
   for path in (workdir / 'checkpoints' / str(newest) / 'state').glob('ocdbt.process_1/d/*'):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   code, output = cluster.run(2, 1, 'killed', **(fields | {'train.steps': newest + 1}))
@@ -184,7 +184,7 @@ def test_a_killed_process_and_a_damaged_checkpoint_cost_the_steps_since_the_last
   assert [line['step'] for line in lines(workdir)] == list(range(1, newest + 2))
 
 
-def test_processes_evaluate_and_continue_clips_as_one_process_does(cluster):
+def test_two_processes_evaluate_and_predict_with_the_same_results_as_one(cluster):
   fields = {'data.context': 1, 'data.frames': 5, 'train.steps': 2, 'sample.num': 3, 'sample.futures': 2}
   fields |= {'eval.protocols': ('toy',), 'eval.samples': 8, 'eval.batch_size': 8}
   workdir = cluster.folder / 'prediction'
@@ -230,8 +230,8 @@ multihost.gather()
 """
 
 
-def test_a_read_that_fails_on_one_host_alone_is_agreed_upon(cluster):
-  """Saves two steps with one process, reads them with two."""
+def test_if_one_host_cannot_read_a_checkpoint_all_hosts_restore_the_one_before_it(cluster):
+  """One process saves two steps; two processes restore."""
   code, output = cluster.run(1, 1, 'read', **{'train.steps': 2, 'train.checkpoint_every': 1})
   assert code == 0, output
   with socket.socket() as free:
@@ -260,13 +260,13 @@ def test_a_read_that_fails_on_one_host_alone_is_agreed_upon(cluster):
     (['--coordinator=localhost', '--processes=1'], 'is not HOST:PORT'),
   ],
 )
-def test_flags_that_make_no_sense_are_one_line(flags, message, tmp_path):
+def test_invalid_multihost_flags_are_a_one_line_usage_error(flags, message, tmp_path):
   command = [sys.executable, '-m', 'dvd_gan.main', '--config=configs/smoke.py', f'--workdir={tmp_path}', *flags]
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
   assert result.returncode == 2 and re.fullmatch(rf'error: .*{re.escape(message)}.*\n', result.stderr), result.stderr
 
 
-def test_the_script_wants_a_number():
+def test_local_cluster_sh_without_a_number_of_processes_exits_with_code_2():
   result = subprocess.run(
     ['bash', 'launch/local_cluster.sh', 'two'], cwd=ROOT, capture_output=True, text=True, check=False
   )

@@ -20,7 +20,7 @@ def before_the_renaming(tmp_path):
   return epath.Path(tmp_path)
 
 
-def test_a_run_from_before_a_field_was_renamed_goes_on(before_the_renaming):
+def test_a_config_json_with_old_field_names_is_compared_under_the_new_names(before_the_renaming):
   run_config.check(tiny_config(), before_the_renaming)
   other = tiny_config()
   other.data.context = 2

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def on_tpu(monkeypatch):
-  """JAX as on a TPU VM: the platform is named; (what initialize raises, what devices raises)."""
+  """Starts as on a TPU VM; its arguments are the errors that `initialize` and `devices` raise, or None."""
 
   def call(initialize, devices):
     def raising(error):
@@ -43,13 +43,13 @@ def on_tpu(monkeypatch):
     (None, RuntimeError("Unable to initialize backend 'tpu': busy\nmore"), 'no TPU: Unable .* busy$'),
   ],
 )
-def test_a_tpu_vm_never_trains_alone_on_its_cpu(on_tpu, initialize, devices, message):
+def test_start_on_a_tpu_vm_that_finds_no_slice_or_no_tpu_is_a_run_error(on_tpu, initialize, devices, message):
   with pytest.raises(RunError, match=message):
     on_tpu(initialize, devices)
   on_tpu(None, None)
 
 
-def test_a_signal_before_the_first_step_ends_the_process_also_when_stdout_is_full():
+def test_a_signal_before_the_first_step_ends_with_exit_code_42_even_if_stdout_is_full():
   code = """
 import os, signal, time
 from dvd_gan.runtime.preemption import StopSignal

@@ -5,7 +5,7 @@ from etils import epath
 from dvd_gan.runtime.trace import Trace
 
 
-def test_the_steps_of_a_range_are_recorded(tmp_path, monkeypatch):
+def test_trace_records_the_steps_of_its_range(tmp_path, monkeypatch):
   recorded = []
   trace = Trace(epath.Path(tmp_path), (2, 3))
   for step in range(1, 7):
@@ -17,7 +17,7 @@ def test_the_steps_of_a_range_are_recorded(tmp_path, monkeypatch):
   assert len(list(tmp_path.glob('plugins/profile/*/*.xplane.pb'))) == 1
 
 
-def test_nothing_is_recorded_by_default(tmp_path):
+def test_trace_without_a_range_records_nothing(tmp_path):
   trace = Trace(epath.Path(tmp_path), ())
   for step in range(1, 4):
     with trace(step):

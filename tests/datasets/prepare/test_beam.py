@@ -17,7 +17,7 @@ def rejects(folder):
 
 
 @pytest.mark.parametrize('layout', ['class folders', 'tars'])
-def test_kinetics_by_beam_is_kinetics_by_this_machine(config, tmp_path, clips, layout):  # noqa: F811
+def test_kinetics600_prepared_by_beam_equals_the_locally_prepared_one(config, tmp_path, clips, layout):  # noqa: F811
   (tmp_path / 'source').mkdir()
   LAYOUTS[layout](tmp_path / 'source', clips)
   here = build(config, tmp_path, 'here')
@@ -29,8 +29,8 @@ def test_kinetics_by_beam_is_kinetics_by_this_machine(config, tmp_path, clips, l
   assert not list((tmp_path / 'beam').rglob('*.cache'))
 
 
-def test_a_video_folder_by_beam_in_other_shards(config, tmp_path, monkeypatch):
-  """Beam cuts shards by ranges of the keys' hashes, the local writer into equal counts: the order is the same."""
+def test_a_video_folder_prepared_by_beam_in_four_shards_equals_the_local_one(config, tmp_path, monkeypatch):
+  """Beam splits shards by ranges of key hashes, the local writer by equal counts. The order of clips is the same."""
   for name in ('cats', 'dogs'):
     (tmp_path / 'source' / name).mkdir(parents=True)
     for i in range(6):
@@ -49,7 +49,7 @@ def test_a_video_folder_by_beam_in_other_shards(config, tmp_path, monkeypatch):
   assert rejects(beam) == rejects(here) and len(rejects(beam)) == 1
 
 
-def test_a_beam_that_is_not_installed_is_told(config, monkeypatch):
+def test_missing_apache_beam_gives_an_error_with_the_install_command(config, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'apache_beam.options.pipeline_options', None)
   config.data.runner = 'DirectRunner'
   with pytest.raises(UsageError, match="pip install -e '.\\[beam\\]'"):

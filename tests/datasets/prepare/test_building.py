@@ -21,7 +21,7 @@ DATA = {name: load(name).data.name for name in NAMES}
 
 # moving_shapes is drawn, and TFDS downloads bair (test_catalog.py).
 @pytest.mark.parametrize('name', [name for name in NAMES if DATA[name] not in ('moving_shapes', 'bair')])
-def test_a_config_whose_data_are_absent_says_what_to_put_where(name, tmp_path):
+def test_missing_data_gives_a_one_line_error_that_names_the_data_set_and_data_source(name, tmp_path):
   config = load(name)
   config.data.dir = str(tmp_path)
   with pytest.raises(UsageError) as error:
@@ -29,12 +29,12 @@ def test_a_config_whose_data_are_absent_says_what_to_put_where(name, tmp_path):
   message = str(error.value)
   assert '\n' not in message and 'data.source=FOLDER' in message and DATA[name] in message
   assert not list(tmp_path.iterdir())
-  # Neither does prepare know where they are.
+  # Prepare needs data.source too.
   with pytest.raises(UsageError, match='data.source=FOLDER'):
     sources.open_source(config, build=True)
 
 
-def test_the_program_says_it_in_one_line():
+def test_train_without_prepared_data_exits_with_a_one_line_error():
   command = [sys.executable, '-m', 'dvd_gan.main', '--mode=train', '--config=configs/ucf101_128x16.py']
   command += ['--workdir={tmp}', '--config.data.dir={tmp}', '--config.train.batch_size=8']
   result = subprocess.run(
@@ -45,7 +45,7 @@ def test_the_program_says_it_in_one_line():
   assert output[0].startswith('error: ucf101 is not prepared in /nonexistent/place') and 'ucfTrainTestlist' in output[0]
 
 
-def test_every_config_names_a_data_set_that_there_is():
+def test_every_config_names_a_known_data_set():
   assert set(DATA.values()) <= {*sources.TFDS_SOURCES, 'array_file'}
   assert {DATA[name] for name in NAMES if name.startswith('kinetics600')} == {'kinetics600'}
   assert default.get_config().data.name == 'moving_shapes'
@@ -69,7 +69,7 @@ batches.close()
 """
 
 
-def test_processes_together_hold_what_one_reads(tmp_path):
+def test_two_processes_together_read_the_batch_of_one_process(tmp_path):
   """Two real processes in one jax.distributed run; each reads its rows of step 10^6 and places them on its devices."""
   config = tiny_config()
   config.data.num_classes, config.data.dir = 30, str(tmp_path / 'tfds')
@@ -91,7 +91,7 @@ def test_processes_together_hold_what_one_reads(tmp_path):
       np.testing.assert_array_equal(part['part'], expected[:, row : row + 1])
 
 
-def test_a_build_killed_at_the_very_end_is_finished(config, tmp_path):
+def test_a_build_killed_before_its_last_two_actions_is_completed(config, tmp_path):
   (tmp_path / 'source' / 'cats').mkdir(parents=True)
   encode(tmp_path / 'source' / 'cats' / 'a.mp4')
   (tmp_path / 'source' / 'cats' / 'b.mp4').write_bytes(b'not a video')
@@ -103,7 +103,7 @@ def test_a_build_killed_at_the_very_end_is_finished(config, tmp_path):
   folder = catalog.open_records(config).folder
   rejects = (folder / 'rejects.jsonl').read_text()
   assert 'b.mp4' in rejects
-  # As it was before the last two acts: the rejects not beside the data yet, the cache not deleted.
+  # The state before the last two actions: the rejects are not beside the data, the cache is not deleted.
   (folder / 'rejects.jsonl').unlink()
   cache = building.cache_folder(building.make_builder(config, *building.builder_class(config)), config.data, folder)
   (cache / 'train').mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_a_build_killed_at_the_very_end_is_finished(config, tmp_path):
   assert not cache.exists()
 
 
-def test_sets_of_different_form_do_not_share_a_cache(config):
+def test_data_sets_of_different_resolution_have_different_cache_folders(config):
   config.data.cache = '/somewhere'
   places = set()
   for size in (64, 128):
@@ -125,7 +125,7 @@ def test_sets_of_different_form_do_not_share_a_cache(config):
   assert len(places) == 2 and all(str(place).startswith('/somewhere/kinetics600-') for place in places)
 
 
-def test_a_disk_that_cannot_be_written_is_one_line(config, tmp_path):
+def test_an_unwritable_data_dir_is_reported_in_one_line(config, tmp_path):
   (tmp_path / 'file').write_text('')
   config.data.num_classes, config.data.dir = 30, str(tmp_path / 'file' / 'tfds')
   with pytest.raises(UsageError, match='cannot prepare moving_shapes') as error:
@@ -133,7 +133,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(config, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_files_of_an_owner_that_nobody_knows_are_files(tmp_path):
+def test_the_size_of_a_file_whose_owner_has_no_user_name_is_read(tmp_path):
   """As in a container with a mounted folder."""
   path = tmp_path / 'file'
   path.write_bytes(b'abc')

@@ -49,7 +49,7 @@ def clip(tmp_path_factory):
     ('.h264', 'libx264', 25),
   ],
 )
-def test_each_frame_comes_once_in_every_container(tmp_path, suffix, codec, fps):
+def test_each_frame_is_decoded_exactly_once_from_every_container(tmp_path, suffix, codec, fps):
   path = tmp_path / f'a{suffix}'
   encode(path, codec=codec, fps=fps, step=8, options={'x265-params': 'log-level=none'} if codec == 'libx265' else {})
   stored = numbers(decode(path))
@@ -59,7 +59,7 @@ def test_each_frame_comes_once_in_every_container(tmp_path, suffix, codec, fps):
 
 
 @pytest.mark.parametrize(('codec', 'other'), [('libvpx-vp9', '.webm'), ('libx264', '.flv')])
-def test_a_stream_gives_the_same_frames_in_every_container(tmp_path, codec, other):
+def test_a_stream_decodes_to_the_same_frames_from_every_container(tmp_path, codec, other):
   encode(tmp_path / 'a.mkv', codec=codec, fps=NTSC)
   found = {}
   for suffix in (other, '.mkv', '.mp4', '.avi'):
@@ -74,7 +74,7 @@ def test_a_stream_gives_the_same_frames_in_every_container(tmp_path, codec, othe
       np.testing.assert_array_equal(other, first)
 
 
-def test_a_gif_of_any_rate_comes_back(tmp_path):
+def test_our_gif_files_decode_to_their_frames_at_every_rate(tmp_path):
   made = np.stack([clips.picture(t) for t in range(30)])
   for fps in (10, 25, 30, 50):
     path = tmp_path / f'{fps}.gif'
@@ -87,29 +87,29 @@ def test_a_gif_of_any_rate_comes_back(tmp_path):
   [
     ([0, 50, 100, 400, 450], [0, 1, 2, 2, 2, 2, 2, 2, 3, 4]),  # a pause
     ([0, 41, 69, 110, 150, 180], [0, 1, 2, 4, 5]),  # a browser's recording
-    ([1000, 1050, 1100, 1150], [0, 1, 2, 3]),  # cut out of a longer one
+    ([1000, 1050, 1100, 1150], [0, 1, 2, 3]),  # cut out of a longer video
   ],
 )
-def test_uneven_times(tmp_path, times, at_20_fps):
+def test_frames_with_uneven_timestamps_are_resampled_by_time(tmp_path, times, at_20_fps):
   encode(tmp_path / 'a.mkv', frames=len(times), times=times)
   assert numbers(decode(tmp_path / 'a.mkv')) == list(range(len(times)))
   assert numbers(decode(tmp_path / 'a.mkv', fps=20)) == at_20_fps
 
 
-def test_frames_without_times_or_with_disordered_ones_follow_each_other():
+def test_missing_and_disordered_timestamps_are_replaced_by_increasing_ones():
   clock = frame_times.Clock(1 / 12800, 25)
   assert [round(clock.time(t), 3) for t in (None, None, 0.04, 0.16, 0.08, 0.2)] == [0, 0.04, 0.08, 0.16, 0.2, 0.24]
 
 
-def test_joined_mpeg_files_are_read_to_their_end(tmp_path):
+def test_concatenated_mpeg_files_are_decoded_to_the_end(tmp_path):
   encode(tmp_path / 'a.mpg', codec='mpeg2video')
   joined = (tmp_path / 'a.mpg').read_bytes() * 3
   assert numbers(decode(joined)) == numbers(decode(joined, fps=25)) == [*range(30)] * 3
 
 
 @pytest.mark.parametrize(('transposed', 'right_left', 'upside_down'), itertools.product((False, True), repeat=3))
-def test_the_eight_orientations(clip, transposed, right_left, upside_down):
-  """A display matrix swaps the axes first and mirrors then."""
+def test_all_eight_orientations_of_a_display_matrix_are_applied(clip, transposed, right_left, upside_down):
+  """A display matrix swaps the axes, then mirrors."""
   upright = decode(clip)
   across, down = -1 if right_left else 1, -1 if upside_down else 1
   matrix = (0, down, across, 0) if transposed else (across, 0, 0, down)
@@ -119,8 +119,8 @@ def test_the_eight_orientations(clip, transposed, right_left, upside_down):
 
 
 @pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.mpg'])
-def test_pixels_become_square_before_the_picture_is_turned(tmp_path, suffix):
-  # MPEG-2 keeps the picture's aspect ratio, of a list, in place of the pixels'.
+def test_pixels_are_made_square_before_the_picture_is_rotated(tmp_path, suffix):
+  # MPEG-2 stores the aspect ratio of the picture, from a fixed list, instead of that of a pixel.
   encode(
     tmp_path / f'a{suffix}', 5, 72, 64, codec='mpeg2video' if suffix == '.mpg' else 'libx264',
     pixel_aspect=Fraction(32, 27),
@@ -133,7 +133,7 @@ def test_pixels_become_square_before_the_picture_is_turned(tmp_path, suffix):
     assert decode(quarter_turn(content)).shape == (5, 21, 16, 3)
 
 
-def test_interlaced_frames_have_no_comb(tmp_path):
+def test_interlaced_frames_are_decoded_without_combing(tmp_path):
   made = np.full((10, 72, 96, 3), 40, np.uint8)
   for t, field in itertools.product(range(10), range(2)):
     left = 4 * (2 * t + field)
@@ -146,13 +146,13 @@ def test_interlaced_frames_have_no_comb(tmp_path):
     container.mux(stream.encode())
   grey = decoding.decode(tmp_path / 'a.mp4', short_side=36, fps=25)[..., 0].astype(int)
   assert len(grey) == 10
-  assert abs(grey[:, 1:-1] - (grey[:, :-2] + grey[:, 2:]) / 2).mean() < 1  # 6 with the comb
+  assert abs(grey[:, 1:-1] - (grey[:, :-2] + grey[:, 2:]) / 2).mean() < 1  # 6 with combing
   bright = (grey[5] > 130).nonzero()[1]
-  assert 40 / 2 - 2 < bright.min() and bright.max() < 56 / 2 + 2  # the bar of frame 5, no other's
+  assert 40 / 2 - 2 < bright.min() and bright.max() < 56 / 2 + 2  # only the bar of frame 5
 
 
 def _with_cover_first(path):
-  """A picture among a file's tags, before its track: FFmpeg lists it as the first video stream."""
+  """Adds cover art before the track, so that FFmpeg lists it as the first video stream."""
 
   def box(kind, content):
     return struct.pack('>I', 8 + len(content)) + kind + content
@@ -161,13 +161,13 @@ def _with_cover_first(path):
   handler = box(b'hdlr', bytes(8) + b'mdirappl' + bytes(9))
   tags = box(b'udta', box(b'meta', bytes(4) + handler + box(b'ilst', box(b'covr', cover))))
   content = path.read_bytes()
-  at = content.index(b'moov') + 4  # the last box: nothing behind it moves
+  at = content.index(b'moov') + 4  # moov is the last box, so no other box moves
   head = at + struct.unpack('>I', content[at : at + 4])[0]
   moov = content[at:head] + tags + content[head:]
   return content[: at - 8] + box(b'moov', moov)
 
 
-def test_cover_art_is_not_the_video(clip, tmp_path):
+def test_cover_art_is_not_decoded_as_the_video(clip, tmp_path):
   content = _with_cover_first(clip)
   (tmp_path / 'cover.mp4').write_bytes(content)
   with av.open(str(tmp_path / 'cover.mp4')) as container:
@@ -175,7 +175,7 @@ def test_cover_art_is_not_the_video(clip, tmp_path):
   np.testing.assert_array_equal(decode(content), decode(clip))
 
 
-def test_of_two_videos_the_default_one_is_read_and_that_is_reported(tmp_path, capsys):
+def test_the_default_one_of_two_video_streams_is_decoded_and_the_choice_is_reported(tmp_path, capsys):
   with av.open(str(tmp_path / 'two.mkv'), 'w') as container:
     streams = []
     for width, default in ((64, 0), (48, Disposition.default)):
@@ -193,18 +193,18 @@ def test_of_two_videos_the_default_one_is_read_and_that_is_reported(tmp_path, ca
 @pytest.mark.parametrize(
   ('suffix', 'codec'), [('.mkv', 'libx264'), ('.flv', 'libx264'), ('.wmv', 'wmv2'), ('.mpg', 'mpeg2video')]
 )
-def test_sound_that_outlasts_the_pictures_is_no_truncation(tmp_path, suffix, codec):
+def test_audio_longer_than_the_video_is_not_taken_for_truncation(tmp_path, suffix, codec):
   path = tmp_path / f'a{suffix}'
   encode(path, codec=codec, sound=2.5)
-  content = path.read_bytes().replace(b'DURATION', b'XXXXTION')  # as other muxers than FFmpeg's leave it
+  content = path.read_bytes().replace(b'DURATION', b'XXXXTION')  # as written by muxers other than FFmpeg's
   assert numbers(decode(content)) == list(range(30))
-  if suffix in ('.mkv', '.flv'):  # the others do not say how long they are
+  if suffix in ('.mkv', '.flv'):  # the other containers do not state their duration
     with pytest.raises(decoding.RejectedError):
       decode(content[: len(content) // 2])
 
 
-def test_where_a_cut_file_ends_is_judged_from_its_first_frame(tmp_path):
-  """AVI whose sound is as long as its frames, and MKV that starts late; each cut at many places."""
+def test_truncation_of_avi_with_sound_and_of_mkv_with_a_late_start_is_detected(tmp_path):
+  """An AVI with sound as long as its video, and an MKV that starts at 60 s, each truncated at 20 points."""
   encode(tmp_path / 'a.avi', frames=100, codec='mpeg4', sound=4.0)
   encode(tmp_path / 'a.mkv', frames=100, times=[60_000 + 40 * t for t in range(100)])
   for name in ('a.avi', 'a.mkv'):
@@ -221,7 +221,7 @@ def test_where_a_cut_file_ends_is_judged_from_its_first_frame(tmp_path):
   assert len(decode(content.replace(content[tag : tag + 11], content[tag : tag + 3] + b'one min '))) == 100
 
 
-def test_frames_of_vp8_that_are_never_shown_are_not_missing(tmp_path):
+def test_hidden_vp8_frames_are_not_counted_as_missing(tmp_path):
   encode(
     tmp_path / 'a.webm', frames=30, codec='libvpx',
     options={'auto-alt-ref': '1', 'lag-in-frames': '16', 'deadline': 'good', 'arnr-maxframes': '5', 'g': '8'},
@@ -233,7 +233,7 @@ def test_frames_of_vp8_that_are_never_shown_are_not_missing(tmp_path):
 
 
 @pytest.mark.parametrize(('suffix', 'frames'), [('.mkv', 100), ('.gif', 100), ('.avi', 100), ('.mov', 100)])
-def test_half_a_file_is_never_taken_for_a_whole_one(tmp_path, suffix, frames):
+def test_a_truncated_file_is_rejected(tmp_path, suffix, frames):
   whole, half = tmp_path / f'whole{suffix}', tmp_path / f'half{suffix}'
   encode(whole, frames=100)
   assert len(decode(whole, fps=25)) == frames
@@ -245,7 +245,7 @@ def test_half_a_file_is_never_taken_for_a_whole_one(tmp_path, suffix, frames):
       decode(half.read_bytes(), fps=25, threads=1)
 
 
-def test_what_follows_the_last_image_of_a_gif_does_not_count():
+def test_a_gif_may_have_trailing_bytes_or_no_trailer_but_not_a_cut_image():
   gif = video_files.gif(np.stack([clips.picture(t) for t in range(10)]), 25)
   for whole in (gif, gif + bytes(100), gif + b'\n', gif[:-1]):
     assert len(decode(whole)) == 10
@@ -253,7 +253,7 @@ def test_what_follows_the_last_image_of_a_gif_does_not_count():
     decode(gif[:-40])
 
 
-def test_frames_that_the_decoder_marks_corrupt_reject_the_file(tmp_path):
+def test_a_file_with_frames_that_the_decoder_marks_as_corrupt_is_rejected(tmp_path):
   rng = np.random.default_rng(0)
   noise = rng.integers(0, 255, (144, 192, 3), np.uint8)
   path = tmp_path / 'a.mp4'
@@ -273,8 +273,8 @@ def test_frames_that_the_decoder_marks_corrupt_reject_the_file(tmp_path):
   assert reasons[::2] == reasons[1::2]
 
 
-def test_frames_hidden_by_an_edit_list_are_not_missing(clip):
-  """What `ffmpeg -ss -c copy` leaves: all packets since the key frame, and an edit list that starts later."""
+def test_frames_hidden_by_an_edit_list_are_not_counted_as_missing(clip):
+  """As written by `ffmpeg -ss -c copy`: all packets since the key frame, and an edit list that starts later."""
   content = bytearray(clip.read_bytes())
   at = content.index(b'elst') + 4 + 8  # version, flags, one entry: duration, media time, rate
   duration, start = (int.from_bytes(content[at + i : at + i + 4], 'big') for i in (0, 4))
@@ -291,7 +291,7 @@ def test_frames_hidden_by_an_edit_list_are_not_missing(clip):
     ('.mov', {'x264-params': 'tff=1'}),  # interlaced
   ],
 )  # fmt: skip
-def test_a_part_of_a_long_file_is_decoded_alone(tmp_path, monkeypatch, suffix, options):
+def test_a_part_of_a_long_file_is_decoded_without_the_rest(tmp_path, monkeypatch, suffix, options):
   path = tmp_path / f'a{suffix}'
   encode(path, frames=500, options={'g': '25'} | options)
   whole, decoded = decode(path, fps=25), []
@@ -314,14 +314,14 @@ def test_a_part_of_a_long_file_is_decoded_alone(tmp_path, monkeypatch, suffix, o
   assert len(decode(path, count=16)) == 16
 
 
-def test_a_header_that_promises_too_much_does_not_move_the_end(tmp_path):
+def test_decoding_from_the_end_ignores_a_header_duration_that_is_too_long(tmp_path):
   encode(tmp_path / 'a.mkv', frames=500, options={'g': '25'}, sound=60.0)
   content = (tmp_path / 'a.mkv').read_bytes().replace(b'DURATION', b'XXXXTION')
   np.testing.assert_array_equal(decode(content, fps=25, first=-8), decode(content, fps=25)[-8:])
 
 
-def test_names_are_names(clip, tmp_path, monkeypatch):
-  """With a colon, or of bytes that are no UTF-8; a URL is refused."""
+def test_names_with_colons_or_non_utf8_bytes_are_decoded_and_urls_and_pipes_are_refused(clip, tmp_path, monkeypatch):
+  """A file name may have a colon or bytes that are not UTF-8."""
   monkeypatch.chdir(tmp_path)
   for name in (b'12:30.mp4', b'caf\xe9.mp4'):
     (tmp_path / name.decode('utf-8', 'surrogateescape')).write_bytes(clip.read_bytes())
@@ -336,7 +336,7 @@ def test_names_are_names(clip, tmp_path, monkeypatch):
     decode('pipe.mp4')
 
 
-def test_links_are_followed_and_each_file_is_found_once(tmp_path):
+def test_symbolic_links_are_followed_and_each_file_is_listed_once(tmp_path):
   root = tmp_path / 'root'
   for name in ('root/a', 'root/b/deep', 'elsewhere'):
     (tmp_path / name).mkdir(parents=True)
@@ -349,7 +349,7 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path):
   (root / 'b' / 'gone.mp4').symlink_to('nowhere')
   os.mkfifo(root / 'a' / 'pipe.mp4')
   assert files.walk(epath.Path(root)) == ['a/clip.mp4', 'b/deep/clip.mp4', 'b/gone.mp4', 'c/clip.mp4']
-  # git-annex and DVC keep the files in a hidden folder, the Hugging Face hub under names without a suffix.
+  # git-annex and DVC store the files in a hidden folder, the Hugging Face hub under names without a suffix.
   for stored, link in (('.git/annex/KEY.mp4', 'e/annex.mp4'), ('blobs/0af3', 'e/hub.mp4')):
     for path in (stored, link):
       (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -359,7 +359,7 @@ def test_links_are_followed_and_each_file_is_found_once(tmp_path):
   assert not [path for path in files.walk(epath.Path(root)) if 'blobs' in path]
 
 
-def test_the_aspect_ratio_and_the_clock_are_kept(clip, tmp_path):
+def test_decoding_keeps_the_aspect_ratio_and_resamples_by_time(clip, tmp_path):
   wide = decode(clip, fps=25)
   encode(tmp_path / 'tall.mkv', width=32, height=64)
   tall = decode(tmp_path / 'tall.mkv', fps=25)
@@ -371,25 +371,25 @@ def test_the_aspect_ratio_and_the_clock_are_kept(clip, tmp_path):
   np.testing.assert_array_equal(double, wide.repeat(2, axis=0))
   assert abs(wide[..., 1].mean((1, 2)) - 8 * np.arange(30)).max() < 10
   assert abs(wide[10, 8, :, 0] - np.linspace(0, 250, 24)).max() < 16
-  # A quarter turn is clockwise: what was left, the dark side, is on top.
+  # The quarter turn is clockwise: the dark left side becomes the top.
   np.testing.assert_array_equal(decode(quarter_turn(clip.read_bytes()), fps=25), np.rot90(wide, -1, (1, 2)))
 
 
-def test_our_own_files_come_back(tmp_path):
+def test_our_mp4_files_decode_to_the_written_frames(tmp_path):
   clip = np.zeros((6, 32, 32, 3), np.uint8) + np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None]
   (tmp_path / 'clip.mp4').write_bytes(video_files.mp4(clip, 25))
   read = decoding.decode(tmp_path / 'clip.mp4', short_side=32, fps=25)
   assert read.shape == clip.shape and abs(read.astype(int) - clip).max() < 6
 
 
-def test_a_gap_in_time_is_a_rejection_not_a_mountain_of_frames(tmp_path):
+def test_a_long_gap_between_timestamps_rejects_the_file(tmp_path):
   times = [40 * t + 4_000_000 * (t >= 15) for t in range(30)]
   encode(tmp_path / 'gap.mkv', times=times)
   with pytest.raises(decoding.RejectedError, match='a gap in time: one frame is shown for 4000 s'):
     decode(tmp_path / 'gap.mkv', fps=25)
 
 
-def test_a_size_that_changes_in_mid_stream_is_a_rejection(tmp_path):
+def test_a_frame_size_that_changes_in_mid_stream_rejects_the_file(tmp_path):
   for name, width in (('one', 48), ('two', 64)):
     encode(tmp_path / f'{name}.h264', width=width)
   both = (tmp_path / 'one.h264').read_bytes() + (tmp_path / 'two.h264').read_bytes()
@@ -397,7 +397,7 @@ def test_a_size_that_changes_in_mid_stream_is_a_rejection(tmp_path):
     decode(both, fps=25)
 
 
-def test_a_picture_too_wide_for_a_jpeg_is_a_rejection(tmp_path):
+def test_a_frame_too_wide_for_a_jpeg_rejects_the_file(tmp_path):
   encode(tmp_path / 'strip.mkv', 3, 16400, 4, codec='ffv1')
   with pytest.raises(decoding.RejectedError, match='65600x16 pixels at this size; a JPEG has at most 65500'):
     decode(tmp_path / 'strip.mkv', fps=25)

@@ -29,7 +29,7 @@ def clips(*paths):
   return [ingest.Clip(f'{i}', path.name, str(path), features={'label': i}) for i, path in enumerate(paths)]
 
 
-def test_clips_come_out_as_they_went_in(files, tmp_path):
+def test_accepted_clips_keep_key_label_and_frames_and_a_broken_file_is_rejected(files, tmp_path):
   accepted, rejected = ingest.fill(
     epath.Path(tmp_path), clips(files / 'good.mp4', files / 'bad.mp4', files / 'good.mp4'), FORM, workers=2
   )
@@ -44,7 +44,7 @@ def fail(*_):
   raise RuntimeError('no reason at all')
 
 
-def test_whatever_a_file_does_rejects_that_file_alone(files, monkeypatch):
+def test_any_error_while_a_file_is_converted_rejects_the_file(files, monkeypatch):
   for module, function in ((jpeg, 'encode'), (decoding.picture, 'upright')):
     with monkeypatch.context() as patch:
       patch.setattr(module, function, fail)
@@ -65,18 +65,18 @@ def hang(source, file, form, name):
 
 
 @pytest.mark.parametrize(('fault', 'reason'), [(crash, 'the decoder crashed'), (hang, 'the decoder hangs')])
-def test_a_decoder_that_crashes_or_hangs_costs_its_file_alone(files, tmp_path, monkeypatch, fault, reason):
+def test_a_file_that_crashes_or_hangs_the_decoder_is_rejected_then_retried(files, tmp_path, monkeypatch, fault, reason):
   monkeypatch.setattr(ingest, 'GRACE', 0.5)
   with monkeypatch.context() as patch:
     patch.setattr(ingest, '_store', fault)
     form = FORM._replace(seconds=1.0)
     _, rejected = ingest.fill(epath.Path(tmp_path), clips(files / 'good.mp4', files / 'bad.mp4'), form, workers=1)
   assert [reason in one.reason for one in rejected] == [True, True]
-  # That may have been the machine's fault: another run tries again.
+  # The cause may have been the machine, so another run tries again.
   assert len(ingest.fill(epath.Path(tmp_path), clips(files / 'good.mp4'), FORM, workers=1)[0]) == 1
 
 
-def test_what_is_kept_is_only_what_would_come_out_again(files, tmp_path, capsys):
+def test_the_next_run_retries_unreadable_and_slow_files_but_not_undecodable_ones(files, tmp_path, capsys):
   """A file that cannot be decoded is not tried again; one that could not be read, or took too long, is."""
   later = tmp_path / 'later.mp4'
 
@@ -93,32 +93,32 @@ def test_what_is_kept_is_only_what_would_come_out_again(files, tmp_path, capsys)
   assert '1 of 3 clips were decoded by an earlier run' in capsys.readouterr().out
 
 
-def test_of_two_files_of_a_clip_the_first_that_can_be_used_counts(files, tmp_path):
+def test_of_several_files_of_a_clip_the_first_usable_one_is_kept(files, tmp_path):
   bad, good, more = (clip._replace(key='one') for clip in clips(files / 'bad.mp4', *[files / 'good.mp4'] * 2))
   accepted, rejected = ingest.fill(epath.Path(tmp_path), [bad, good, more], FORM, workers=1)
   assert [one.features for one in accepted] == [{'label': 1}]
   assert 'cannot be decoded' in rejected[0].reason and rejected[1].reason == ingest.DUPLICATE
 
 
-def test_empty_files_of_a_cache_do_not_count(files, tmp_path):
+def test_a_clip_whose_cache_file_is_empty_is_decoded_again(files, tmp_path):
   clip = ingest.fill(epath.Path(tmp_path), clips(files / 'good.mp4'), FORM, workers=1)[0][0]
   clip.file.write_bytes(b'')  # as a power cut leaves it
   assert len(ingest.fill(epath.Path(tmp_path), clips(files / 'good.mp4'), FORM, workers=1)[0][0].frames()) == 30
 
 
-def test_a_file_that_takes_too_long_is_rejected(files):
+def test_a_file_that_takes_too_long_to_decode_is_rejected(files):
   with pytest.raises(decoding.RejectedError, match='takes longer than 0 s'):
     decoding.decode(files / 'good.mp4', short_side=16, fps=25, seconds=0)
 
 
-def test_what_cannot_be_written_is_one_line(files, tmp_path):
+def test_an_unwritable_cache_is_reported_in_one_line(files, tmp_path):
   (tmp_path / 'cache').write_text('a file where the folder should be')
   with pytest.raises(UsageError, match='cannot write decoded clips') as error:
     ingest.fill(epath.Path(tmp_path / 'cache' / 'train'), clips(files / 'good.mp4'), FORM, workers=1)
   assert '\n' not in str(error.value)
 
 
-def test_a_damaged_cache_is_told_and_mended(files, tmp_path):
+def test_a_damaged_cache_file_is_reported_and_decoded_again_in_the_next_run(files, tmp_path):
   def fill():
     return ingest.fill(epath.Path(tmp_path), clips(files / 'good.mp4'), FORM, workers=1)[0][0]
 
@@ -130,7 +130,7 @@ def test_a_damaged_cache_is_told_and_mended(files, tmp_path):
   assert len(fill().frames()) == 30
 
 
-def test_prepare_killed_half_way_goes_on_and_ends_with_the_same_files(tmp_path, config):
+def test_prepare_killed_with_sigkill_resumes_and_writes_the_same_data_set(tmp_path, config):
   """A real process, killed with SIGKILL while it decodes."""
   source = tmp_path / 'source' / 'class'
   source.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_prepare_killed_half_way_goes_on_and_ends_with_the_same_files(tmp_path, 
   assert not left, left
 
 
-def test_two_processes_do_not_prepare_the_same_set(tmp_path):
+def test_the_lock_of_a_data_set_refuses_a_second_preparation_until_released(tmp_path):
   folder = epath.Path(tmp_path) / 'set' / '1.0.0'
   with building._exclusive(folder):
     with pytest.raises(UsageError, match='another process is preparing'), building._exclusive(folder):

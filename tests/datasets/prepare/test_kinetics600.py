@@ -15,12 +15,12 @@ from dvd_gan.runtime.errors import UsageError
 from tests.datasets.clips import batch, encode, encode_audio, examples, quarter_turn, variable_rate
 
 SIZE = 16
-GOOD = {'plain': 30, 'turned': 30, 'variable': 44, 'other': 40}  # frames at 25 fps, whatever is drawn
+GOOD = {'plain': 30, 'turned': 30, 'variable': 44, 'other': 40}  # number of frames at 25 fps
 
 
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory):
-  """(split, stem, class, content) of every clip of a small Kinetics with every fault that copies have."""
+  """(split, stem, class, content) of every clip of a small Kinetics with the faults of real copies."""
   root = tmp_path_factory.mktemp('clips')
   encode(root / 'plain.mp4')
   encode(root / 'other.mp4', frames=40)
@@ -32,7 +32,7 @@ def clips(tmp_path_factory):
   content['turned'] = quarter_turn(content['plain'])
   whole = content.pop('whole')
   content['cut'] = whole[: len(whole) // 2 + 600]
-  content['truncated'] = content['plain'][: len(content['plain']) // 2]  # its index is at the end, and gone
+  content['truncated'] = content['plain'][: len(content['plain']) // 2]  # the index, at the end of the file, is lost
   content['letter'] = b'not a video'
   content['empty'] = b''
   rows = [
@@ -45,7 +45,7 @@ def clips(tmp_path_factory):
     ('train', 'short', 'zumba'),
     ('train', 'empty', 'zumba'),
     ('train', 'letter', 'zumba'),
-    ('train', 'plain', 'juggling swords'),  # none of the 600
+    ('train', 'plain', 'juggling swords'),  # not one of the 600 classes
     ('validation', 'other', 'playing kickball'),
     ('validation', 'plain', 'sword fighting'),
     ('test', 'other', ''),  # published without labels
@@ -113,7 +113,7 @@ LAYOUTS = {
 
 
 def build(config, root, name='tfds'):
-  """Prepares a copy; returns its folder."""
+  """Prepares the source; returns the folder of the data set."""
   config.data.name, config.data.num_classes = 'kinetics600', 600
   config.data.source, config.data.dir = str(root / 'source'), str(root / name)
   return catalog.open_records(config, build=True).folder
@@ -121,7 +121,7 @@ def build(config, root, name='tfds'):
 
 @pytest.fixture(scope='module')
 def layouts(clips, tmp_path_factory):
-  """Every layout, prepared: name -> folder of the data set."""
+  """The data set prepared from every layout: name -> folder."""
   from tests.conftest import tiny_config
 
   folders = {}
@@ -134,7 +134,7 @@ def layouts(clips, tmp_path_factory):
 
 
 def read(folder, split):
-  """[(label, frames)] of a split, by TFDS."""
+  """Reads [(label, frames)] of a split with TFDS."""
   import tensorflow_datasets as tfds
 
   return [
@@ -144,7 +144,7 @@ def read(folder, split):
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_the_right_examples_labels_and_rejects_from_every_layout(layouts, clips, layout):
+def test_every_layout_gives_the_expected_clips_labels_and_rejects(layouts, clips, layout):
   folder = layouts[layout]
   ids = {name: i for i, name in enumerate(kinetics600.CLASSES)}
   for split in ('train', 'validation', 'test'):
@@ -169,19 +169,19 @@ def test_the_right_examples_labels_and_rejects_from_every_layout(layouts, clips,
     assert reason in rejects[name]['reason']
 
 
-def test_the_layouts_give_the_same_clips_in_the_same_order(layouts):
+def test_all_layouts_give_the_same_clips_in_the_same_order(layouts):
   for split in ('train', 'validation', 'test'):
     first, *others = (examples(folder, split) for folder in layouts.values())
     assert first and all(other == first for other in others)
 
 
-def test_rotation_and_aspect_ratio(layouts, clips):
+def test_a_rotated_clip_is_turned_upright_and_keeps_its_aspect_ratio(layouts, clips):
   label = kinetics600.CLASSES.index('dancing gangnam style')
   (turned,) = [video for of, video in read(layouts['tars'], 'train') if of == label]
   assert turned.shape == (30, 24, SIZE, 3)
 
 
-def test_training_reads_it(layouts, config):
+def test_training_reads_prepared_kinetics600_and_refuses_the_unlabelled_test_split(layouts, config):
   config.data.name, config.data.num_classes = 'kinetics600', 600
   config.data.dir = str(layouts['tars'].parents[2])
   source = catalog.open_records(config)
@@ -192,7 +192,7 @@ def test_training_reads_it(layouts, config):
     catalog.open_records(config)
 
 
-def test_a_flat_file_that_no_annotation_knows_is_rejected(clips, config, tmp_path):
+def test_a_flat_file_that_is_not_in_the_annotations_is_rejected(clips, config, tmp_path):
   (tmp_path / 'source').mkdir()
   flat(tmp_path / 'source', clips[:1])
   (tmp_path / 'source' / 'stranger.mp4').write_bytes(clips[0][3])
@@ -201,7 +201,7 @@ def test_a_flat_file_that_no_annotation_knows_is_rejected(clips, config, tmp_pat
   assert reject == {'clip': 'stranger', 'file': 'stranger.mp4', 'reason': 'not in the annotations'}
 
 
-def test_a_truncated_tar_gives_what_it_holds(clips, config, tmp_path):
+def test_a_truncated_tar_gives_the_clips_before_the_cut_and_is_reported(clips, config, tmp_path):
   (tmp_path / 'source').mkdir()
   tars(tmp_path / 'source', [('train', f'clip{i}', 'zumba', clips[0][3] + bytes(i)) for i in range(40)])
   (archive,) = (tmp_path / 'source' / 'train').iterdir()
@@ -216,7 +216,7 @@ def test_a_truncated_tar_gives_what_it_holds(clips, config, tmp_path):
 
 
 @pytest.mark.parametrize('fault', ['a flipped bit in a header', 'zeros from there on', 'cut between two members'])
-def test_a_plain_tar_never_ends_silently_before_its_end(clips, config, tmp_path, fault):
+def test_a_damaged_plain_tar_gives_its_first_clips_and_is_reported_unless_zeros_follow(clips, config, tmp_path, fault):
   (tmp_path / 'source').mkdir()
   tars(tmp_path / 'source', [('train', f'clip{i}', 'zumba', clips[0][3]) for i in range(4)])
   (packed,) = (tmp_path / 'source' / 'train').iterdir()
@@ -233,12 +233,12 @@ def test_a_plain_tar_never_ends_silently_before_its_end(clips, config, tmp_path,
   source = build(config, tmp_path)
   rejects = [json.loads(line) for line in (source / 'rejects.jsonl').open()]
   assert len(read(source, 'train')) == 2
-  if not fault.startswith('zeros'):  # zeros to the end are what an end looks like
+  if not fault.startswith('zeros'):  # zeros to the end look like the regular end of a tar
     assert 'the archive is damaged after 2 clips' in rejects[0]['reason']
 
 
-def test_annotations_as_people_have_them(clips, config, tmp_path):
-  """A byte order mark, other tables and lists beside them, a row without times, a test set listed twice."""
+def test_annotations_with_a_byte_order_mark_missing_times_or_unrelated_tables_are_read(clips, config, tmp_path):
+  """A byte order mark, unrelated tables and lists, a row without times, and a test set that is listed twice."""
   (tmp_path / 'source' / 'test').mkdir(parents=True)
   _, stem, _, content = clips[0]
   for i in range(2):
@@ -257,7 +257,7 @@ def test_annotations_as_people_have_them(clips, config, tmp_path):
 @pytest.mark.parametrize(
   'names', [('videos_train', 'videos_val'), ('train_256', 'val_256'), ('k600/Train', 'k600/valid')]
 )
-def test_splits_by_the_names_that_people_give_their_folders(clips, config, tmp_path, names):
+def test_common_folder_names_of_splits_are_recognised(clips, config, tmp_path, names):
   for name, label in zip(names, ('training dog', 'validating nothing'), strict=True):
     folder = tmp_path / 'source' / name / label
     folder.mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_splits_by_the_names_that_people_give_their_folders(clips, config, tmp_p
   assert reject['reason'] == 'unknown class: validating nothing'
 
 
-def test_a_tar_of_a_whole_split_with_class_folders(clips, config, tmp_path):
+def test_a_tar_of_one_split_with_class_folders_is_read(clips, config, tmp_path):
   (tmp_path / 'source').mkdir()
   for split, label in (('train', 'yoga'), ('val', 'zumba')):
     with tarfile.open(tmp_path / 'source' / f'{split}.tar.gz', 'w:gz') as archive:
@@ -280,7 +280,7 @@ def test_a_tar_of_a_whole_split_with_class_folders(clips, config, tmp_path):
     assert [of for of, _ in read(folder, split)] == [kinetics600.CLASSES.index(label)]
 
 
-def test_a_second_file_of_a_clip_is_rejected(clips, config, tmp_path):
+def test_a_second_file_of_the_same_clip_is_rejected(clips, config, tmp_path):
   (tmp_path / 'source').mkdir()
   class_folders(tmp_path / 'source', [clips[0], (*clips[0][:2], 'zumba', clips[0][3])])
   folder = build(config, tmp_path)
@@ -298,13 +298,13 @@ def test_a_second_file_of_a_clip_is_rejected(clips, config, tmp_path):
     (lambda source: (source.mkdir(), (source / 'a.mp4').write_text('')), 'none of the 1 videos'),
   ],
 )
-def test_a_source_that_is_none_is_one_line(config, tmp_path, lay, message):
+def test_a_source_without_usable_videos_is_reported_in_one_line(config, tmp_path, lay, message):
   lay(tmp_path / 'source')
   with pytest.raises(UsageError, match=message) as error:
     build(config, tmp_path)
   assert '\n' not in str(error.value)
 
 
-def test_there_are_600_classes_that_no_spelling_confuses():
+def test_the_600_class_names_are_sorted_and_distinct_in_every_accepted_spelling():
   assert len(kinetics600.CLASSES) == len(kinetics600.IDS) == 600
   assert list(kinetics600.CLASSES) == sorted(kinetics600.CLASSES)

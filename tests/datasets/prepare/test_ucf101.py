@@ -67,7 +67,7 @@ def labels(source):
 
 
 @pytest.mark.parametrize('lay', [official, flat_zip, flat_files])
-def test_every_layout_gives_all_clips_and_the_official_parts(config, tmp_path, clip, lay):
+def test_every_layout_of_ucf101_gives_all_clips_and_the_official_splits(config, tmp_path, clip, lay):
   (tmp_path / 'source').mkdir()
   lay(tmp_path / 'source', clip)
   source = catalog.open_records(use(config, tmp_path), build=True)
@@ -82,7 +82,7 @@ def test_every_layout_gives_all_clips_and_the_official_parts(config, tmp_path, c
     catalog.open_records(use(config, tmp_path, 'nights'))
 
 
-def test_other_files_are_rejected_by_name(config, tmp_path, clip):
+def test_a_file_not_named_like_a_ucf101_clip_is_rejected(config, tmp_path, clip):
   (tmp_path / 'source').mkdir()
   flat_files(tmp_path / 'source', clip)
   (tmp_path / 'source' / 'holiday.avi').write_bytes(clip)
@@ -91,7 +91,7 @@ def test_other_files_are_rejected_by_name(config, tmp_path, clip):
   assert reject['file'] == 'holiday.avi' and 'not called v_CLASS' in reject['reason']
 
 
-def test_a_zip_with_a_damaged_member_or_half_of_it_missing(config, tmp_path, clip):
+def test_a_damaged_zip_member_and_a_truncated_zip_are_rejected_and_the_rest_is_kept(config, tmp_path, clip):
   (tmp_path / 'source').mkdir()
   flat_zip(tmp_path / 'source', clip)
   path = tmp_path / 'source' / 'UCF101.zip'
@@ -108,19 +108,19 @@ def test_a_zip_with_a_damaged_member_or_half_of_it_missing(config, tmp_path, cli
   assert member.startswith('UCF101.ZIP:UCF101/v_') and 'cannot be unpacked' in rejects[member]
 
 
-def test_a_rar_is_told(config, tmp_path):
+def test_a_rar_file_gives_an_error_that_asks_to_extract_it(config, tmp_path):
   (tmp_path / 'source').mkdir()
   (tmp_path / 'source' / 'UCF101.rar').write_bytes(b'Rar!')
   with pytest.raises(UsageError, match='extract the .rar first'):
     catalog.open_records(use(config, tmp_path), build=True)
 
 
-def test_there_are_101_classes():
+def test_ucf101_has_101_classes():
   assert len(ucf101.CLASSES) == len(ucf101.IDS) == 101
 
 
 class Ucf101(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Writes what TFDS's builder of that name does: larger JPEG frames, splits train and test."""
+  """Writes the same as TFDS's builder of that name: larger JPEG frames, splits train and test."""
 
   VERSION = tfds.core.Version('2.0.0')
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='ucf101_1')]
@@ -141,7 +141,7 @@ class Ucf101(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       yield label, {'video': jpeg.encode(np.full((6, 24, 32, 3), 10 * label, np.uint8), 95), 'label': label}
 
 
-def test_the_set_that_tfds_prepared_is_read_as_it_is(config, tmp_path):
+def test_ucf101_prepared_by_tfds_is_read_and_a_split_of_another_list_is_refused(config, tmp_path):
   builder = Ucf101(data_dir=str(tmp_path / 'theirs'))
   builder.download_and_prepare()
   use(config, tmp_path)

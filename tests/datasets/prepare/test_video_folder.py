@@ -15,7 +15,7 @@ SIZE = 16
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Two classes of good clips, and what people's folders also hold."""
+  """Two classes of good clips, with the broken and unrelated files of real folders."""
   root = tmp_path_factory.mktemp('videos')
   for name in ('dogs', 'cats', 'empty class'):
     (root / name).mkdir()
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
   encode(root / 'dogs' / 'd.gif')
   encode(root / 'dogs' / 'short.mp4', frames=3)
   encode_audio(root / 'dogs' / 'sound.mp4')
-  whole = root / 'whole.mp4'  # beside the classes: not a clip
+  whole = root / 'whole.mp4'  # outside the class folders, so not a clip
   encode(whole, frames=100, container_options={'movflags': 'faststart'})
   content = whole.read_bytes()
   (root / 'cats' / 'truncated.mp4').write_bytes(content[: len(content) // 2 + 600])
@@ -44,7 +44,7 @@ def folder_config(config, folder, tmp_path):
   return config
 
 
-def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, capsys):
+def test_good_clips_are_kept_and_the_rest_is_listed_with_reasons(folder_config, capsys):
   source = catalog.open_records(folder_config)
   prepared = pathlib.Path(source.folder)
   rejects = {r['file']: r['reason'] for r in map(json.loads, (prepared / 'rejects.jsonl').read_text().splitlines())}
@@ -70,7 +70,7 @@ def test_good_clips_are_kept_and_the_rest_listed_with_reasons(folder_config, cap
   assert (np.diff(green, axis=2) > 3).all()  # time runs forward in every window
 
 
-def test_folders_of_splits_hold_the_same_classes(folder_config, folder, tmp_path):
+def test_split_folders_share_one_class_list_and_may_hold_unlabelled_clips(folder_config, folder, tmp_path):
   root = tmp_path / 'source'
   for place in ('train/dogs/a.mp4', 'train/cats/b.MP4', 'test/dogs/c.ts', 'Validation/birds/d.mp4', 'test/loose.mp4'):
     (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +86,10 @@ def test_folders_of_splits_hold_the_same_classes(folder_config, folder, tmp_path
   with_labels = video_folder.make_config(folder_config)
   folder_config.data.use_labels = False
   assert video_folder.make_config(folder_config) == with_labels  # the same data set for training and evaluation
-  shutil.copytree(root / 'train' / 'dogs', root / 'valid')  # a split without folders of classes: clips without labels
+  shutil.copytree(root / 'train' / 'dogs', root / 'valid')  # a split without class folders has unlabelled clips
   assert ('valid/a.mp4', 'validation', -1) not in video_folder.make_config(
     folder_config
-  ).files  # it has some in Validation
+  ).files  # Validation has class folders
   shutil.rmtree(root / 'Validation')
   assert ('valid/a.mp4', 'validation', -1) in video_folder.make_config(folder_config).files
   shutil.rmtree(root / 'valid')
@@ -105,13 +105,13 @@ def test_folders_of_splits_hold_the_same_classes(folder_config, folder, tmp_path
   with pytest.raises(UsageError, match='1 videos lie in none'):
     video_folder.make_config(folder_config)
   plain = tmp_path / 'plain'
-  for name in ('test', 'walk'):  # classes, one of which happens to be called so
+  for name in ('test', 'walk'):  # class folders, one of them with the name of a split
     shutil.copytree(root / 'train' / 'dogs', plain / name)
   folder_config.data.source = str(plain)
   assert video_folder.make_config(folder_config).classes == ('test', 'walk')
 
 
-def test_a_folder_with_names_and_links_of_all_kinds(folder_config, folder, tmp_path):
+def test_file_names_with_colons_or_non_utf8_bytes_and_cyclic_links_are_read(folder_config, folder, tmp_path):
   root = tmp_path / 'source'
   for name, file in (('cats', b'caf\xe9.mp4'), ('d:ogs', b'12:30.mp4')):
     (root / name).mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_a_folder_with_names_and_links_of_all_kinds(folder_config, folder, tmp_p
   assert 'cats/strip.mkv' in reject and '65600x16 pixels' in reject
 
 
-def test_a_set_of_an_earlier_decoder_opens_with_one_line(folder_config, capsys):
+def test_a_data_set_of_an_earlier_decoder_opens_with_a_one_line_warning(folder_config, capsys):
   source = catalog.open_records(folder_config)
   capsys.readouterr()
   assert source.decoder == decoding.VERSION
@@ -137,7 +137,7 @@ def test_a_set_of_an_earlier_decoder_opens_with_one_line(folder_config, capsys):
   assert line.count('\n') == 1 and 'remove that folder and run --mode=prepare' in line and str(source.folder) in line
 
 
-def test_a_changed_folder_is_prepared_anew(folder_config, folder, tmp_path):
+def test_a_changed_folder_gets_another_data_set_directory(folder_config, folder, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
   folder_config.data.source = str(copy)
@@ -155,7 +155,7 @@ def test_a_changed_folder_is_prepared_anew(folder_config, folder, tmp_path):
     (lambda root: ((root / 'a').mkdir(parents=True), (root / 'a' / 'x.mp4').write_bytes(b'')), 'none of the 1 videos'),
   ],
 )
-def test_a_folder_without_videos_is_one_line(folder_config, tmp_path, make, message):
+def test_a_folder_without_usable_videos_is_reported_in_one_line(folder_config, tmp_path, make, message):
   root = tmp_path / 'nothing'
   make(root)
   folder_config.data.source = str(root)
@@ -164,7 +164,7 @@ def test_a_folder_without_videos_is_one_line(folder_config, tmp_path, make, mess
   assert '\n' not in str(error.value)
 
 
-def test_more_classes_than_the_model_has_is_told(folder_config):
+def test_more_classes_than_num_classes_are_refused_unless_labels_are_unused(folder_config):
   folder_config.data.num_classes = 1
   with pytest.raises(UsageError, match='num_classes=2'):
     catalog.open_records(folder_config)

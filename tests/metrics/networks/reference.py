@@ -1,4 +1,4 @@
-"""The metric networks a second time, plainly, by TensorFlow's own ops, and random weights for them."""
+"""Reference implementations of the metric networks in TensorFlow ops, and random weights for them."""
 
 import jax
 import numpy as np
@@ -8,13 +8,13 @@ import tensorflow as tf
 from dvd_gan.metrics.networks import weights
 from dvd_gan.runtime.errors import UsageError
 
-# Blocks of I3D by number of stage, and C3D's layers (pools are numbers), written anew from the papers.
+# Blocks of I3D by stage, and layers of C3D, from the papers. A number is a pool with that window in time.
 I3D_BLOCKS = {3: 'bc', 4: 'bcdef', 5: 'bc'}
 C3D_LAYERS = ('conv1a', 1, 'conv2a', 2, 'conv3a', 'conv3b', 2, 'conv4a', 'conv4b', 2, 'conv5a', 'conv5b', 2)
 
 
 def random_params(net, video, seed=0):
-  """Parameters of a network, for videos of that shape, that keep activations near 1: f32 numpy."""
+  """Random float32 numpy parameters of a network for videos of this shape; they keep activations near 1."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -76,7 +76,7 @@ def c3d(arrays, mean, video):
   for layer in C3D_LAYERS:
     if isinstance(layer, int):
       window = (layer, 2, 2)
-      # Ceil mode is what pads below and to the right, with what never is the maximum: all are positive here.
+      # Ceil mode pads at the end of each axis. The zeros never exceed a maximum: after a ReLU no value is negative.
       x = tf.pad(x, [(0, 0), *[(0, -length % step) for length, step in zip(x.shape[1:4], window, strict=True)], (0, 0)])
       x = tf.nn.max_pool3d(x, window, window, 'VALID')
     else:

@@ -5,14 +5,14 @@ import pytest
 from dvd_gan.metrics.networks import c3d, weights
 from tests.metrics.networks import reference
 
-# Maps of 33, 17, 9, 5, 3 and 2 pixels: pools meet odd sizes, as the real network's last one does.
+# Maps of 33, 17, 9, 5, 3 and 2 pixels: some pools have odd inputs, as does the last pool of the real network.
 NET = c3d.C3D(resolution=33, hidden=64)
 SHAPE = (2, 16, 20, 30, 3)
 
 
 @pytest.fixture(scope='module')
 def published():
-  """TGANv2's two files' arrays, random: (weights by name, mean)."""
+  """Random arrays of TGANv2's two files: (weights by name, mean)."""
   params = reference.random_params(NET, SHAPE)
   del params['mean']
   arrays = {name: array.transpose(4, 3, 0, 1, 2) if array.ndim == 5 else array.T for name, array in params.items()}
@@ -29,7 +29,7 @@ def saved(published, tmp_path):
   return tmp_path / 'conv3d_deepnetA_ucf.npz', tmp_path / 'mean2.npz'
 
 
-def test_it_is_the_network_written_in_tensorflow(published, saved):
+def test_c3d_matches_the_tensorflow_reference(published, saved):
   arrays, mean = published
   video = np.random.default_rng(2).uniform(-1, 1, SHAPE).astype(np.float32)
   loaded = c3d.load(*saved, NET)
@@ -42,15 +42,15 @@ def test_it_is_the_network_written_in_tensorflow(published, saved):
   assert sorted(loaded.sha256) == ['conv3d_deepnetA_ucf.npz', 'mean2.npz']
 
 
-def test_the_published_shapes():
-  """Of TGANv2's chain at its own sizes (pfnet-research/tgan2, c3d_ucf101.py)."""
+def test_c3d_parameter_shapes_match_the_published_ones():
+  """Shapes of TGANv2's network (pfnet-research/tgan2, c3d_ucf101.py)."""
   shapes = weights.names(weights.parameters(c3d.C3D(), (1, 16, 64, 64, 3)))
   assert shapes['fc6/W'] == (512 * 4 * 4, 4096) and shapes['fc8/W'] == (4096, 101)
   assert shapes['conv5b/W'] == (3, 3, 3, 512, 512) and shapes['mean'] == (16, 112, 112, 3)
   assert len(shapes) == 2 * 11 + 1
 
 
-def test_other_files_are_refused(published, saved):
+def test_c3d_files_with_wrong_names_shapes_or_values_are_refused_with_a_reason(published, saved):
   arrays, _ = published
   path, mean = saved
   without = {name: array for name, array in arrays.items() if name != 'conv3a/b'}
@@ -67,5 +67,5 @@ def test_other_files_are_refused(published, saved):
   reference.refused(lambda: c3d.load(path.parent / 'none.npz', mean, NET), 'cannot read', 'none.npz')
 
 
-def test_other_videos_are_refused():
+def test_c3d_refuses_a_video_of_12_frames():
   reference.refused(lambda: weights.parameters(NET, (1, 12, 33, 33, 3)), '16', '12')

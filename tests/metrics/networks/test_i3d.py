@@ -11,7 +11,7 @@ from dvd_gan.datasets import shapes
 from dvd_gan.metrics.networks import i3d, i3d_weights, weights
 from tests.metrics.networks import reference
 
-# 17 frames of 36 pixels: odd sizes on the way down, so that uneven padding counts; two steps and a 2x2 map at the end.
+# 17 frames of 36 pixels: some intermediate sizes are odd, so uneven padding matters. Two steps remain at the end.
 SHAPE = (2, 17, 36, 36, 3)
 # sha256 of the lines 'NAME [SHAPE]', sorted, of tf.train.list_variables on google-deepmind/kinetics-i3d's rgb_imagenet
 # and rgb_scratch_kin600, without prefix and /Momentum, [1, 1, 1, 1, C] as [C].
@@ -19,10 +19,10 @@ LISTINGS = {
   400: '1177819588dc508e8682c1dd869349acc01b6246f5e1422007005f91b2f580d3',
   600: '693dd446a0d8fa265cac38d70d2e1211978bde721cc30a88c5d6131e76c25ec4',
 }
-REFERENCE = pathlib.Path(__file__).parent / 'i3d_reference.npz'  # by results/metrics/parity.py, of PyTorch
+REFERENCE = pathlib.Path(__file__).parent / 'i3d_reference.npz'  # PyTorch's outputs, by results/metrics/parity.py
 
 
-def test_it_is_the_network_written_in_tensorflow():
+def test_i3d_matches_the_tensorflow_reference():
   net = i3d.I3D(resolution=SHAPE[2])
   params = reference.random_params(net, SHAPE)
   video = np.random.default_rng(1).uniform(-1, 1, SHAPE).astype(np.float32)
@@ -35,7 +35,7 @@ def test_it_is_the_network_written_in_tensorflow():
 
 
 @pytest.mark.parametrize('size', [9, 15, 16])
-def test_padding_is_tensorflows(size):
+def test_padding_of_convolutions_and_pools_matches_tensorflow(size):
   rng = np.random.default_rng(size)
   x = rng.normal(size=(1, size, size, size + 1, 2)).astype(np.float32)
   kernel = rng.normal(size=(7, 7, 7, 2, 3)).astype(np.float32)
@@ -50,19 +50,19 @@ def test_padding_is_tensorflows(size):
     ((2, 2, 2), (2, 2, 2)),
     ((3, 3, 3), (1, 1, 1)),
   ]:
-    found = i3d.max_pool(x - 5, window, strides)  # no maximum may be a zero of the padding
+    found = i3d.max_pool(x - 5, window, strides)  # negative, so that a zero of the padding would be the maximum
     np.testing.assert_array_equal(found, tf.nn.max_pool3d(x - 5, window, strides, 'SAME'))
 
 
 @pytest.mark.parametrize(('num_classes', 'digest'), LISTINGS.items())
-def test_names_and_shapes_are_those_of_the_published_checkpoints(num_classes, digest):
+def test_i3d_parameter_names_and_shapes_match_the_published_checkpoints(num_classes, digest):
   shapes_by_name = weights.names(weights.parameters(i3d.I3D(num_classes), (1, i3d.MIN_FRAMES, 224, 224, 3)))
   listing = sorted(f'{name} {list(shape)}' for name, shape in shapes_by_name.items())
   assert hashlib.sha256('\n'.join(listing).encode()).hexdigest() == digest
 
 
 @pytest.mark.parametrize('shape', [(1, 8, 224, 224, 3), (1, 16, 225, 224, 3), (1, 16, 224, 224, 1), (16, 224, 224, 3)])
-def test_other_videos_are_refused(shape):
+def test_i3d_refuses_videos_of_unsupported_shapes(shape):
   reference.refused(lambda: weights.parameters(i3d.I3D(), shape), 'T >= 9', str(list(shape)))
 
 
@@ -75,7 +75,7 @@ def real_weights():
 
 
 @pytest.mark.skipif(not real_weights(), reason='needs the extra [metrics], or DVD_GAN_I3D=FILE with the 400 classes')
-def test_the_real_weights_give_pytorchs_logits():
+def test_i3d_with_the_real_weights_matches_pytorch_logits_and_features():
   clips = [
     shapes.draw(0, 18, frames=16, size=224)[0],
     np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8),

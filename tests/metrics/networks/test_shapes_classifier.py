@@ -13,14 +13,14 @@ from tests.conftest import ROOT
 from tests.metrics.networks import reference
 
 MEASURED = json.loads((ROOT / 'results' / 'toy' / 'classifier.json').read_text())
-COUNT, PART = 240, 60  # of one size of batch, for one compilation
-# Of a share measured on 900 clips and here on 240 of them: three deviations at 99 %.
+COUNT, PART = 240, 60  # one batch size, for one compilation
+# Three standard deviations of an accuracy of 99 % over 240 clips; the committed figure is over 900.
 MARGIN = 0.02
 
 
 @pytest.fixture(scope='module')
 def classify():
-  """uint8 video [N, T, 32, 32, 3] -> what the committed network says of it."""
+  """uint8 video [N, T, 32, 32, 3] -> the outputs of the committed network."""
   params = shapes_classifier.load().params
   apply = jax.jit(lambda video: shapes_classifier.ShapesClassifier().apply({'params': params}, video))
 
@@ -33,13 +33,13 @@ def classify():
 
 @functools.cache
 def clips():
-  """Held-out clips, as they were drawn for the committed figures."""
+  """Held-out clips with the seed of the committed figures."""
   return shapes.draw_many(MEASURED['held_out']['seed'], COUNT, frames=16, size=32)
 
 
 @pytest.fixture(scope='module')
 def found(classify):
-  """What the network says of the whole clips."""
+  """The network's outputs for all frames of the clips."""
   return classify(clips()[0])
 
 
@@ -49,7 +49,7 @@ def committed(**of):
   return row
 
 
-def test_the_committed_weights_reach_the_committed_accuracy(classify, found):
+def test_the_shapes_classifier_has_its_committed_accuracy(classify, found):
   video, label = clips()
   for frames, said in ((16, found), (6, classify(video[:, :6]))):
     right = {
@@ -63,19 +63,19 @@ def test_the_committed_weights_reach_the_committed_accuracy(classify, found):
       assert abs(share - row[name]) < MARGIN, f'{name}, {frames} frames: {share:.3f}, committed {row[name]:.3f}'
 
 
-def test_the_committed_weights_are_those_measured():
+def test_the_committed_weights_have_the_sha256_of_the_measured_ones():
   assert shapes_classifier.load().sha256 == MEASURED['sha256']
   assert committed(size=32, stride=1, frames=16, jpeg=False)['both'] >= 0.95
   assert shapes_classifier.WEIGHTS.stat().length < 400_000
 
 
-def test_larger_clips_are_read_after_a_resize(classify):
+def test_larger_clips_are_classified_after_a_resize(classify):
   video, label = shapes.draw_many(1, PART, frames=6, size=64)
   found = classify(np.asarray(resize.resize(video, shapes_classifier.RESOLUTION, 'half_pixel')))
   assert (found['probabilities'].argmax(1) == label).mean() > 0.8
 
 
-def test_probabilities_are_the_product_of_the_heads(found):
+def test_probabilities_are_the_product_of_the_shape_and_motion_heads(found):
   assert {name: value.shape[1] for name, value in found.items()} == {
     'features': 64,
     'shape': len(shapes.SHAPES),
@@ -91,16 +91,16 @@ def test_probabilities_are_the_product_of_the_heads(found):
   np.testing.assert_allclose(grid, outer, atol=1e-5)
 
 
-def test_features_fill_their_space(classify, found):
-  """A Gaussian of a few hundred clips has full rank, and a clip's features are its own whatever else is in the batch."""
+def test_features_have_full_rank_and_do_not_depend_on_the_batch(classify, found):
+  """The covariance of 240 clips has full rank, and reordering a batch does not change the features of a clip."""
   features = found['features']
   assert np.linalg.matrix_rank(np.cov(features.astype(np.float64).T)) == shapes_classifier.FEATURES
   again = classify(clips()[0][:PART][::-1])['features'][::-1]
   np.testing.assert_allclose(again, features[:PART], atol=1e-4)
 
 
-def test_a_clip_that_stands_is_told_from_the_same_clip_moving(classify, found):
-  """By its motion: the place where it stands gives nothing away."""
+def test_a_frozen_clip_is_classified_as_still_and_the_moving_clip_is_not(classify, found):
+  """The position of the frozen shape does not reveal its original motion."""
   video, label = clips()
   moves = np.flatnonzero(label % len(shapes.MOTIONS))[:PART]
   still = shapes.MOTIONS.index('still')
@@ -109,11 +109,11 @@ def test_a_clip_that_stands_is_told_from_the_same_clip_moving(classify, found):
   assert (found['motion'][moves].argmax(1) == still).mean() < 0.1
 
 
-def test_playing_order_matters_for_motion_not_for_shape(classify, found):
+def test_frame_order_changes_the_motion_logits_but_not_the_predicted_shape(classify, found):
   video = clips()[0][:PART]
   found = {name: value[:PART] for name, value in found.items()}
   backwards = classify(video[:, ::-1])
-  for name in ('shape', 'motion'):  # nor does a swing say which way it goes
+  for name in ('shape', 'motion'):  # a reversed swing is the same motion
     assert (backwards[name].argmax(1) == found[name].argmax(1)).mean() > 0.9
   shuffled = classify(video[:, np.random.default_rng(0).permutation(video.shape[1])])
   assert (shuffled['shape'].argmax(1) == found['shape'].argmax(1)).mean() > 0.9
@@ -121,7 +121,7 @@ def test_playing_order_matters_for_motion_not_for_shape(classify, found):
 
 
 @pytest.mark.parametrize('strides', [(1, 2, 2), (2, 2, 2)])
-def test_the_product_over_patches_is_a_convolution(strides):
+def test_the_product_over_patches_equals_a_3d_convolution(strides):
   rng = np.random.default_rng(0)
   x, kernel = (rng.standard_normal(shape, np.float32) for shape in ((2, 5, 6, 8, 3), (3, 3, 3, 3, 4)))
   layer = shapes_classifier.Convolution(4, strides)
@@ -131,12 +131,12 @@ def test_the_product_over_patches_is_a_convolution(strides):
   np.testing.assert_allclose(found, expected + 1, atol=1e-4)
 
 
-def test_other_videos_are_refused():
+def test_the_shapes_classifier_refuses_videos_of_unsupported_shapes():
   for shape in ((1, 3, 32, 32, 3), (1, 16, 64, 64, 3), (16, 32, 32, 3)):
     reference.refused(lambda shape=shape: weights.parameters(shapes_classifier.ShapesClassifier(), shape), 'T >= 4')
 
 
-def test_a_damaged_file_is_refused(tmp_path):
+def test_a_damaged_or_missing_weights_file_is_refused_with_a_reason(tmp_path):
   at = tmp_path / 'damaged.npz'
   at.write_bytes(shapes_classifier.WEIGHTS.read_bytes()[:-2000])
   reference.refused(lambda: shapes_classifier.load(at), 'damaged.npz', 'no intact .npz')
@@ -149,6 +149,6 @@ def test_a_damaged_file_is_refused(tmp_path):
   reference.refused(lambda: shapes_classifier.load(tmp_path / 'none.npz'), 'cannot read', 'none.npz')
 
 
-def test_it_needs_no_tensorflow():
+def test_importing_the_shapes_classifier_does_not_import_tensorflow():
   code = 'import sys, dvd_gan.metrics.networks.shapes_classifier; sys.exit("tensorflow" in sys.modules)'
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -11,13 +11,13 @@ def _video(seed=0, shape=(3, 4, 5, 5, 6)):
   return jax.random.normal(jax.random.key(seed), shape) * (1 + frame) + 10 * frame
 
 
-def test_each_frame_has_mean_zero_and_variance_one():
+def test_frame_batch_norm_gives_each_frame_mean_zero_and_variance_one():
   out = batch_norm.FrameBatchNorm().apply({}, _video(), train=True)
   np.testing.assert_allclose(out.mean((0, 2, 3)), 0, atol=1e-4)
   np.testing.assert_allclose(out.var((0, 2, 3)), 1, atol=1e-3)
 
 
-def test_a_frame_does_not_see_the_others():
+def test_frame_batch_norm_of_a_frame_does_not_depend_on_other_frames():
   video = _video()
   changed = video.at[:, 2].mul(-7)
   norm = batch_norm.FrameBatchNorm()
@@ -27,7 +27,7 @@ def test_a_frame_does_not_see_the_others():
   assert not np.allclose(before[:, 2], after[:, 2])
 
 
-def test_over_time_pools_the_frames():
+def test_batch_norm_over_time_normalises_all_frames_together():
   out = batch_norm.FrameBatchNorm(over_time=True).apply({}, _video(), train=True)
   np.testing.assert_allclose(out.mean((0, 1, 2, 3)), 0, atol=1e-4)
   assert abs(out.mean((0, 2, 3))).max() > 0.5
@@ -35,8 +35,8 @@ def test_over_time_pools_the_frames():
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('over_time', [False, True])
-def test_gradients_are_autodiffs(over_time, dtype):
-  """One channel is constant: its variance is at its bound."""
+def test_batch_norm_gradients_match_autodiff(over_time, dtype):
+  """One channel is constant, so its variance is at the lower bound."""
   video = _video().at[..., 2].set(3.0).astype(dtype)
   norm = batch_norm.FrameBatchNorm(over_time)
   scale, offset = (jax.random.normal(jax.random.key(i), (3, 6)) for i in (1, 2))
@@ -62,7 +62,7 @@ def test_gradients_are_autodiffs(over_time, dtype):
     np.testing.assert_allclose(a, b, rtol=1e-3 if exact else 2e-2, atol=2e-3 if exact else 2e-2 * abs(b).max())
 
 
-def test_standing_statistics_are_those_left_by_training():
+def test_standing_statistics_reproduce_the_training_output_also_for_a_single_video():
   norm = batch_norm.FrameBatchNorm()
   video = _video()
   trained, collected = norm.apply({}, video, train=True, mutable=['standing'])
@@ -79,9 +79,9 @@ def _conditional(seed=0):
   return norm, video, jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
 
 
-def test_gain_is_centred_on_one_and_bias_on_zero_for_any_condition():
-  # Under spectral norm the linear maps are never zero, so CBN is plain BN not for each condition but around it: the
-  # condition and its mirror image average to plain BN exactly.
+def test_conditional_gain_is_centred_on_one_and_bias_on_zero():
+  # Under spectral norm the linear maps are never zero, so CBN differs from plain BN for each condition. The outputs for
+  # a condition and its negative average to plain BN.
   norm, video, params = _conditional()
   plain = batch_norm.FrameBatchNorm().apply({}, video, train=True)
   cond = jax.random.normal(jax.random.key(3), (3, 7))
@@ -92,7 +92,7 @@ def test_gain_is_centred_on_one_and_bias_on_zero_for_any_condition():
   np.testing.assert_allclose(zero, plain, atol=1e-6)
 
 
-def test_all_frames_of_a_video_share_its_gain_and_bias():
+def test_all_frames_of_a_video_share_the_gain_and_bias_of_its_condition():
   norm, video, params = _conditional()
   plain = batch_norm.FrameBatchNorm().apply({}, video, train=True)
   cond = jax.random.normal(jax.random.key(3), (3, 7))

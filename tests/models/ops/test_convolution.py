@@ -12,7 +12,7 @@ from tests.models.ops.test_layers import filled
 
 @pytest.mark.parametrize('padding', [(1, 1), (0, 0), (2, 0)])
 @pytest.mark.parametrize(('side', 'features'), [((6, 5), 3), ((6, 5), 7), ((3, 2), 5)])
-def test_every_form_is_the_convolution(side, features, padding):
+def test_convolve_matches_lax_convolution_for_every_map_size_and_padding(side, features, padding):
   x, kernel = filled((4, *side, 5), 0), filled((3, 2, 5, features), 1)
   expected = jax.lax.conv_general_dilated(
     x, kernel, (1, 1), [(pad, pad) for pad in padding], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
@@ -22,7 +22,7 @@ def test_every_form_is_the_convolution(side, features, padding):
 
 @pytest.mark.parametrize('padding', [(1, 1), (0, 1)])
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
-def test_few_input_channels_are_convolved_by_pairs_of_columns_on_a_cpu_only(platform, padding):
+def test_few_input_channels_are_convolved_by_pairs_of_columns_only_on_cpu(platform, padding):
   x, kernel = filled((4, 5, 6, 3), 0), filled((3, 3, 3, 7), 1)
   program = jax.jit(convolve, static_argnums=0).trace(padding, x, kernel).lower(lowering_platforms=(platform,))
   assert ('tensor<4x5x4x6xf32>' in program.as_text()) == (platform == 'cpu')
@@ -33,7 +33,7 @@ def test_few_input_channels_are_convolved_by_pairs_of_columns_on_a_cpu_only(plat
     np.testing.assert_allclose(convolve(padding, x, kernel), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_kernel_gradients_take_the_fast_form_in_loops_too_and_their_transposes_are_not_fused():
+def test_kernel_gradients_in_a_loop_use_the_fast_layout_and_unfused_transposes():
   x, d_out = filled((3, 4, 8, 8, 5), 0), filled((3, 4, 8, 8, 7), 1)
 
   def sum_over_loop(x, d_out):
@@ -49,14 +49,14 @@ def test_kernel_gradients_take_the_fast_form_in_loops_too_and_their_transposes_a
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
-def test_convolutions_to_rgb_are_shifted_products_on_a_cpu_only(platform):
+def test_convolutions_to_rgb_become_shifted_products_only_on_cpu(platform):
   args = filled((4, 8, 8, 5), 0), filled((3, 3, 5, 3), 1)
   program = jax.jit(conv2d).trace(*args).lower(lowering_platforms=(platform,)).as_text()
   assert ('stablehlo.convolution' in program) == (platform != 'cpu')
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
-def test_small_maps_are_a_matrix_product_on_a_cpu_only(platform):
+def test_convolutions_of_small_maps_become_a_matrix_product_only_on_cpu(platform):
   args = filled((4, 2, 2, 3), 0), filled((3, 3, 3, 5), 1)
   program = jax.jit(conv2d).trace(*args).lower(lowering_platforms=(platform,)).as_text()
   assert ('stablehlo.convolution' in program) == (platform != 'cpu')

@@ -1,4 +1,4 @@
-"""The layers against flax's and autodiff's."""
+"""Compares the layers with Flax and autodiff."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ def filled(shape, seed, dtype=jnp.float32):
   ('ours', 'theirs', 'shape'),
   [
     (layers.Conv(5, 3), nn.Conv(5, (3, 3), padding='SAME'), (2, 3, 6, 4, 7)),
-    (layers.Conv(9, 3), nn.Conv(9, (3, 3), padding='SAME'), (2, 3, 6, 4, 7)),  # wider out than in
+    (layers.Conv(9, 3), nn.Conv(9, (3, 3), padding='SAME'), (2, 3, 6, 4, 7)),  # more channels out than in
     (layers.Conv(5, 3), nn.Conv(5, (3, 3), padding='SAME'), (2, 3, 2, 2, 7)),  # maps smaller than the kernel
     (layers.Conv(5, 3), nn.Conv(5, (3, 3), padding='SAME'), (2, 3, 1, 2, 7)),
     (layers.Conv(5, 5), nn.Conv(5, (5, 5), padding='SAME'), (2, 3, 3, 2, 7)),
@@ -26,7 +26,7 @@ def filled(shape, seed, dtype=jnp.float32):
     (layers.Dense(5, use_bias=False), nn.Dense(5, use_bias=False), (2, 7)),
   ],
 )
-def test_values_and_gradients_are_those_of_flax(ours, theirs, shape):
+def test_conv_and_dense_values_and_gradients_match_flax(ours, theirs, shape):
   x = filled(shape, 0)
   shapes = jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x))
   assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == shapes
@@ -47,8 +47,8 @@ def test_values_and_gradients_are_those_of_flax(ours, theirs, shape):
 @pytest.mark.parametrize(
   'module', [layers.Conv(4, 3, jnp.bfloat16), layers.Conv(4, 1, jnp.bfloat16), layers.Dense(4, dtype=jnp.bfloat16)]
 )
-def test_in_bfloat16_the_gradients_of_parameters_are_summed_in_float32(module):
-  """Sixteen thousand addends of one half of a hundredth: in bfloat16 the sum would stop growing at 2."""
+def test_parameter_gradients_of_bfloat16_layers_are_summed_in_float32(module):
+  """The kernel's gradient has 16,384 addends of 0.005: a sum in bfloat16 would stop growing at 2."""
   x = jnp.full((16, 32, 32, 2), 0.01)
   params = module.init(jax.random.key(0), x)
   grads = jax.grad(lambda p: (module.apply(p, x).astype(jnp.float32) * 0.5).sum())(params)['params']
@@ -59,7 +59,7 @@ def test_in_bfloat16_the_gradients_of_parameters_are_summed_in_float32(module):
   np.testing.assert_allclose(kernel, 0.5 * 0.01 * 16 * 32 * 32, rtol=5e-3)
 
 
-def test_the_gradient_of_a_gain():
+def test_gradients_of_scale_match_autodiff():
   x, gain = filled((3, 4), 0), jnp.float32(0.3)
   got = jax.grad(lambda x, g: (layers.scale(x, g) ** 2).sum(), (0, 1))(x, gain)
   expected = jax.grad(lambda x, g: ((x * g) ** 2).sum(), (0, 1))(x, gain)

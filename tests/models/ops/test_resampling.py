@@ -1,4 +1,4 @@
-"""Resampling against the library's, and in a convolution's kernel against beside it."""
+"""Compares resampling with jax.image, and resampling in a convolution's kernel with a separate step."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from tests.models.ops.test_layers import filled
 
 
 @pytest.mark.parametrize('method', ['bilinear', 'nearest'])
-def test_upsampling_is_the_librarys(method):
+def test_upsampling_matches_jax_image_resize(method):
   x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
   expected = jax.image.resize(x, (2, 3, 8, 10, 6), method)
   np.testing.assert_allclose(resampling.upsample(x, method), expected, atol=1e-6)
 
 
-def test_time_pools_by_pairs_and_an_odd_last_frame_alone():
+def test_pool_time_averages_pairs_of_frames_and_keeps_an_odd_last_frame():
   x = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
   np.testing.assert_allclose(resampling.pool_time(x).ravel(), [0.5, 2.5, 4.0])
   np.testing.assert_allclose(resampling.pool_time(x[:, :4]).ravel(), [0.5, 2.5])
@@ -25,8 +25,8 @@ def test_time_pools_by_pairs_and_an_odd_last_frame_alone():
 
 @pytest.mark.parametrize('platform', ['cpu', 'default'])
 @pytest.mark.parametrize('shape', [(3, 8, 6, 5), (2, 4, 4, 7), (2, 2, 2, 3), (3, 2, 4, 3)])
-def test_pooling_in_the_kernel_is_pooling_after_it(shape, platform, monkeypatch):
-  """Values and gradients, wider in than out too, down to maps that are one product."""
+def test_pooling_in_the_kernel_equals_pooling_after_the_convolution(shape, platform, monkeypatch):
+  """Values and gradients, also for more channels in than out and for maps computed as one matrix product."""
   if platform == 'default':
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **_: default(*args))
   x, kernel = filled((2, *shape), 0), filled((3, 3, shape[-1], 6), 1)
@@ -41,8 +41,8 @@ def test_pooling_in_the_kernel_is_pooling_after_it(shape, platform, monkeypatch)
 
 @pytest.mark.parametrize('method', ['bilinear', 'nearest'])
 @pytest.mark.parametrize('shape', [(3, 8, 6, 5), (2, 4, 4, 7), (2, 2, 1, 3), (1, 1, 1, 3)])
-def test_upsampling_in_the_kernel_is_upsampling_before_it(shape, method):
-  """Values and gradients, at the edges and corners too, down to a map of one pixel."""
+def test_upsampling_in_the_kernel_equals_upsampling_before_the_convolution(shape, method):
+  """Values and gradients, including edges and corners, down to a map of one pixel."""
   x, kernel = filled((2, *shape), 0), filled((3, 3, shape[-1], 6), 1)
   weight = filled((2, shape[0], 2 * shape[1], 2 * shape[2], 6), 2)
   assert_same(
@@ -53,7 +53,7 @@ def test_upsampling_in_the_kernel_is_upsampling_before_it(shape, method):
 
 
 def assert_same(form, other, x, kernel, weight):
-  """Outputs and both gradients of a weighted sum of them."""
+  """Asserts equal outputs, and equal gradients of a weighted sum of the outputs."""
   np.testing.assert_allclose(form(x, kernel), other(x, kernel), rtol=1e-4, atol=1e-4)
   got, expected = (
     jax.grad(lambda x, kernel, form=form: (form(x, kernel) * weight).sum(), (0, 1))(x, kernel) for form in (form, other)
@@ -65,7 +65,7 @@ def assert_same(form, other, x, kernel, weight):
 @pytest.mark.parametrize(
   'form', [resampling.pooled_conv2d, lambda x, kernel: resampling.upsampled_conv2d(x, kernel, 'bilinear')]
 )
-def test_no_gradient_slides_a_larger_map_over_a_smaller_one(form):
+def test_no_gradient_convolution_has_a_kernel_larger_than_its_image(form):
   """XLA's CPU backend runs such a convolution a hundred times slower (results/performance)."""
   x, kernel = filled((2, 8, 8, 5), 0), filled((3, 3, 5, 6), 1)
   grads = jax.make_jaxpr(jax.grad(lambda x, k: (form(x, k) ** 2).sum(), (0, 1)))(x, kernel)
