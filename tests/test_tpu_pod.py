@@ -347,7 +347,7 @@ def test_create_refuses_an_existing_slice_with_another_type_runtime_or_spot_sett
   node = '"acceleratorType": "v5litepod-8",\n"runtimeVersion": "v2-alpha-tpuv5-lite"'
   (cloud.folder / 'made.json').write_text('{"spot": {}, "tpu": {"nodeSpec": [{"node": {\n' + node + '\n}}]}}\n')
   assert 'ACTIVE' in cloud('create', '--spot')
-  assert '--spot was not given' not in cloud.refused('create') and '--spot was given' in cloud.refused('create')
+  assert 'exists and is spot: add --spot' in cloud.refused('create')
   assert 'acceleratorType v5litepod-8, not v5litepod-16' in cloud.refused('create', '--spot', '--type=v5litepod-16')
   assert 'not other' in cloud.refused('create', '--spot', '--runtime=other')
 
@@ -510,7 +510,7 @@ def test_babysit_does_not_take_the_exit_code_of_an_earlier_run_for_this_one(clou
   stranger = subprocess.Popen(hold, cwd=home, env={'HOME': str(cloud.folder / 'else'), 'PATH': os.environ['PATH']})
   cloud.waiting.append(stranger)
   process = cloud.start('babysit', *cloud.flags(), GRACE_SECONDS='0')
-  until(lambda: 'worker 1 has not started it' in process.stdout.readline())
+  until(lambda: 'was not started on worker 1' in process.stdout.readline())
   stranger.kill()
   stranger.wait()
   cloud.enough()
@@ -544,7 +544,27 @@ def test_run_removes_a_foreign_lock_file_and_enables_huge_pages_with_sudo(cloud)
   cloud('stop')
   (home / 'tmp' / 'libtpu_lockfile').mkdir()
   sudo.write_text('#!/bin/sh\nexit 1\n')
-  assert "another user's, and has to go" in cloud.start('run', *cloud.flags()).communicate(timeout=60)[0]
+  assert 'another user owns' in cloud.start('run', *cloud.flags()).communicate(timeout=60)[0]
+
+
+def test_babysit_ends_where_somebody_deletes_the_slice(cloud):
+  process = cloud.start('babysit', *cloud.flags())
+  until(lambda: cloud.starts() == [1, 1])
+  cloud('delete')
+  out, _ = process.communicate(timeout=60)
+  assert process.returncode == 42 and 'somebody deleted the slice' in out and not cloud.calls('create')
+
+
+def test_babysit_keeps_the_slice_while_a_silent_vm_is_beside_a_running_one(cloud):
+  process = cloud.start('babysit', *cloud.flags(), UNREACHABLE_SECONDS='0')
+  until(lambda: cloud.starts() == [1, 1])
+  (cloud.folder / '0-is-dead').touch()  # worker 0, which prints the steps
+  before = len(cloud.calls())
+  until(lambda: len(cloud.calls()) > before + 20)
+  (cloud.folder / '0-is-dead').unlink()
+  cloud.enough()
+  process.communicate(timeout=60)
+  assert process.returncode == 0 and not cloud.calls('delete') and cloud.starts() == [1, 1]
 
 
 def test_wait_prints_each_state_once_until_the_slice_is_active(cloud):
@@ -767,7 +787,10 @@ def test_babysit_gives_up_after_crashes_without_a_new_step(cloud):
   error = cloud('babysit', *cloud.flags(), code=1, MAX_CRASHES='2')
   # The first of the three starts made new steps.
   assert cloud.starts() == [3, 3]
-  assert error.splitlines()[-1] == ('error: 2 crashes in a row without a new step: exit code 1: RuntimeError: it broke')
+  last = error.splitlines()[-1]
+  assert (
+    '2 crashes in a row without a new step (the newest is 3): worker 0: exit code 1: RuntimeError: it broke' in last
+  )
 
 
 def test_babysit_restarts_beyond_max_crashes_while_each_run_makes_new_steps(cloud):
