@@ -82,6 +82,11 @@ def test_the_alarm_finds_the_failed_runs_among_the_committed_logs_and_no_others(
     train = json.loads((path.parent / 'config.json').read_text())['config']['train']
     name = str(path.parent.relative_to(ROOT / 'results'))
     found[name] = {sign for _, sign, _ in raised(log, train['batch_size'] * train['d_steps'])}
+  for run in map(json.loads, (ROOT / 'results' / 'proof' / 'cpu16' / 'logs.jsonl').read_text().splitlines()):
+    name, columns = f'proof/cpu16/{run.pop("run")}', run.items()
+    log = [{key: column[i] for key, column in columns if column[i] is not None} for i in range(len(run['step']))]
+    train = json.loads((ROOT / 'results' / name / 'config.json').read_text())['config']['train']
+    found[name] = {sign for _, sign, _ in raised(log, train['batch_size'] * train['d_steps'])}
   assert {name: signs for name, signs in found.items() if signs} == {
     'moving_shapes_fp_32/game_alone': {'disc_loss_temporal low'},  # its motion froze
     'proof/cpu16/one_d_step-1': {'disc_loss_spatial high'},  # D_S failed to separate clips for a while

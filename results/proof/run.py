@@ -4,8 +4,8 @@ python results/proof/run.py FOLDER [--size=cpu16] [--rows=both,spatial] [--seeds
 python results/proof/run.py FOLDER [--size=cpu16] --repeat=0
 
 Trains every row of ROWS with every seed in FOLDER/SIZE/ROW-SEED, evaluates it by the protocol `toy` against held-out
-clips, copies what tells of it (metrics.jsonl, config.json, the result, the samples of seed 0) to SIZE/ROW-SEED beside
-this file and writes SIZE/README.md, the table, in which a row without results is "not run", and SIZE/notes.md under it.
+clips, copies its config.json, its result and the samples of seed 0 to SIZE/ROW-SEED beside this file, adds its losses and
+spectral norms by step to SIZE/logs.jsonl (one run a line), and writes SIZE/README.md, the table, in which a row without results is "not run", and SIZE/notes.md under it.
 The same command goes on where a stopped one was. --jobs: runs at once, on a GPU with room for them. Without TensorFlow,
 on a machine that has a GPU alone, the clips are drawn just the same: they are an `array_file`.
 
@@ -160,18 +160,27 @@ def first_alike(size: str, row: str) -> str:
 
 
 def run(folder: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathlib.Path, ...], jobs: int) -> None:
-  """Trains and evaluates one row with one seed and copies what tells of it, as far as that is not done."""
+  """Trains and evaluates one row with one seed and copies its results, as far as that is not done."""
   workdir, kept = folder / f'{row}-{seed}', HERE / size / f'{row}-{seed}'
   if (kept / 'toy.json').exists():
     return
   made = train_and_evaluate(workdir, size, row, seed, clips, jobs)
   kept.mkdir(parents=True, exist_ok=True)
-  for path in (workdir / 'metrics.jsonl', workdir / 'config.json', made):
-    name = 'toy.json' if path == made else path.name
+  for path, name in ((workdir / 'config.json', 'config.json'), (made, 'toy.json')):
     (kept / name).write_text(path.read_text().replace(str(folder.parent), 'FOLDER'))
+  with (HERE / size / 'logs.jsonl').open('a') as logs:
+    logs.write(json.dumps({'run': kept.name} | thinned(workdir / 'metrics.jsonl')) + '\n')
   if seed == 0:
     steps = SIZES[size].overrides['train.steps']
     shutil.copy(workdir / 'samples' / f'step_{steps:08d}.gif', kept / 'samples.gif')
+
+
+def thinned(path: pathlib.Path) -> dict[str, list[float | None]]:
+  """The columns of a metrics.jsonl that show how training went, with four digits; None where a line lacks the metric."""
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  names = ('step', 'disc_loss_spatial', 'disc_loss_temporal', 'gen_sigma_max', 'disc_sigma_max', 'sample_deviation')
+  table = {name: [float(f'{line[name]:.4g}') if name in line else None for line in lines] for name in names}
+  return {name: column for name, column in table.items() if any(value is not None for value in column)}
 
 
 def train_and_evaluate(
