@@ -190,7 +190,7 @@ cmd_run() {
   say "run $run is alive on all VMs"
 }
 
-new_run() { echo "$(date -u +%Y%m%d-%H%M%S)-$$-$(flags_sum)"; }
+new_run() { echo "$(date -u +%Y%m%d-%H%M%S)-$BASHPID-$(flags_sum)"; }  # in a process of its own, $(new_run)
 
 flags_sum() { quoted "${rest[@]}" | cksum | cut -d' ' -f1; }
 
