@@ -56,9 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
   disc.ch = 128  # base width
   disc.multipliers = ()  # widths of the blocks, in units of ch; empty for the paper's at this resolution
   disc.frames_k = 8  # k, number of frames of each video that D_S sees
-  disc.phi = (
-    'pool'  # how D_T's input is made smaller: pool (averages) or crop (a random square), by the factor disc.pool
-  )
+  disc.phi = 'pool'  # how D_T's input is made smaller by disc.pool: pool (averages) or crop (a random square)
   disc.pool = 2  # factor used by disc.phi; 1 leaves the input as it is
   disc.parts = ('spatial', 'temporal')  # discriminators to train: both, or only one (ablation)
   disc.attention = ()  # output resolutions of the blocks of D_S and D_T with separable self-attention; () for none
