@@ -70,15 +70,19 @@ try() {  # a command of tpu_pod.sh; where it fails, outcome and why
     ! is_stockout <<<"$why" || outcome=stockout
   elif [[ $1 == create ]]; then
     ! is_stockout <"$said" || outcome=stockout why=$(tail -n 1 "$said")
-  elif [[ $found == NONE ]]; then
-    outcome=stopped why='somebody deleted the slice'
-  elif is_lost "$found"; then
-    outcome=preempted why="the slice is $found"
+  elif was_lost "$found"; then
+    : # it has set both
   elif is_ill "$found"; then
     why="the slice is $found"
     [[ $1 != wait ]] || broken=1 # its patience is over
   fi
   return 1
+}
+
+was_lost() {  # was_lost STATE: where the slice is gone, outcome and why
+  is_lost "$1" || return 1
+  outcome=preempted why="the slice is $1"
+  [[ $1 != NONE ]] || outcome=stopped why='somebody deleted the slice'
 }
 
 is_stockout() { grep -qiE 'no more capacity|stockout|out of capacity|insufficient capacity'; }
@@ -133,14 +137,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
     fi
     [[ ! $away ]] || report 'gcloud answers again'
     away=''
-    if [[ $found == NONE ]]; then
-      outcome=stopped why='somebody deleted the slice'
-    elif is_lost "$found"; then
-      outcome=preempted why="the slice is $found"
-    fi
-    if [[ $outcome ]]; then
-      continue
-    fi
+    ! was_lost "$found" || continue
     # What a VM says of an earlier run is no news of this one.
     lines=$(awk -F'|' -v run="$run" '$3 != "unreachable" && $5 != run { $0 = $1 "|" $2 "|never||||||" } 1' <<<"$lines")
     silent=$(vms_that_are unreachable "$lines") alive=$(vms_that_are running "$lines")
@@ -195,9 +192,7 @@ judge() {  # judge LINES: how a run ended that is alive on no VM
     if [[ $state:$code == exited:2 ]]; then
       outcome=usage why=${text#error: }
       return
-    elif [[ $state:$code == exited:0 || $outcome == stopped ]]; then
-      continue
-    elif [[ $state == unreachable ]]; then
+    elif [[ $state:$code == exited:0 || $state == unreachable || $outcome == stopped ]]; then
       continue
     elif [[ $asked == 1 ]]; then
       outcome=stopped why="a person stopped run $run"

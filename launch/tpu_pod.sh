@@ -6,6 +6,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=${TPU_REPOSITORY:-${here%/*}}
 # shellcheck source=launch/tpu_types.sh
 source "$here/tpu_types.sh"
+# shellcheck source=launch/tpu_workdir.sh
+source "$here/tpu_workdir.sh"
 # shellcheck source=launch/tpu_slice.sh
 source "$here/tpu_slice.sh"
 # shellcheck source=launch/tpu_babysit.sh
@@ -163,12 +165,8 @@ bash dvd_gan_worker.sh setup $commit $date" || fail "setup failed, see above; re
 }
 
 check_workdir() {
-  local flag before='' workdir=''
-  for flag in "${rest[@]}"; do
-    [[ ! $flag =~ ^--?workdir=(.*) ]] || workdir=${BASH_REMATCH[1]}
-    [[ ! $before =~ ^--?workdir$ ]] || workdir=$flag
-    before=$flag
-  done
+  local workdir
+  workdir=$(workdir_in "${rest[@]}")
   [[ ! $workdir || $workdir == gs://* || $shared ]] || usage "--workdir=$workdir is lost with the VMs: take a gs:// path; \
 with --shared-workdir it is a disk that outlives them and that all share"
 }

@@ -52,7 +52,7 @@ state() {
 is_lost() { [[ $1 =~ ^(NONE|SUSPENDING|SUSPENDED|DELETING|PREEMPTED|TERMINATED)$ ]]; }  # is_lost STATE
 is_ill() { [[ $1 =~ ^(UNHEALTHY_.*|UNKNOWN|REPAIRING|RESTARTING|REIMAGING|STARTING|STOPPING|STOPPED)$ ]]; }
 
-patience() {  # patience STATE [LINES]: seconds for which a slice may be so; LINES as collect says them
+patience() {  # patience STATE [LINES]: seconds before a slice in that STATE is given up; LINES is the output of collect
   # Where no VM answers, it may well be this machine's ssh. Where one is silent and others run, the silent one runs too:
   # a process that is gone ends the others.
   if [[ $1 == UNHEALTHY_MAINTENANCE || $1 == REPAIRING ]] ||
@@ -132,6 +132,8 @@ check_same() {  # refuses a slice that is there and is another one than is asked
       usage "$name exists with $field $found, not $wanted: ask for that, or take another --name"
   done <<<"acceleratorType $type
 runtimeVersion $image"
-  [[ $(grep -c '"spot":' <<<"$there") == "${#spot[@]}" ]] ||
-    usage "$name exists and is ${spot[*]:+not }spot: ${spot[*]:+leave --spot out}${spot[*]-add --spot}, or take another --name"
+  case $(grep -c '"spot":' <<<"$there"):${#spot[@]} in
+    1:0) usage "$name exists and is spot: add --spot, or take another --name" ;;
+    0:1) usage "$name exists and is not spot: leave --spot out, or take another --name" ;;
+  esac
 }

@@ -11,6 +11,7 @@ set -euo pipefail
 pod=$(cd && pwd -P)/dvd_gan_pod
 worker=${HOSTNAME##*-w-}
 root=${DEVICE_ROOT-}  # what /dev, /sys and /tmp are under
+huge_pages=$root/sys/kernel/mm/transparent_hugepage/enabled
 
 environment() {  # environment FOLDER: where the packages of the code in FOLDER are
   echo "$pod/environments/$(sha256sum <"$1/setup.py" | cut -c1-16)"
@@ -94,6 +95,8 @@ supervise() {
   # A handler, for children inherit an ignored signal: this process stays to record how the program ended.
   trap : TERM
   cd -P "$pod/current"
+  # shellcheck source=launch/tpu_workdir.sh
+  source launch/tpu_workdir.sh
   made=$(environment .)
   # With a platform named, JAX does not fall back to the CPU where the TPU does not start.
   export PATH=$made/bin:$PATH PYTHONUNBUFFERED=1 JAX_PLATFORMS=${JAX_PLATFORMS-tpu,cpu}
@@ -112,18 +115,13 @@ supervise() {
 }
 
 copy_log() {  # copy_log RUN_FOLDER ENVIRONMENT FLAGS...: to the workdir, where that is a bucket; the VM's disk goes with it
-  local flag before='' to=''
-  for flag in "${@:3}"; do
-    [[ ! $flag =~ ^--?workdir=(.*) ]] || to=${BASH_REMATCH[1]}
-    [[ ! $before =~ ^--?workdir$ ]] || to=$flag
-    before=$flag
-  done
+  local to
+  to=$(workdir_in "${@:3}")
   [[ $to != gs://* ]] || timeout 200 "$2/bin/python" -c 'import sys; from google.cloud import storage
-storage.Blob.from_string(sys.argv[2], storage.Client()).upload_from_filename(sys.argv[1])' \
+storage.Blob.from_uri(sys.argv[2], storage.Client()).upload_from_filename(sys.argv[1])' \
     "$1/log" "${to%/}/logs/${1##*/}/worker-$worker.log" 2>/dev/null || true
 }
 
-huge_pages=$root/sys/kernel/mm/transparent_hugepage/enabled
 as_root() { if sudo -n true 2>/dev/null; then sudo -n "$@"; else "$@"; fi; }
 
 holders() {  # processes with a TPU open, also other users', and what is left of an earlier run

@@ -74,17 +74,16 @@ def test_a_sign_is_reported_again_when_it_returns_but_not_when_the_run_is_resume
 
 
 def test_the_alarm_finds_the_failed_runs_among_the_committed_logs_and_no_others():
-  found = {}
+  logs = {}
   for path in (ROOT / 'results').glob('**/metrics.jsonl'):
     if 'long_runs' in path.parts:  # only some of the lines were committed
       continue
-    log = [json.loads(line) for line in path.read_text().splitlines()]
-    train = json.loads((path.parent / 'config.json').read_text())['config']['train']
-    name = str(path.parent.relative_to(ROOT / 'results'))
-    found[name] = {sign for _, sign, _ in raised(log, train['batch_size'] * train['d_steps'])}
+    logs[str(path.parent.relative_to(ROOT / 'results'))] = list(map(json.loads, path.read_text().splitlines()))
   for run in map(json.loads, (ROOT / 'results' / 'proof' / 'cpu16' / 'logs.jsonl').read_text().splitlines()):
     name, columns = f'proof/cpu16/{run.pop("run")}', run.items()
-    log = [{key: column[i] for key, column in columns if column[i] is not None} for i in range(len(run['step']))]
+    logs[name] = [{key: column[i] for key, column in columns if column[i] is not None} for i in range(len(run['step']))]
+  found = {}
+  for name, log in logs.items():
     train = json.loads((ROOT / 'results' / name / 'config.json').read_text())['config']['train']
     found[name] = {sign for _, sign, _ in raised(log, train['batch_size'] * train['d_steps'])}
   assert {name: signs for name, signs in found.items() if signs} == {

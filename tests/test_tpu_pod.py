@@ -350,6 +350,8 @@ def test_create_refuses_an_existing_slice_with_another_type_runtime_or_spot_sett
   assert 'exists and is spot: add --spot' in cloud.refused('create')
   assert 'acceleratorType v5litepod-8, not v5litepod-16' in cloud.refused('create', '--spot', '--type=v5litepod-16')
   assert 'not other' in cloud.refused('create', '--spot', '--runtime=other')
+  (cloud.folder / 'made.json').write_text('{"tpu": {"nodeSpec": [{"node": {\n' + node + '\n}}]}}\n')
+  assert 'exists and is not spot: leave --spot out, or take' in cloud.refused('create', '--spot')
 
 
 def test_wait_and_create_print_why_a_request_failed(cloud):

@@ -34,7 +34,7 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
   Raises:
     OSError: if the file is missing or too short, or the bucket does not answer.
   """
-  bucket, _, name = str(path).removeprefix('gs://').partition('/')
+  bucket, name = files.bucket_and_name(path)
   try:
     found = _bucket(bucket).read(name, byte_range=slice(offset, offset + length)).result(timeout=TIMEOUT)
   except ValueError as error:  # tensorstore reports read errors of every kind as ValueError
@@ -117,7 +117,7 @@ def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
   def copy(path: epath.Path, to: pathlib.Path, size: int) -> int:
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f'{to.name}.partial')  # renamed when the copy is complete
-    bucket, _, name = str(path).removeprefix('gs://').partition('/')
+    bucket, name = files.bucket_and_name(path)
     files.client().bucket(bucket).blob(name).download_to_filename(str(partial))
     partial.rename(to)
     return size

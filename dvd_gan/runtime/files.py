@@ -65,9 +65,7 @@ def first_line(error: Exception) -> str:
 
 def failure(error: Exception, message: str) -> UsageError | RunError:
   """The error to raise after a failed access: RunError if a restart may help (`passing`), else UsageError."""
-  return (RunError if passing(error) else UsageError)(
-    f'{message}: {(str(error).strip() or type(error).__name__).splitlines()[0]}'
-  )
+  return (RunError if passing(error) else UsageError)(f'{message}: {first_line(error)}')
 
 
 def _named(module: str, *names: str) -> Iterator[type[Exception]]:
@@ -162,8 +160,14 @@ def client() -> Any:
 
 def bucket_and_prefix(folder: object) -> tuple[str, str]:
   """Bucket of a gs:// folder, and the prefix of its object names."""
-  bucket, _, name = str(folder).removeprefix('gs://').rstrip('/').partition('/')
+  bucket, name = bucket_and_name(str(folder).rstrip('/'))
   return bucket, f'{name}/' if name else ''
+
+
+def bucket_and_name(path: object) -> tuple[str, str]:
+  """Bucket and object name of a gs:// file."""
+  bucket, _, name = str(path).removeprefix('gs://').partition('/')
+  return bucket, name
 
 
 def is_junk(path: str) -> bool:

@@ -56,7 +56,7 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
       try:
         jax.devices()
       except RuntimeError as error:
-        raise RunError(f'no TPU: {str(error).splitlines()[0]}') from None
+        raise RunError(f'no TPU: {files.first_line(error)}') from None
     return
   if not 0 <= process < processes:
     raise UsageError(f'--process={process} is not within 0 and --processes - 1 = {processes - 1}')
@@ -71,7 +71,7 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
       heartbeat_timeout_seconds=heartbeat_seconds,
     )
   except RuntimeError as error:
-    raise UsageError(f'cannot reach the other processes at {coordinator}: {str(error).splitlines()[0]}') from None
+    raise UsageError(f'cannot reach the other processes at {coordinator}: {files.first_line(error)}') from None
 
 
 def several() -> bool:
