@@ -70,6 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # Adam's learning rate for D
   train.truth_weight = 0.0  # prediction: weight of the squared error to the real frames in G's loss; 0 in the paper
+  train.truth_decay_start = 0  # step from which train.truth_weight decays linearly, to 0 at train.steps; 0: constant
   train.decay_start = 0  # step from which learning rates decay linearly, to 0 at train.steps; 0: constant (the paper)
   train.augment = ()  # DiffAugment of D's inputs, for small data sets: any of colour, translation, cutout
   train.lecam = 0.0  # weight of LeCam regularisation in D's loss, for small data sets; 0.3 for example

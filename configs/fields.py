@@ -138,6 +138,7 @@ RULES = {
   'train.disc_lr': POSITIVE,
   'train.truth_weight': NOT_NEGATIVE,
   'train.decay_start': COUNT_OR_0,
+  'train.truth_decay_start': COUNT_OR_0,
   'train.augment': Rule(str, choices=('colour', 'translation', 'cutout'), several=True),
   'train.lecam': NOT_NEGATIVE,
   'train.b1': Rule(float, least=0, most=1),

@@ -27,6 +27,11 @@ def adam(
   return optax.with_extra_args_support(optax.chain(scale, rate))
 
 
+def linear_decay(step: jax.Array, start: int, end: int) -> jax.Array | float:
+  """A factor that is 1 until step `start`, then linear to 0 at step `end`; always 1 unless start < end."""
+  return jnp.clip((end - step) / (end - start), 0.0, 1.0) if start < end else 1.0
+
+
 def _decaying(learning_rate: float, decay_from: int, decay_to: int) -> optax.GradientTransformationExtraArgs:
   """`optax.scale_by_learning_rate` with a rate that depends on the caller's `step`.
 
@@ -34,7 +39,7 @@ def _decaying(learning_rate: float, decay_from: int, decay_to: int) -> optax.Gra
   """
 
   def update(updates, state, params=None, *, step, **_):
-    factor = jnp.clip((decay_to - step) / (decay_to - decay_from), 0.0, 1.0)
+    factor = linear_decay(step, decay_from, decay_to)
     return jax.tree.map(lambda one: -learning_rate * factor * one, updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

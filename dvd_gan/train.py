@@ -81,8 +81,9 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
   seed_key = jax.jit(functools.partial(jax.random.key, config.seed), out_shardings=sharding.replicated(mesh))()
   anywhere, notices = multihost.Largest(mesh), Notices()
   trace = Trace(workdir, config.train.profile_steps)
-  if config.train.decay_start >= last_step:
-    say(f'train.decay_start={config.train.decay_start} is not below train.steps: the learning rates stay as they are')
+  for field, what in (('decay_start', 'learning rates'), ('truth_decay_start', 'squared error')):
+    if config.train[field] >= last_step:
+      say(f'train.{field}={config.train[field]} is not below train.steps: no decay of the {what}')
   announcement.announce(config, workdir, mesh, state, source)
   if first_step:
     say(f'resuming {workdir} at step {first_step}')

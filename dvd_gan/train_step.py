@@ -59,6 +59,7 @@ class StepSpec(NamedTuple):
   unroll: bool  # compiles every D step and microbatch separately, without a loop
   overlap: bool = False  # on TPU, overlaps the gradients' all-reduce with computation
   truth_weight: float = 0.0  # weight of the squared error in G's loss; ours, for prediction
+  truth_decay: tuple[int, int] = (0, 0)  # first and last step of the weight's linear decay to 0; (0, 0): constant
   crop: int = 1  # D_T sees a random square whose side is 1 / crop of the video's
   augment: tuple[str, ...] = ()  # a subset of augment.KINDS
   lecam: float = 0.0  # weight of the LeCam regularisation in D's loss
@@ -87,6 +88,7 @@ def make_spec(config: Any, *, unroll: bool, resample_in_kernel: bool = False) ->
     unroll=unroll,
     overlap=config.mesh.overlap,
     truth_weight=train.truth_weight,
+    truth_decay=(train.truth_decay_start or train.steps, train.steps),
     crop=config.disc.pool if config.disc.phi == 'crop' else 1,
     augment=tuple(train.augment),
     lecam=train.lecam,
@@ -223,7 +225,12 @@ def disc_loss(
 
 
 def gen_loss(
-  spec: StepSpec, disc_weights: Tree, weights: Tree, inputs: dict[str, jax.Array]
+  spec: StepSpec,
+  disc_weights: Tree,
+  weights: Tree,
+  inputs: dict[str, jax.Array],
+  *,
+  truth_factor: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, Metrics]:
   """The generator's loss.
 
@@ -234,6 +241,7 @@ def gen_loss(
     inputs: `z` [B, z_dim]; `label` int32 [B]; `context` [B, C, H, W, 3] in [-1, 1]; `chosen` int32 [B, k], indices of
       the generated frames that D_S sees; `draws`, from `augment.draw` for B clips. If `spec.crop` > 1, `corners` int32
       [B, 2] of D_T's crops. If `spec.truth_weight` > 0, `truth` [B, T - C, H, W, 3], the real frames after `context`.
+    truth_factor: multiplies `spec.truth_weight`; f32 scalar.
   """
   context = inputs['context']
   fake = spec.gen.apply({'params': weights}, inputs['z'], inputs['label'], context, train=True)
@@ -244,7 +252,7 @@ def gen_loss(
   total, metrics = sum(loss.values()), {f'gen_loss_{name}': value for name, value in loss.items()}
   if spec.truth_weight:
     metrics['gen_squared_error'] = losses.squared_error(fake, inputs['truth'])
-    total += spec.truth_weight * metrics['gen_squared_error']
+    total += spec.truth_weight * truth_factor * metrics['gen_squared_error']
   return total, metrics
 
 
@@ -313,7 +321,8 @@ def g_step(
     inputs['corners'] = choose_corners(jax.random.fold_in(frames_key, 1), label.shape[0], real.shape[2], spec.crop)
   disc_weights, _, _ = spectral.normalise(disc.params, disc.spectral)
 
-  loss_fn = functools.partial(gen_loss, spec, disc_weights)
+  truth_factor = optimizer.linear_decay(step, *spec.truth_decay)
+  loss_fn = functools.partial(gen_loss, spec, disc_weights, truth_factor=truth_factor)
   gradient = functools.partial(jax.grad(loss_fn, has_aux=True), gen_weights)
   weight_grads, metrics = microbatches.mean(gradient, inputs, spec.microbatches, unroll=spec.unroll)
   grads = spec.replicate(pullback(weight_grads)[0])

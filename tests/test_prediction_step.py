@@ -113,20 +113,33 @@ def test_the_generator_loss_includes_the_squared_error_only_with_a_truth_weight(
   assert float(metrics['gen_squared_error']) == 3.5 and float(loss) == -1 + 4 * 3.5
 
 
+@pytest.mark.parametrize(
+  'decay, factor', [((0, 0), 1), ((100, 100), 1), ((20, 100), 0.75), ((40, 100), 1), ((1, 40), 0)]
+)
+def test_a_g_step_passes_the_falling_factor_of_the_truth_weight_to_the_loss(step, monkeypatch, decay, factor):
+  assert seen_by_the_loss(step, step.spec._replace(truth_decay=decay), monkeypatch)['truth_factor'] == factor
+
+
 def test_a_g_step_passes_context_frames_and_the_following_truth_to_the_loss(step, monkeypatch):
+  seen = seen_by_the_loss(step, step.spec, monkeypatch)
+  whole = jnp.concatenate([seen['context'], seen['truth']], axis=1)
+  np.testing.assert_array_equal(whole, train_step.to_float(jnp.asarray(random_batch(step.config)['video'][0])))
+  assert seen['context'].shape[1] == GIVEN
+
+
+def seen_by_the_loss(step, spec, monkeypatch):
+  """What a G step at step 40 passes to the loss."""
   batch = {name: jnp.asarray(value[0]) for name, value in random_batch(step.config).items()}
   state, seen = step.fresh(), {}
 
-  def loss(spec, disc_weights, weights, inputs):
-    seen.update(inputs)
+  def loss(spec, disc_weights, weights, inputs, *, truth_factor):
+    seen.update(inputs, truth_factor=truth_factor)
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(weights)), {}
 
   monkeypatch.setattr(train_step, 'gen_loss', loss)
   weights, pullback, _ = train_step._normalised(state.gen)
-  train_step.g_step(step.spec, state.gen, weights, pullback, state.disc, 0, batch, jax.random.key(0))
-  whole = jnp.concatenate([seen['context'], seen['truth']], axis=1)
-  np.testing.assert_array_equal(whole, train_step.to_float(batch['video']))
-  assert seen['context'].shape[1] == GIVEN
+  train_step.g_step(spec, state.gen, weights, pullback, state.disc, 40, batch, jax.random.key(0))
+  return seen
 
 
 def test_a_prediction_step_on_eight_devices_matches_one_and_communicates_only_by_all_reduce(step):
