@@ -59,9 +59,9 @@ def signs(lines: list[Line], clips_per_step: int) -> list[Sign]:
       continue
     loss = statistics.fmean(line[name] for line in window)
     if loss < WON:
-      found.append(Sign(f'{name} low', since, f'{name} is {loss:.2f}: G learns nothing more from this discriminator'))
+      found.append(Sign(f'{name} low', since, f'{name} is {loss:.2f}: G no longer learns from this discriminator'))
     if loss > DEAD and step * clips_per_step > DEAD_AFTER:
-      found.append(Sign(f'{name} high', since, f'{name} is {loss:.2f}: this discriminator separates nothing'))
+      found.append(Sign(f'{name} high', since, f'{name} is {loss:.2f}: it does not separate real from fake'))
   for name in ('gen_sigma_max', 'disc_sigma_max'):
     sigma = window[-1][name]
     before = [line['step'] for line in window if line[name] * GROWTH < sigma]

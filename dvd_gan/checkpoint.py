@@ -59,12 +59,12 @@ class Checkpoints:
         self.folder, options=options, item_handlers={name: handler() for name, handler in HANDLERS.items()}
       )
     except (ValueError, *files.errors()) as error:  # tensorstore raises ValueError
-      raise files.failure(error, f'cannot open checkpoints in {self.folder}') from None
+      raise files.failure(error, f'cannot open the checkpoints in {self.folder}') from None
     if files.is_remote(self.folder) and not self._manager.all_steps():
       # Orbax lists the folder through TensorFlow, which reports it as missing if the bucket does not answer.
       for step in filter(str.isdigit, buckets.folders(self.folder)):
         if (self.folder / step / 'commit_success.txt').exists():
-          raise RunError(f'{self.folder} cannot be listed now: it has a checkpoint of step {step}')
+          raise RunError(f'cannot list {self.folder}, which has a checkpoint of step {step}; a restart may help')
 
   def newest(self) -> int | None:
     """The newest saved step, or None."""
@@ -108,12 +108,12 @@ class Checkpoints:
       raise self._unwritten(error) from error
 
   def restore_newest(
-    self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool, whole: bool = True
+    self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool, full_state: bool = True
   ) -> tuple[int, train_step.TrainState, Any]:
     """Restores the newest undamaged step and warns about damaged ones.
 
     Args:
-      config, mesh, whole: see `restore`.
+      config, mesh, full_state: see `restore`.
       set_aside: rename damaged steps to damaged-STEP, so that the run can save these steps again.
 
     Returns:
@@ -127,14 +127,17 @@ class Checkpoints:
     steps = json.loads(multihost.gather(json.dumps(steps))[0])  # the first host's: views of a shared disk may differ
     for i, step in enumerate(steps):
       try:
-        state, standing = self.restore(step, config, mesh, whole=whole)
+        state, standing = self.restore(step, config, mesh, full_state=full_state)
       except DamagedError as error:
-        print(f'warning: {error}; taking the one before', file=sys.stderr, flush=True)
+        print(f'warning: {error}; trying the previous checkpoint', file=sys.stderr, flush=True)
         continue
       if set_aside and i:
         self._set_aside(steps[:i])
       return step, state, standing
-    raise RunError(f'every checkpoint in {self.folder} is damaged: {steps}')
+    raise RunError(
+      f'every checkpoint in {self.folder} is damaged: {steps}; nothing was deleted. Put an intact copy of a checkpoint '
+      'there, or move the folder away to train from step 0'
+    )
 
   def _set_aside(self, steps: list[int]) -> None:
     """Renames steps to damaged-STEP, or to damaged-STEP-2 and so on if that name is taken."""
@@ -149,7 +152,7 @@ class Checkpoints:
     self._manager.reload()
 
   def restore(
-    self, step: int, config: Any, mesh: jax.sharding.Mesh, *, whole: bool = True
+    self, step: int, config: Any, mesh: jax.sharding.Mesh, *, full_state: bool = True
   ) -> tuple[train_step.TrainState, Any]:
     """Restores a step.
 
@@ -157,7 +160,7 @@ class Checkpoints:
       step: a saved step.
       config: its gen, disc, data, train.b1 and train.lecam determine the structure of the state.
       mesh: mesh to restore onto, by `sharding.state`; it may differ from the mesh that the state was saved from.
-      whole: False restores only what sampling needs, `ema_params` and `gen.spectral`; the other trees are None.
+      full_state: False restores only what sampling needs, `ema_params` and `gen.spectral`; the other trees are None.
 
     Returns:
       (TrainState, standing statistics), the latter None if they were not saved.
@@ -168,15 +171,15 @@ class Checkpoints:
       RunError: if its bucket does not answer or denies access.
     """
     if step not in self.steps():
-      raise UsageError(f'no checkpoint of step {step} in {self.folder}; there are {self.steps()}')
+      raise UsageError(f'there is no checkpoint of step {step} in {self.folder}; choose one of {self.steps()}')
     state = train_step.state_shapes(config)
     state = sharding.placed(state, sharding.state(mesh, state))
-    parts = _named(state) if whole else {'ema_params': state.ema_params, 'gen': {'spectral': state.gen.spectral}}
-    self._check_fit(step, parts, whole)
+    parts = _named(state) if full_state else {'ema_params': state.ema_params, 'gen': {'spectral': state.gen.spectral}}
+    self._check_fit(step, parts, full_state)
     standing = models.standing_shapes(config)
     standing = sharding.placed(standing, jax.tree.map(lambda _: sharding.replicated(mesh), standing))
     handlers, items = dict(HANDLERS), {'state': ocp.args.StandardRestore(parts)}
-    if not whole:
+    if not full_state:
       handlers['state'], how = ocp.PyTreeCheckpointHandler, ocp.checkpoint_utils.construct_restore_args(parts)
       items['state'] = ocp.args.PyTreeRestore(item=parts, restore_args=how, partial_restore=True)
     if (self.folder / str(step) / 'standing').exists():
@@ -195,19 +198,21 @@ class Checkpoints:
       except Exception as error:  # orbax raises many types; `_is_damage` classifies them
         cause = error
     # Each host reads its own part, so only some hosts may have failed.
-    found = multihost.gather('' if cause is None else 'damaged' if _is_damage(cause) else 'kept away')
+    found = multihost.gather('' if cause is None else 'damaged' if _is_damage(cause) else 'no access')
     if any(found):
-      kind, what = (
-        RunError if 'kept away' in found else DamagedError,
-        files.first_line(cause) if cause else 'on another host',
-      )
-      raise kind(f'checkpoint {step} in {self.folder} cannot be read: {what}') from cause
+      failed = next(i for i, fault in enumerate(found) if fault)
+      what = files.first_line(cause) if cause else f'see the log of process {failed}, which failed to read it'
+      message = f'checkpoint {step} in {self.folder} cannot be read'
+      if 'no access' in found:
+        raise RunError(f'{message}; check the network and the permissions, then start again: {what}') from cause
+      raise DamagedError(f'{message}: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
       found = checksums.of(restored[name])
       wrong = [path for path in found if found[path] != wanted.get(path)]
       if wrong:
-        raise DamagedError(f'checkpoint {step} in {self.folder} is damaged: {len(wrong)} arrays, {wrong[0]} among them')
-    if not whole:
+        what = f'{len(wrong)} arrays have wrong checksums, first {wrong[0]}'
+        raise DamagedError(f'checkpoint {step} in {self.folder} is damaged: {what}')
+    if not full_state:
       spectral, ema = restored['state']['gen']['spectral'], restored['state']['ema_params']
       return type(state)(step, type(state.gen)(None, spectral, None), None, ema, None), restored.get('standing')
     nets = {
@@ -224,10 +229,10 @@ class Checkpoints:
       about = {}
     return tuple(about['statistics']) if 'statistics' in about else None
 
-  def _check_fit(self, step: int, state: Any, whole: bool) -> None:
+  def _check_fit(self, step: int, state: Any, full_state: bool) -> None:
     """Raises UsageError if a step's arrays differ from `state` in names or shapes.
 
-    If not `whole`, only the arrays in `state` are compared. If the metadata are unreadable, nothing is checked.
+    If not `full_state`, only the arrays in `state` are compared. If the metadata are unreadable, nothing is checked.
     """
     try:
       metadata = self._manager.item_metadata(step)['state']
@@ -237,13 +242,13 @@ class Checkpoints:
     except Exception:
       return
     wanted = {checksums.name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
-    paths = saved.keys() | wanted.keys() if whole else wanted.keys()
+    paths = saved.keys() | wanted.keys() if full_state else wanted.keys()
     different = [path for path in sorted(paths) if saved.get(path) != wanted.get(path)]
     if different:
-      first = different[0]
+      shape, other = (shapes.get(different[0], 'absent') for shapes in (saved, wanted))
       raise UsageError(
-        f'checkpoint {step} in {self.folder} does not fit this config, whose gen, disc, data, train.b1 '
-        f'or train.lecam must differ from the one it was trained with: {first} is {saved.get(first)}, not {wanted.get(first)}'
+        f'checkpoint {step} in {self.folder} does not fit this config: set gen, disc, data, train.b1 and train.lecam '
+        f'as in config.json of the run, or choose another --workdir ({different[0]} is {shape} there and {other} here)'
       )
 
   def wait(self) -> None:
@@ -260,8 +265,9 @@ class Checkpoints:
 
   def _unwritten(self, error: Exception) -> RunError:
     steps = self.steps()
-    newest = f'the newest is {steps[-1]}' if steps else 'there is none'
-    return RunError(f'cannot write a checkpoint to {self.folder}: {files.first_line(error)}; {newest}')
+    newest = f'the newest checkpoint is of step {steps[-1]}' if steps else 'no checkpoint is saved'
+    message = f'cannot write a checkpoint to {self.folder}; check its free space and permissions; {newest}'
+    return RunError(f'{message}: {files.first_line(error)}')
 
 
 class _Marked:
@@ -289,7 +295,7 @@ def marks(workdir: epath.Path) -> dict[str, dict[str, Any]]:
       found[path.stem] = json.loads(path.read_text())
       int(found[path.stem]['step'])
     except (ValueError, TypeError, KeyError) as error:
-      raise UsageError(f'{path} is damaged ({error}): remove it') from None
+      raise UsageError(f'{path} is damaged ({error}): delete it; it only protects a checkpoint from deletion') from None
   return found
 
 
@@ -322,7 +328,5 @@ def _named(state: train_step.TrainState) -> dict[str, Any]:
 
 def _is_damage(error: Exception) -> bool:
   """Whether a read error is due to damaged files, rather than to the connection or to missing permissions."""
-  kept_out = re.search(
-    'PERMISSION_DENIED|UNAUTHENTICATED|PermissionDenied|Forbidden', f'{type(error).__name__} {error}'
-  )
-  return not kept_out and not files.passing(error)
+  denied = re.search('PERMISSION_DENIED|UNAUTHENTICATED|PermissionDenied|Forbidden', f'{type(error).__name__} {error}')
+  return not denied and not files.passing(error)

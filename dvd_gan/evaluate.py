@@ -40,7 +40,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
   fields, config = validation.listing(config), copy.deepcopy(config)
   protocols = {name: chosen(config, name) for name in config.eval.protocols}
   if not protocols:
-    raise UsageError(f'eval.protocols is empty; there are {", ".join(PROTOCOLS)}')
+    raise UsageError(f'eval.protocols is empty; choose from {", ".join(PROTOCOLS)}')
   run_config.open_workdir(workdir)
   mesh = sharding.make_mesh()
   cache = epath.Path(config.eval.cache).expanduser() if config.eval.cache else workdir / 'eval' / 'cache'
@@ -84,16 +84,18 @@ def chosen(config: Any, name: str) -> Protocol:
     UsageError: if the name is unknown, or the protocol does not suit the config's videos.
   """
   if name not in PROTOCOLS:
-    raise UsageError(f'eval.protocols: there is no {name}, only {", ".join(PROTOCOLS)}')
+    raise UsageError(f'eval.protocols: there is no protocol {name}; choose from {", ".join(PROTOCOLS)}')
   protocol = PROTOCOLS[name]
   length = config.data.frames
   if protocol.frames > length:
-    raise UsageError(f'{name} takes videos of {protocol.frames} frames, data.frames is {length}; fvd_short takes fewer')
+    raise UsageError(
+      f'protocol {name} needs {protocol.frames} frames, but data.frames is {length}: choose another, such as fvd_short'
+    )
   if protocol.lengths and not protocol.lengths[0] <= length <= protocol.lengths[1]:
     first, last = protocol.lengths
-    raise UsageError(f'{name} takes videos of {first} to {last} frames, data.frames is {length}')
+    raise UsageError(f'protocol {name} needs {first} to {last} frames, but data.frames is {length}: choose another one')
   if protocol.futures > 1 and not config.data.context and not config.eval.videos:
-    raise UsageError(f'{name} is for prediction, and data.context is 0')
+    raise UsageError(f'protocol {name} is for prediction, but data.context is 0: choose another one')
   return dataclasses.replace(protocol, samples=config.eval.samples or protocol.samples)
 
 
@@ -136,7 +138,7 @@ def run_protocol(
     fake = scores.gather(protocol, parts, [(i * count, (i + 1) * count) for i in range(loops)])
     found = scores.numbers(protocol, known[2:], known[:2], fake)
   except ValueError as error:
-    raise RunError(f'{name} of {title}: {error}') from None
+    raise RunError(f'cannot compute protocol {name} for {title}: {error}') from None
   result = {'protocol': name, **found, **about, 'samples': count, 'loops': loops, 'seed': config.eval.seed}
   result |= {
     'videos': config.eval.videos or None,

@@ -13,7 +13,7 @@ from dvd_gan.runtime.errors import UsageError
 
 flags.adopt_module_key_flags(app)  # --help lists --config too
 MODES = {
-  'train': 'trains; goes on from the newest checkpoint in the workdir',
+  'train': 'trains; resumes from the newest checkpoint in the workdir',
   'sample': 'writes videos of chosen classes, or continues clips',
   'evaluate': 'FVD, FID, IS by a named protocol, with a report',
   'export': 'writes weights, classes and a card to a folder for others',
@@ -22,15 +22,15 @@ MODES = {
 }
 _MODE = flags.DEFINE_enum('mode', 'train', list(MODES), 'What to do.')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'The folder of the run, local or gs://.')
-_COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of the first host, where JAX does not find the hosts.')
+_COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of process 0, if JAX does not find the processes.')
 _PROCESSES = flags.DEFINE_integer('processes', 0, 'With --coordinator: the number of processes.')
 _PROCESS = flags.DEFINE_integer('process', 0, 'With --coordinator: the number of this process, from 0.')
-_HEARTBEAT = flags.DEFINE_integer('heartbeat_seconds', 100, 'Silence after which a process counts as dead.')
+_HEARTBEAT = flags.DEFINE_integer('heartbeat_seconds', 100, 'Time without a heartbeat after which a process is dead.')
 
 
 def main(argv: list[str]) -> int:
   if len(argv) > 1:
-    raise UsageError(f'unexpected argument: {argv[1]}')
+    raise UsageError(f'unexpected argument {argv[1]}: write every option as --name=value')
   mode, config, workdir = _MODE.value, app.CONFIG.value, _workdir()
   validation.validate(config)
   if mode == 'prepare':

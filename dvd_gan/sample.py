@@ -24,16 +24,16 @@ class Opened(NamedTuple):
 
   step: int
   sampler: Sampler
-  known: dict[float, Tree]  # standing statistics by truncation; at 1 usually read from the checkpoint
+  standing_cache: dict[float, Tree]  # standing statistics by truncation; at 1 usually read from the checkpoint
   digest: str  # digest of the EMA weights, to identify them in caches
   classes: tuple[str, ...] = ()  # class names, indexed by label
-  remade: bool = False  # whether the stored statistics had another size than the config's and were discarded
+  recomputed: bool = False  # whether the stored statistics had another size than the config's and were discarded
 
   def standing(self, truncation: float) -> Tree:
     """Standing statistics at a truncation, computed on first use."""
-    if truncation not in self.known:
-      self.known[truncation] = self.sampler.standing(truncation)
-    return self.known[truncation]
+    if truncation not in self.standing_cache:
+      self.standing_cache[truncation] = self.sampler.standing(truncation)
+    return self.standing_cache[truncation]
 
 
 def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | None = None) -> Opened:
@@ -51,7 +51,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   folder = workdir / 'checkpoints'
   checkpoints = Checkpoints(folder) if folder.exists() else None
   if checkpoints is None or checkpoints.newest() is None:
-    raise UsageError(f'{workdir} has no checkpoint to sample from; train first (--mode=train)')
+    raise UsageError(f'there is no checkpoint in {folder}: train first (--mode=train), or correct --workdir')
   run_config.settle(config, workdir)
   names = run_config.class_names(config, workdir)
   run_config.number_classes(config, names)
@@ -61,22 +61,22 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   mesh = mesh or sharding.make_mesh(devices=jax.devices() if multihost.several() else jax.devices()[:1])
   step = config.sample.step
   if step:
-    state, stored = checkpoints.restore(step, config, mesh, whole=False)
+    state, stored = checkpoints.restore(step, config, mesh, full_state=False)
   else:
-    step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False, whole=False)
+    step, state, stored = checkpoints.restore_newest(config, mesh, set_aside=False, full_state=False)
   size = checkpoints.statistics(step) or run_config.statistics_size(workdir)
   checkpoints.close()
   size = json.loads(multihost.gather(json.dumps(size))[0])  # all hosts use the size that host 0 has read
-  remade = size is not None and tuple(size) != statistics_size(config)
-  stored = None if remade else stored
+  recomputed = size is not None and tuple(size) != statistics_size(config)
+  stored = None if recomputed else stored
   context = None
   if config.data.context and (stored is None or set(config.sample.truncation) != {1.0}):
-    print('standing statistics are not stored for this: they are made from training clips', file=sys.stderr)
+    print('computing standing statistics, which the checkpoint does not have, from training clips', file=sys.stderr)
     context = evaluation_windows.context_frames(config)
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, context)
   # A checkpoint that was saved on a signal has no standing statistics.
-  known = {} if stored is None else {1.0: stored}
-  return Opened(step, sampler, known, checksums.digest(state.ema_params), names, remade)
+  standing_cache = {} if stored is None else {1.0: stored}
+  return Opened(step, sampler, standing_cache, checksums.digest(state.ema_params), names, recomputed)
 
 
 def sample(config: Any, workdir: epath.Path) -> None:
@@ -104,7 +104,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
       for i, (one, name) in enumerate(zip(videos, names, strict=True)):
         named = '_'.join(dict.fromkeys(name))
         suffix = f'class_{labels[i]:03d}' if not named or named.isdigit() else re.sub(r'\W+', '_', named)[:60]
-        write(config, workdir, f'{stem}_{i:05d}_{suffix}', video.grid(one[None], least=video.MIN_ALONE))
+        write(config, workdir, f'{stem}_{i:05d}_{suffix}', video.grid(one[None], least=video.MIN_SINGLE))
 
 
 def write(config: Any, workdir: epath.Path, name: str, one: np.ndarray) -> None:

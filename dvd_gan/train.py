@@ -129,7 +129,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
       if asked:
         checkpoints.save(step, state)
         if asked == SAVE:
-          say(f'saving at step {step}: a host will be preempted or stopped for maintenance')
+          say(f'saving step {step}, because a host will be preempted or stopped for maintenance; training continues')
       elif due.save:
         statistics = sampling.statistics_size(config)
         checkpoints.save(step, state, samples.standing, best_metric(config, metrics), statistics)
@@ -141,7 +141,7 @@ def _train(config: Any, workdir: epath.Path, source: Any, stop: StopSignal) -> i
       if stopping:
         break
   if stopping:
-    say(f'stopped by {stop.name or "another host"} at step {step}; saved. The same command goes on from there.')
+    say(f'stopped by {stop.name or "another host"} at step {step}; saved. The same command resumes from this step.')
     return PREEMPTED
   say(
     f'done: {max(first_step, last_step)} steps. Samples in {workdir / "samples"}, metrics in {workdir / "metrics.jsonl"}'
@@ -178,11 +178,12 @@ def log(step: int, metrics: dict[str, Any], writer: Writer, watch: alarm.Alarm, 
   signs = watch(line)
   for sign in signs:
     before = [saved for saved in checkpoints.steps() if saved <= sign.since]
-    back = 'no checkpoint is from before it'
+    back = 'no checkpoint before it exists'
     if before:
-      back = f'the checkpoint from before it, step {before[-1]}, is kept'
+      back = f'the last checkpoint before it, {checkpoints.folder / str(before[-1])}, is kept'
       checkpoint.mark(checkpoints.folder.parent, f'alarm-{sign.name.replace(" ", "-")}', before[-1])
-    say(f'warning: step {step}: {sign.message}; {back} (dvd_gan/runtime/README.md, Going back)', sys.stderr)
+    todo = 'to return to it: dvd_gan/runtime/README.md, Going back' if before else 'if samples get worse, start again'
+    say(f'warning: sign of collapse at step {step}: {sign.message}; {back} ({todo})', sys.stderr)
   writer.scalars(step, metrics | ({'alarm': len(signs)} if signs else {}))
 
 
@@ -190,7 +191,7 @@ def warm_up(config: Any, state: train_step.TrainState, metrics: Any, context: Cl
   """Compiles the programs that saving and sampling use, so that a stop never waits for compilation."""
   jax.block_until_ready(metrics)
   best_metric(config, metrics)
-  with progress.clock('the first step is done; compiling what saving and sampling need'):
+  with progress.clock('the first step is done; compiling the programs for saving and sampling'):
     all_finite(state)
     checkpoint.warm_up(state)
     sampling.make_sampler(config, state.ema_params, state.gen.spectral, context).warm_up()
@@ -202,7 +203,7 @@ def best_metric(config: Any, metrics: Any) -> float:
     return math.nan
   name = config.train.best_metric
   if name not in metrics:
-    raise UsageError(f'train.best_metric={name} is none of {", ".join(sorted(metrics))}')
+    raise UsageError(f'train.best_metric={name} is not a metric; choose one of {", ".join(sorted(metrics))}')
   return float(metrics[name])
 
 
@@ -224,9 +225,11 @@ def check_finite(metrics: Any, step: int, checkpoints: Checkpoints) -> None:
     return
   bad = [name for name, value in jax.device_get(metrics).items() if not np.isfinite(value)]
   newest = checkpoints.newest()
+  back = f'the last checkpoint is from step {newest}' if newest else 'no checkpoint is saved'
   raise NonFiniteError(
-    f'step {step}: {", ".join(bad) or "the state"} not finite; '
-    + (f'the last good checkpoint is step {newest}' if newest else 'there is no checkpoint before it')
+    f'values of step {step} are not finite; {back}. If a restart fails at the same step, halve train.gen_lr and '
+    'train.disc_lr (dvd_gan/runtime/README.md, Going back). '
+    f'NaN or infinite: {", ".join(bad) or "the state after the update"}'
   )
 
 

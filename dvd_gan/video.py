@@ -12,12 +12,12 @@ import numpy as np
 from etils import epath
 
 MIN_TILE = 96  # pixels; smaller videos are enlarged in grids
-MIN_ALONE = 256  # pixels; the same for a video in its own file
+MIN_SINGLE = 256  # pixels; the same for a video in its own file
 BORDER = 3  # pixels
 LINE = 16  # pixels: height of a caption
 PAPER = 235  # grey level of the background
 # Border colours of frames in predictions.
-GIVEN = (0, 200, 0)
+CONTEXT = (0, 200, 0)
 GENERATED = (0, 0, 0)
 ROLLED = (255, 140, 0)  # after the T-th frame: generated from generated frames
 
@@ -72,7 +72,7 @@ def _line(text: str, width: int) -> np.ndarray:
 
 def borders(context: int, trained: int, length: int) -> np.ndarray:
   """Border colour of each frame, uint8 [length, 3]: `context` frames, generated ones up to `trained`, later ones."""
-  colours = np.array([GIVEN, GENERATED, ROLLED], np.uint8)
+  colours = np.array([CONTEXT, GENERATED, ROLLED], np.uint8)
   return np.repeat(colours, (context, trained - context, max(length - trained, 0)), axis=0)[:length]
 
 

@@ -48,7 +48,7 @@ def border_is(frame, colour):
 def test_training_samples_mark_context_and_generated_frames_by_border_colour(workdir):
   written = frames_of(workdir / 'samples' / 'step_00000002.mp4')
   assert len(written) == 6
-  assert all(border_is(frame, video.GIVEN) for frame in written[:2])
+  assert all(border_is(frame, video.CONTEXT) for frame in written[:2])
   assert all(border_is(frame, video.GENERATED) for frame in written[2:])
 
 
@@ -86,8 +86,8 @@ def test_a_comparison_row_shows_the_held_context_the_truth_and_each_future(confi
   assert (tiles[1][5:] == 128).all()  # the truth has ended
   for i in range(3):
     np.testing.assert_array_equal(tiles[2 + i], np.concatenate([known[1, :2], made[1, i]]))
-  np.testing.assert_array_equal(row[:, 0, 2 * step], [video.GIVEN] * 2 + [video.GENERATED] * 4 + [video.ROLLED] * 2)
-  np.testing.assert_array_equal(row[:, 0, 0], [video.GIVEN] * 2 + [video.GENERATED] * 6)  # none is rolled here
+  np.testing.assert_array_equal(row[:, 0, 2 * step], [video.CONTEXT] * 2 + [video.GENERATED] * 4 + [video.ROLLED] * 2)
+  np.testing.assert_array_equal(row[:, 0, 0], [video.CONTEXT] * 2 + [video.GENERATED] * 6)  # none is rolled here
 
 
 class Counter:
@@ -203,7 +203,7 @@ def test_an_unreadable_or_too_short_video_is_a_usage_error(own, tmp_path):
 def test_unlabelled_clips_are_refused_if_the_config_uses_labels(config):
   assert prediction.held_out(config).label.tolist() == [-1] * 4  # labels are not used, so they may be missing
   config.data.use_labels = True
-  with pytest.raises(UsageError, match='sample.split=validation: .* labels must lie'):
+  with pytest.raises(UsageError, match='sample.split=validation: .* labels must be from 0'):
     prediction.held_out(config)
 
 

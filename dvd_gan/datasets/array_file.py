@@ -37,23 +37,23 @@ class ArrayFile:
         self.video, self.label = arrays['video'], arrays['label']
         names = arrays['classes'].tolist() if 'classes' in arrays else []
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-      raise UsageError(f'{path}: no .npz file with arrays `video` and `label` ({error})') from None
+      raise UsageError(f'{path} is not a readable .npz file with arrays `video` and `label`: {error}') from None
     if self.video.dtype != np.uint8 or self.video.ndim != 5 or self.video.shape[-1] != 3:
-      raise UsageError(f'{path}: video is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]')
+      raise UsageError(f'{path}: `video` is {self.video.dtype} {list(self.video.shape)}, not uint8 [N, T, H, W, 3]')
     if self.label.shape != self.video.shape[:1] or not np.issubdtype(self.label.dtype, np.integer):
-      raise UsageError(f'{path}: label is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
+      raise UsageError(f'{path}: `label` is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
     if not len(self.label):
-      raise UsageError(f'{path}: no clips')
+      raise UsageError(f'{path} has no clips')
     found = [str(label) for label in range(int(self.label.max()) + 1)]
     self.classes = tuple(map(str, names)) if len(names) >= len(found) else tuple(found)
     count_classes(config, self.classes)
     if config.data.use_labels and not 0 <= self.label.min() <= self.label.max() < config.data.num_classes:
-      raise UsageError(f'{path}: labels must lie in [0, data.num_classes={config.data.num_classes})')
+      raise UsageError(f'{path}: labels must be from 0 to data.num_classes - 1 = {config.data.num_classes - 1}')
     _, frames, height, width, _ = self.video.shape
     need = window.span(config.data.frames, config.data.stride)
     if frames < need or min(height, width) < config.data.resolution:
       raise UsageError(
-        f'{path}: clips are {frames} frames of {height}x{width}; the config needs {need} of at least '
+        f'{path}: clips have {frames} frames of {height}x{width}, but the config needs {need} of at least '
         f'{config.data.resolution}x{config.data.resolution}'
       )
     if min(height, width) > config.data.resolution:

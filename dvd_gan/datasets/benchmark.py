@@ -21,7 +21,7 @@ from dvd_gan.runtime import app
 from dvd_gan.runtime.errors import UsageError
 
 flags.adopt_module_key_flags(app)
-_SECONDS = flags.DEFINE_float('seconds', 10.0, 'Of measuring, in all.')
+_SECONDS = flags.DEFINE_float('seconds', 10.0, 'Duration of the measurement, in seconds.')
 _THREADS = flags.DEFINE_integer('threads', 1, 'Decoder threads.')
 ROWS = 64  # clips in a batch
 FRAMES = 24576  # per round, the same in each; the start of the pipeline, 0.1 s, is a few per cent of a round

@@ -40,7 +40,7 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
   except ValueError as error:  # tensorstore reports read errors of every kind as ValueError
     raise OSError(f'{path}: {error}') from None
   if found.state != 'value':
-    raise FileNotFoundError(f'{path} is not there')
+    raise FileNotFoundError(f'{path} does not exist')
   return found.value
 
 
@@ -71,7 +71,7 @@ def sizes(paths: list[epath.Path]) -> list[int]:
     found |= {f'gs://{bucket}/{blob.name}': blob.size for blob in listing}
   missing = [path for path in paths if str(path) not in found]
   if missing:
-    raise UsageError(f'{missing[0]} is not there')
+    raise UsageError(f'{missing[0]} does not exist: correct data.dir, or prepare the data set again')
   return [found[str(path)] for path in paths]
 
 
@@ -110,7 +110,8 @@ def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
   total, done, begun = sum(size for *_, size in todo), 0, time.monotonic()
   free = shutil.disk_usage(root).free
   if total > free:
-    raise UsageError(f'data.stage={root}: {total / 1e9:.1f} GB are to be copied and {free / 1e9:.1f} GB are free')
+    space = f'{total / 1e9:.1f} GB are to be copied, but only {free / 1e9:.1f} GB are free'
+    raise UsageError(f'data.stage={root}: {space}; choose a larger disk, or leave data.stage empty')
   if todo:
     progress.say(f'copying {len(todo)} of {len(paths)} files to {root}: {total / 1e9:.2f} GB')
 

@@ -51,11 +51,14 @@ def open_records(config: Any, *, build: bool = False) -> record_files.Records:
   try:
     clips = index.load(prepared.folder, prepared.files, split, video=prepared.video, numbers=prepared.numbers)
   except ValueError as error:
-    raise UsageError(str(error)) from None
+    raise UsageError(f'{error}; remove {prepared.folder} and prepare it again (--mode=prepare)') from None
   labels = clips.numbers.get('label', np.zeros(len(clips.shard), np.int64))
   keep = None if prepared.keep is None else prepared.keep(clips.numbers)
   if keep is not None and not keep.any():
-    raise UsageError(f'{prepared.folder} was prepared without the official lists that split {split} needs')
+    raise UsageError(
+      f'{prepared.folder} was prepared without the official lists that split {split} needs: remove that folder and '
+      'prepare it again with the lists (ucfTrainTestlist), or set data.split=all'
+    )
   return record_files.Records(
     config, prepared.folder, clips, prepared.files, labels, keep, prepared.decoder, prepared.classes
   )
@@ -101,7 +104,7 @@ def _decoder(folder: epath.Path) -> int:
   if version < decoding.VERSION:
     print(
       f'{folder} was decoded by an earlier version, which lost frames of MKV, WebM, FLV and WMV, kept damaged ones and '
-      'did not correct pixel aspect, mirrored and interlaced pictures; to prepare it anew, remove that folder and run '
+      'did not correct pixel aspect, mirrored and interlaced pictures; to prepare it again, remove that folder and run '
       '--mode=prepare',
       file=sys.stderr,
     )
@@ -139,7 +142,7 @@ def _ucf101_of_tfds(config: Any) -> Prepared | None:
       continue
     name = info.config_name
     if part and name not in (f'ucf101_{number}', f'ucf101_{number}_256'):
-      raise UsageError(f'{folder} is {name or "another config"}: split {data.split} needs ucf101_{number}')
+      raise UsageError(f'{folder} is the config {name or "(none)"}, but split {data.split} needs ucf101_{number}')
     splits = [ucf101.PARTS[part[1]]] if part else ['train', 'test']
     files = [file for split in splits for file in _files(folder, split, 'ucf101')]
     return Prepared(folder, files, classes=ucf101.CLASSES)
@@ -154,8 +157,8 @@ def _bair(config: Any, build: bool) -> Prepared:
   if not (folder / 'dataset_info.json').exists():
     if not build or data.source:
       raise UsageError(
-        f'bair is not prepared in {folder}: run --mode=prepare (TFDS downloads 30 GB), or give the folder of a prepared '
-        f'{BAIR} as --config.data.source'
+        f'bair is not prepared in {folder}: run --mode=prepare (TFDS downloads 30 GB), or set --config.data.source to '
+        f'the folder of a prepared {BAIR}'
       )
     tfds.builder(BAIR, data_dir=data_dir).download_and_prepare()
   return Prepared(folder, _files(folder, data.split, 'bair'), video='image_main', numbers=())

@@ -24,11 +24,11 @@ def count_classes(config: Any, classes: tuple[str, ...], *, all_there: bool = Tr
   data.num_classes = data.num_classes or count
   if data.num_classes < count and all_there:
     raise UsageError(
-      f'the data have {count} classes, the model {data.num_classes} (data.num_classes, of the command or of the run in the '
-      f'workdir): a new run would take --config.data.num_classes={count}'
+      f'the data set has {count} classes, but the command, or the run in the workdir, has data.num_classes='
+      f'{data.num_classes}: start a new run with --config.data.num_classes={count}'
     )
   if data.num_classes > count:
-    _warn(f'data.num_classes={data.num_classes}, but the data have only {count} classes')
+    _warn(f'data.num_classes={data.num_classes}, but the data set has only {count} classes')
 
 
 @functools.cache  # warns once, although evaluation opens a data set several times

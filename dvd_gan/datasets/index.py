@@ -102,7 +102,7 @@ def _copied(folder: epath.Path, to: epath.Path, name: str, *about: Any) -> Index
     write(to / f'index-{name}.npy', npy)
     write(to / f'index-{name}.npz', npz)
   except OSError as error:
-    print(f'{to}: {error}; the index is held in memory', file=sys.stderr, flush=True)
+    print(f'cannot copy the index to {to}, so it is kept in memory: {error}', file=sys.stderr, flush=True)
     return _parsed(folder, name, io.BytesIO(npz), lambda: np.load(io.BytesIO(npy)), *about)
   return _read(to, name, *about)
 
@@ -132,12 +132,12 @@ def _parsed(
       stored = dict(arrays)
     offset = offset_of()
     if not np.array_equal(stored['sizes'], sizes) or stored['video'] != video:
-      raise ValueError('it is of other files')
+      raise ValueError('it belongs to other record files')
     if len(offset) != stored['first'][-1] or _digest(offset) != stored['digest']:
-      raise ValueError('its two files are of different runs')
+      raise ValueError('its two files do not belong together')
     values = {number: stored[f'number-{number}'] for number in numbers}
   except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    print(f'{folder}/index-{name} is not used: {error}', file=sys.stderr, flush=True)
+    print(f'the index {folder}/index-{name} is ignored: {error}', file=sys.stderr, flush=True)
     return None
   return Index(stored['shard'], stored['begin'], stored['first'], offset, values)
 

@@ -71,12 +71,15 @@ class Records:
       'skipped' if data.short_clips == 'skip' else 'their last frame is repeated'
     )
     if not len(self._clips):
-      raise UsageError(f'{folder}: none of {keep.sum()} clips has the {need} frames of a window')
+      todo = 'lower data.frames or data.stride, or set data.short_clips=repeat'
+      raise UsageError(f'{folder}: none of {keep.sum()} clips has the {need} frames of a window; {todo}')
     labels = labels[self._clips]
     if data.use_labels and labels.min() < 0:
-      raise UsageError(f'{folder}: split {data.split} has clips without a label; it cannot be trained on')
+      todo = 'choose another data.split, or set data.use_labels=False'
+      raise UsageError(f'{folder}: split {data.split} has clips without a label; {todo}')
     if data.use_labels and labels.max() >= data.num_classes:
-      raise UsageError(f'{folder}: labels go up to {labels.max()}, data.num_classes is {data.num_classes}')
+      least = labels.max() + 1
+      raise UsageError(f'{folder}: data.num_classes={data.num_classes} must be at least {least} for these labels')
     self.lengths, self.labels = self._frames[self._clips], labels.astype(np.int32)
     self._warned: set[tuple[str, int]] = set()  # a damaged clip recurs in every epoch
 

@@ -88,8 +88,8 @@ def draw_many(seed: int, count: int, *, frames: int, size: int) -> tuple[np.ndar
 def main() -> None:
   parser = argparse.ArgumentParser(description='Draws moving shapes into an .npz for data.name=array_file.')
   parser.add_argument('--out', required=True, help='file to write')
-  parser.add_argument('--clips', type=int, default=3000, help='how many')
-  parser.add_argument('--frames', type=int, default=16, help='length of each')
+  parser.add_argument('--clips', type=int, default=3000, help='number of clips')
+  parser.add_argument('--frames', type=int, default=16, help='frames per clip')
   parser.add_argument('--size', type=int, default=32, help='height and width')
   parser.add_argument('--seed', type=int, default=0, help='0 for training clips, 1 for held-out ones')
   args = parser.parse_args()

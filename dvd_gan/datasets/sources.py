@@ -33,7 +33,7 @@ def open_source(config: Any, *, build: bool = False) -> Any:
     from dvd_gan.datasets import catalog
 
     return catalog.open_records(config, build=build)
-  raise UsageError(f'data.name={name} is unknown; there are array_file, {", ".join(TFDS_SOURCES)}')
+  raise UsageError(f'data.name={name} is unknown; choose from array_file, {", ".join(TFDS_SOURCES)}')
 
 
 def network_labels(config: Any, label: np.ndarray) -> np.ndarray:

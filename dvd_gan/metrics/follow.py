@@ -58,7 +58,8 @@ def compare(workdir: epath.Path, step: int, result: dict[str, Any]) -> None:
   if worse >= 2:
     print(
       f'warning: step {step}: {result["protocol"]} is {value:.3f}, {times:.1f} times worse than at step {best["step"]}, '
-      f'whose checkpoint is kept: go back to it (dvd_gan/runtime/README.md, Going back)',
+      f'whose checkpoint {workdir / "checkpoints" / str(best["step"])} is kept '
+      '(to return to it: dvd_gan/runtime/README.md, Going back)',
       file=sys.stderr,
       flush=True,
     )

@@ -19,7 +19,6 @@ class ProjectionHead(nn.Module):
   """
 
   num_classes: int
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, label: jax.Array) -> jax.Array:
@@ -76,7 +75,7 @@ class Discriminator(nn.Module):
         # D_S scores each frame separately, so it must not attend over time.
         axes = ('height', 'width', 'time') if self.volumetric else ('height', 'width')
         x = attention.SeparableAttention(axes, self.dtype, name=f'attention_{i}')(x)
-    return ProjectionHead(self.num_classes, self.dtype, name='head')(x, label)
+    return ProjectionHead(self.num_classes, name='head')(x, label)
 
 
 class DualDiscriminator(nn.Module):

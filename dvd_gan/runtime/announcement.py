@@ -37,7 +37,7 @@ def announce(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh, state: A
   progress.say(f'devices     {len(devices)} x {devices[0].device_kind}{hosts}{cores}')
   progress.say(f'parameters  {sizes}')
   progress.say(f'data        {data.name}, {data.split}: {len(source.lengths):,} clips{classes}')
-  progress.say(f'batch       {train.batch_size} videos{each}; {train.d_steps} D steps on fresh ones, a G step')
+  progress.say(f'batch       {train.batch_size} videos{each}; {train.d_steps} D steps on new batches, then 1 G step')
   if not files.is_remote(workdir):
     progress.say(f'disk        {_disk(config, workdir, state)}')
 
@@ -62,7 +62,7 @@ def _disk(config: Any, workdir: epath.Path, state: Any) -> str:
   most = max(most - len(list((workdir / 'checkpoints').glob('[0-9]*'))), 1)  # minus the existing ones
   free = shutil.disk_usage(workdir).free
   words = f'{_bytes(free)} free; up to {most} more checkpoints of {_bytes(size)}'
-  return words + ('' if most * size < free else ': WARNING, they do not fit')
+  return words + ('' if most * size < free else ': WARNING, they do not fit; free space or set train.keep_checkpoints')
 
 
 def _bytes(size: float) -> str:

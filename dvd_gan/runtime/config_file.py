@@ -35,7 +35,7 @@ def with_config(argv: list[str]) -> list[str]:
     except (KeyError, *files.errors()) as error:  # KeyError: a URL scheme unknown to epath
       raise files.failure(error, f'--workdir={workdir} cannot be read') from None
     if not there:
-      run = f', or --workdir=DIR of a run ({saved} is not there)' if workdir and mode in OF_RUNS else ''
+      run = f', or --workdir=DIR of a run ({saved} does not exist)' if workdir and mode in OF_RUNS else ''
       raise UsageError(f'--mode={mode} needs --config=configs/FILE.py{run}')
     given = saved
   else:
@@ -51,7 +51,7 @@ def with_config(argv: list[str]) -> list[str]:
   if not os.path.isfile(path):
     names = sorted(name.removesuffix('.py') for name in os.listdir(FOLDER) if name.endswith('.py'))
     there = ', '.join(name for name in names if name not in ('__init__', 'fields'))
-    raise UsageError(f'--config={given}: there is no file {path}; by name there are {there}')
+    raise UsageError(f'--config={given}: there is no file {path}; give its path or one of the names {there}')
   if colon and re.search(r'def get_config\(\)', open(path).read()):
     raise UsageError(f'--config={given}: {path} takes no argument after a colon')
   return [rest[0], f'--config={path}{colon}{argument}', *rest[1:]]
@@ -72,7 +72,7 @@ def get_config(path: str) -> Any:
         if place is not None and key in place:
           place[key] = tuple(one) if isinstance(one, list) else one
   except (TypeError, AttributeError, ValueError) as error:
-    raise UsageError(f'{path} is no config of today: {error}') from None
+    raise UsageError(f'{path} does not fit the current config fields; correct it, or set --config: {error}') from None
   config.train.allow_config_change = False  # it applies to one start only
   return config
 

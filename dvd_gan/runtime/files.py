@@ -125,7 +125,7 @@ def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise UsageError(f'another process is {doing}') from None
+      raise UsageError(f'another process is {doing}: stop it or wait until it ends') from None
     except OSError:
       pass  # a file system without locks
     try:
@@ -210,7 +210,7 @@ def _tree(root: str, found: dict[str, str], seen: set[str]) -> list[str]:
     try:
       entries = list(os.scandir(folder))
     except OSError as error:  # no permission, such as for lost+found
-      print(f'{printable(folder)} is left out: {error.strerror}', file=sys.stderr)
+      print(f'the files in {printable(folder)} are left out: {error.strerror}', file=sys.stderr)
       continue
     for entry in entries:
       if is_junk(entry.name):

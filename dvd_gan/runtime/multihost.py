@@ -46,22 +46,24 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
       jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
     except Exception as error:
       if on_tpu and 'TPU_SKIP_MDS_QUERY' not in os.environ:  # the metadata server names the hosts; it may answer 503
-        message = 'this TPU VM cannot find the hosts of its slice (--coordinator names them)'
-        raise RunError(f'{message}: {files.first_line(error)}') from None
+        message = 'this VM cannot find the other hosts of its TPU slice; a restart may help, otherwise'
+        raise RunError(f'{message} delete the slice and create it again: {files.first_line(error)}') from None
       if not isinstance(error, ValueError):
         raise
       if 'coordinator_address' not in str(error):  # a cluster was detected, but not its hosts
-        raise UsageError(f'cannot find the other hosts: {error}; name them with --coordinator') from None
+        message = 'cannot find the other processes; set --coordinator=HOST:PORT, --processes and --process'
+        raise UsageError(f'{message}: {files.first_line(error)}') from None
     if on_tpu:
       try:
         jax.devices()
       except RuntimeError as error:
-        raise RunError(f'no TPU: {files.first_line(error)}') from None
+        message = 'this VM cannot use its TPU; a restart may help, otherwise delete the slice and create it again'
+        raise RunError(f'{message}: {files.first_line(error)}') from None
     return
   if not 0 <= process < processes:
-    raise UsageError(f'--process={process} is not within 0 and --processes - 1 = {processes - 1}')
+    raise UsageError(f'--process={process} must be at least 0 and less than --processes={processes}')
   if not coordinator.rpartition(':')[2].isdigit():
-    raise UsageError(f'--coordinator={coordinator} is not HOST:PORT')
+    raise UsageError(f'--coordinator={coordinator} is not HOST:PORT, the address of process 0')
   try:
     jax.distributed.initialize(
       coordinator,
@@ -71,7 +73,8 @@ def start(coordinator: str, processes: int, process: int, heartbeat_seconds: int
       heartbeat_timeout_seconds=heartbeat_seconds,
     )
   except RuntimeError as error:
-    raise UsageError(f'cannot reach the other processes at {coordinator}: {files.first_line(error)}') from None
+    message = f'cannot connect {processes} processes at --coordinator={coordinator}; check the address, and that all of'
+    raise UsageError(f'{message} them have started: {files.first_line(error)}') from None
 
 
 def several() -> bool:
@@ -121,7 +124,7 @@ def check_shared(folder: Any) -> None:
   if jax.process_index() == 0:
     probe.unlink()
   if not seen:
-    raise UsageError(f'{folder} is not one folder for all hosts: take a gs:// path or a shared disk')
+    raise UsageError(f'the hosts do not share {folder}: set --workdir to a gs:// path or to a folder on a shared disk')
 
 
 def all_agree(flag: bool) -> bool:

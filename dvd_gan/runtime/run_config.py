@@ -37,7 +37,7 @@ def open_workdir(workdir: epath.Path) -> None:
     probe.write_text('')
     probe.unlink()
   except files.errors() as error:
-    raise files.failure(error, f'cannot write to workdir {workdir}') from None
+    raise files.failure(error, f'cannot write to workdir {workdir}; check permissions and free space') from None
 
 
 def write(config: Any, workdir: epath.Path, classes: tuple[str, ...] = ()) -> None:
@@ -60,9 +60,10 @@ def read(path: epath.Path) -> dict[str, Any]:
   try:
     config = json.loads(path.read_text())['config']
     if not isinstance(config, dict):
-      raise ValueError('no config in it')
+      raise ValueError('it has no object "config"')
   except (ValueError, KeyError, TypeError) as error:
-    raise UsageError(f'{path} is damaged ({error}); it is written anew once it is gone') from None
+    todo = 'delete it and train with --config=configs/FILE.py, which writes it again'
+    raise UsageError(f'{path} is damaged ({error}): {todo}') from None
   for old, new in RENAMED.items():
     (group, old), (_, new) = old.split('.'), new.split('.')
     if old in config.get(group, {}):
@@ -119,8 +120,8 @@ def number_classes(config: Any, names: tuple[str, ...]) -> None:
       elif str(part).isdigit() and int(part) < len(names):
         found.append(int(part))
       else:
-        near = difflib.get_close_matches(str(part), names) or names[:10]
-        raise UsageError(f'sample.classes: there is no class {part} among {len(names)}; there is {", ".join(near)}')
+        near = ', '.join(difflib.get_close_matches(str(part), names) or names[:10])
+        raise UsageError(f'sample.classes: there is no class {part}; the {len(names)} classes include {near}')
   config.sample.classes = tuple(found)
 
 
@@ -147,8 +148,8 @@ def check(config: Any, workdir: epath.Path) -> None:
     old = earlier.get(group, {}).get(field, before[group][field])  # the field may be newer than the run
     if old != new:
       raise UsageError(
-        f'{workdir} was trained with {group}.{field}={old}, not {new}: take another workdir, or say '
-        '--config.train.allow_config_change=True'
+        f'{workdir} was trained with {group}.{field}={old}, not {new}: use the old value, choose another --workdir, '
+        'or set --config.train.allow_config_change=True'
       )
 
 

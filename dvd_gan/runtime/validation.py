@@ -22,24 +22,24 @@ def validate(config: Any) -> None:
     if fields.RULES[name].path:
       files.check_remote(value)
   data, res = config.data, config.data.resolution
-  _require('://' not in data.stage, f'data.stage={data.stage} is not a folder on this machine')
-  _require(res & (res - 1) == 0, f'data.resolution={res} is not 4 * 2^n with n >= 1 (8, 16, 32, 64, 128, ...)')
+  _require('://' not in data.stage, f'data.stage={data.stage} must be a local folder, not a URL')
+  _require(res & (res - 1) == 0, f'data.resolution={res} is not a power of two (8, 16, 32, 64, 128, ...)')
   _validate_networks(config)
-  _require(data.frames >= 4, f'data.frames={data.frames} is too short: D_T pools time twice and needs 4')
+  _require(data.frames >= 4, f'data.frames={data.frames} must be 4 or more, because D_T halves time twice')
   _require(
     0 <= data.context < data.frames,
-    f'data.context={data.context} is not within 0 and data.frames={data.frames}, less 1',
+    f'data.context={data.context} must be from 0 to data.frames - 1 = {data.frames - 1}',
   )
   generated = data.frames - data.context
   _require(
     1 <= config.disc.frames_k <= generated,
-    f'disc.frames_k={config.disc.frames_k} is not within 1 and the {generated} frames generated',
+    f'disc.frames_k={config.disc.frames_k} must be from 1 to the number of generated frames, {generated}',
   )
   _validate_prediction(config)
   steps = tuple(config.train.profile_steps)
   _require(
     not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1]),
-    f'train.profile_steps={steps} is not the first and the last step of a range',
+    f'train.profile_steps={steps} must be empty, or the first and the last step to profile, such as (100, 110)',
   )
   _validate_sample(config)
 
@@ -52,15 +52,15 @@ def _validate_networks(config: Any) -> None:
     count = len(gen.multipliers)
     _require(
       count == units + 1,
-      f'gen.multipliers has {count} entries; {res} pixels need {units + 1}: the stem and {units} units',
+      f'gen.multipliers has {count} entries, but data.resolution={res} needs {units + 1}: the stem and {units} units',
     )
   for name, net, table in (('gen', gen, models.GEN_MULTIPLIERS), ('disc', disc, models.DISC_MULTIPLIERS)):
     known = net.multipliers or res in table
-    _require(known, f'data.resolution={res} has no default widths: give {name}.multipliers')
+    _require(known, f'data.resolution={res} has no default widths: set {name}.multipliers')
   blocks = len(disc.multipliers or models.DISC_MULTIPLIERS[res])
   _require(
     disc.pool in (1, 2, 4, 8) and res // disc.pool >= 4,
-    f'disc.pool={disc.pool} is not 1, 2, 4 or 8, or leaves too little',
+    f'disc.pool={disc.pool} must be 1, 2, 4 or 8, and at most data.resolution / 4 = {res // 4}',
   )
   _require(
     set(disc.parts) in ({'spatial'}, {'temporal'}, set(discriminators.PARTS)),
@@ -69,13 +69,14 @@ def _validate_networks(config: Any) -> None:
   smallest = res // disc.pool >> (blocks - 1)
   _require(
     blocks >= 3 and smallest >= 1,
-    f'disc.multipliers has {blocks} entries; {res} pixels allow 3 to {(res // disc.pool).bit_length()}',
+    f'disc.multipliers has {blocks} entries, but data.resolution={res} and disc.pool={disc.pool} allow 3 to '
+    f'{(res // disc.pool).bit_length()}',
   )
   places = [4 << i for i in range(units)]
-  _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units at {places} alone')
+  _require(set(gen.attention) <= set(places), f'gen.attention={tuple(gen.attention)}: G has units only at {places}')
   places = [res >> i for i in range(1, blocks)]
   _require(
-    set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks at {places} alone'
+    set(disc.attention) <= set(places), f'disc.attention={tuple(disc.attention)}: D_S has blocks only at {places}'
   )
 
 
@@ -86,11 +87,11 @@ def _validate_prediction(config: Any) -> None:
   count = len(models.context_multipliers(config))
   _require(
     not data.context or count == units,
-    f'gen.context_multipliers has {count} entries; {res} pixels need {units}',
+    f'gen.context_multipliers has {count} entries, but data.resolution={res} needs {units}',
   )
   _require(
     data.context or not config.train.truth_weight,
-    f'train.truth_weight={config.train.truth_weight} is for prediction, and data.context is 0',
+    f'train.truth_weight={config.train.truth_weight} is for prediction, but data.context is 0',
   )
 
 
@@ -99,28 +100,28 @@ def _validate_sample(config: Any) -> None:
   data, sample = config.data, config.sample
   _require(
     not (sample.video and data.context and data.use_labels) or len(sample.classes) == 1,
-    'sample.video: the model knows classes (data.use_labels), so name one: sample.classes=(ID,)',
+    'sample.video needs one class, because the model has classes: set --config.sample.classes=(CLASS,)',
   )
   for name in ('video', 'frames'):
-    _require(data.context or not sample[name], f'sample.{name} is for prediction, and data.context is 0')
+    _require(data.context or not sample[name], f'sample.{name} is for prediction, but data.context is 0')
   _require(
     not data.context or sample.interpolate == 'none',
-    f'sample.interpolate={sample.interpolate} is for synthesis, and data.context is {data.context}',
+    f'sample.interpolate={sample.interpolate} is for synthesis, but data.context is {data.context}',
   )
   labels = (data.num_classes or fields.KNOWN_CLASSES.get(data.name, 0)) if data.use_labels else 1
   wrong = [label for label in sample.classes if not isinstance(label, str) and 0 < labels <= label]
-  _require(not wrong, f'sample.classes: {wrong} not within 0 and {labels - 1}, the labels that the model knows')
+  _require(not wrong, f'sample.classes: {wrong} must be from 0 to {labels - 1}, the labels of the model')
   for name in ('sample', 'eval', 'export'):
-    _require(config[name].truncation, f'{name}.truncation is empty; it needs standard deviations, (1.0,) say')
+    _require(config[name].truncation, f'{name}.truncation is empty: set standard deviations of z, such as (1.0,)')
 
 
 def validate_batch(config: Any, devices: int) -> None:
   """Raises UsageError if a train step's batch, or its state, cannot be split over `devices` devices."""
   size, shard = config.train.batch_size, config.mesh.shard
   _require(devices % shard == 0, f'mesh.shard={shard} does not divide the {devices} devices')
-  _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices')
+  _require(size % devices == 0, f'train.batch_size={size} does not divide over the {devices} devices; use a multiple')
   each, parts = size // devices, config.train.microbatches
-  _require(each % parts == 0, f'train.microbatches={parts} does not divide the {each} videos of a device')
+  _require(each % parts == 0, f'train.microbatches={parts} does not divide the {each} videos on each device')
 
 
 def names(config: Any) -> list[str]:

@@ -1,10 +1,10 @@
 """The compiled TPU step as it is beside the obvious alternatives, by the compiler's own account.
 
-python results/performance/tpu_alternatives.py [--topology=v5e:16x16] [--ch=16] [--only=0,5]
+python results/performance/tpu_alternatives.py [--topology=v5e:16x16] [--ch=16] [--only=0,5] [--out=FILE.json]
 
 64x64, 12 frames, two videos a device, compiled for a slice that is not there, as `--mode=dry_run` does. Each cell in
 brackets is the ratio to the first row. Set JAX_OPTIMIZATION_LEVEL=O1 for a third of the time to compile; memory traffic
-is then not known, and not told.
+is then not known.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from alternatives import autodiff_of_batch_norm, separate_passes  # noqa: E402
 
 from dvd_gan.configs import kinetics600_64x12  # noqa: E402
 from dvd_gan.dry_run import command, tpu  # noqa: E402
+from results.scripts import measured  # noqa: E402
 
 # name: (fields of the config, what is undone while it is traced)
 VARIANTS = {
@@ -48,11 +49,12 @@ def main() -> None:
   parser.add_argument('--topology', default='v5e:16x16')
   parser.add_argument('--ch', type=int, default=16, help='base width of both networks')
   parser.add_argument('--only', default=','.join(map(str, range(len(VARIANTS)))), help='numbers of variants, from 0')
+  parser.add_argument('--out', type=pathlib.Path, help='JSON file')
   args = parser.parse_args()
   jax.config.update('jax_enable_compilation_cache', False)
   print(f'| variant | {" | ".join(COLUMNS.values())} |')
   print(f'|{"---|" * (len(COLUMNS) + 1)}')
-  first = None
+  rows = []
   for name, (fields, undone) in [list(VARIANTS.items())[int(i)] for i in args.only.split(',')]:
     config = kinetics600_64x12.get_config()
     config.gen.ch = config.disc.ch = args.ch
@@ -64,9 +66,12 @@ def main() -> None:
     with undone(), in_this_process, contextlib.redirect_stdout(io.StringIO()):
       result = command.dry_run(config, 'kinetics600_64x12', None)
     result['compile_s'] = time.perf_counter() - start
-    first = first or result
+    rows.append({'variant': name, **result})
+    first = rows[0]
     cells = ['-' if result[key] is None else f'{result[key]:.3g} ({result[key] / first[key]:.2f})' for key in COLUMNS]
     print(f'| {name} | {" | ".join(cells)} |', flush=True)
+  if args.out:
+    measured.save(args.out, rows)
 
 
 if __name__ == '__main__':

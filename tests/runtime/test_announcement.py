@@ -25,7 +25,7 @@ def test_the_announcement_shows_devices_data_and_networks_and_warns_of_a_full_di
   assert 'D_S' in out and 'D_T' in out and 'up to 3 more checkpoints' in out and 'WARNING' not in out
   config.train.update(keep_checkpoints=0, steps=10**9)
   announcement.announce(config, epath.Path(tmp_path), mesh, state, source)
-  assert 'WARNING, they do not fit' in capsys.readouterr().out
+  assert 'WARNING, they do not fit; free space or set train.keep_checkpoints' in capsys.readouterr().out
 
 
 def test_the_compilation_message_shows_the_last_duration_for_the_program(config, mesh, tmp_path, capsys, monkeypatch):

@@ -56,11 +56,11 @@ def test_a_config_json_of_an_older_version_gets_defaults_and_renamed_fields(run)
   [
     (
       ['--workdir=nowhere'],
-      '--mode=train needs --config=configs/FILE.py, or --workdir=DIR of a run (nowhere/config.json',
+      '--mode=train needs --config=configs/FILE.py, or --workdir=DIR of a run (nowhere/config.json does not exist)',
     ),
     (['--mode=sample', '--workdir=nowhere'], '--mode=sample needs --config'),
     (['--mode=prepare'], '--mode=prepare needs --config=configs/FILE.py'),
-    (['--config=nothing'], 'there is no file nothing; by name there are bair_fp_64x16'),
+    (['--config=nothing'], 'there is no file nothing; give its path or one of the names bair_fp_64x16'),
     (['--config', 'configs/nothing.py'], 'there is no file configs/nothing.py'),
     (['--config=smoke:large'], 'smoke.py takes no argument after a colon'),
     (['--config=nowhere/config.json'], '--config=nowhere/config.json: there is no such file'),
@@ -106,8 +106,8 @@ def test_sample_classes_can_be_given_by_name_or_by_number(run):
       run_config.number_classes(config, run_config.class_names(config, workdir))
     assert config.sample.classes == found and config.data.num_classes == 3  # the run's
   for wanted, message in (
-    ('bike', 'no class bike among 3; there is bikes'),
-    ('7', 'no class 7 among 3; there is bikes, bunny'),
+    ('bike', 'there is no class bike; the 3 classes include bikes$'),
+    ('7', 'there is no class 7; the 3 classes include bikes, bunny, carphone$'),
   ):
     config.sample.classes = (wanted,)
     with pytest.raises(UsageError, match=message):

@@ -38,9 +38,9 @@ def on_tpu(monkeypatch):
 @pytest.mark.parametrize(
   ('initialize', 'devices', 'message'),
   [
-    (ValueError('coordinator_address should be defined.'), None, 'cannot find the hosts of its slice'),
-    (ConnectionError('metadata.google.internal'), None, 'hosts of its slice .*: metadata'),
-    (None, RuntimeError("Unable to initialize backend 'tpu': busy\nmore"), 'no TPU: Unable .* busy$'),
+    (ValueError('coordinator_address should be defined.'), None, 'cannot find the other hosts of its TPU slice'),
+    (ConnectionError('metadata.google.internal'), None, 'delete the slice and create it again: metadata'),
+    (None, RuntimeError("Unable to initialize backend 'tpu': busy\nmore"), 'cannot use its TPU; .*: Unable .* busy$'),
   ],
 )
 def test_start_on_a_tpu_vm_that_finds_no_slice_or_no_tpu_is_a_run_error(on_tpu, initialize, devices, message):
