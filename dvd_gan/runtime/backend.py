@@ -28,9 +28,9 @@ def step_options(mesh_config: Any, platform: str = '') -> dict[str, bool]:
 def compiler_options(platform: str) -> dict[str, str]:
   """XLA options for every jit with convolutions, by platform ('cpu', 'gpu', 'tpu').
 
-  On a CPU, jaxlib 0.10 passes convolutions to YNNPACK, which runs most of ours on one core, at half the speed of XLA's
-  own kernels on two cores. YNNPACK is faster than XLA for reductions and matrix products, so only those use it. The
-  memory-optimised scheduler takes a quarter less memory at 0.98 to 1.04 times the time. LLVM's optimisation level 1
+  On a CPU, jaxlib 0.10 passes convolutions to YNNPACK, which runs most of ours on one core: a step takes 1.25 times as
+  long. YNNPACK is faster than XLA for reductions and matrix products, so only those use it. The
+  memory-optimised scheduler takes a fifth less memory at 0.99 to 1.06 times the time. LLVM's optimisation level 1
   compiles in three quarters of the time, and steps are as fast as at level 3 (all measured in results/performance).
   Options that this jaxlib does not know, or that XLA_FLAGS sets, are omitted.
   """

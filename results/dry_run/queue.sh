@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the paper's settings at full width, one row a file: bash results/dry_run/queue.sh
-# Rows that are there are skipped, so it can be stopped at any time. 10 GB of memory; on two cores 3 to 8 minutes a row at
-# optimisation level O1 or O0, 10 to 20 at the compiler's own, whose rows take the place of O1's.
+# Existing rows are skipped, so the script can be stopped at any time. It takes 10 GB of memory, and on two cores 3 to 8
+# minutes a row at optimisation level O1 or O0, 10 to 20 at the compiler's default level, whose rows replace O1's.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 export JAX_PLATFORMS=cpu
@@ -31,7 +31,7 @@ for level in O1 UNKNOWN; do
     row $level "$config" v5litepod-128
     row $level "$config" v6e-64
   done
-  # What the compiler's own level alone shows: gradients sent while the next ones are computed.
+  # Overlap of gradient all-reduces with the backward pass, which only the compiler's default level does.
   [ $level = UNKNOWN ] && suffix=-overlap row $level kinetics600_64x12 v5litepod-256 --config.mesh.overlap=True
   row $level kinetics600_64x12 v5p-64
   row $level kinetics600_64x12 v6e-32 "${small[@]}"

@@ -1,7 +1,7 @@
-"""Writes README.md beside it: the compiled rows, how far off the estimate is on them, and the estimate for the rest.
+"""Writes README.md beside this file: the compiled rows, the estimate's error on them, and estimates for other slices.
 
 python results/dry_run/table.py          two minutes
-python results/dry_run/table.py --fit    prints the factors of dvd_gan/dry_run/memory.py that suit the rows best
+python results/dry_run/table.py --fit    prints the factors of dvd_gan/dry_run/memory.py fitted to the rows
 """
 
 import importlib
@@ -23,7 +23,7 @@ CONFIGS = (
 )  # fmt: skip
 KINDS = ('v3', 'v4', 'v5e', 'v5p', 'v6e')
 DEVICES = (32, 64, 128, 256, 512)
-# What to turn on until it fits, dearest last: (name, mesh.shard, remat).
+# Options to try in order until the step fits: (name, mesh.shard, remat).
 LADDER = (('', 1, False), ('s', 8, False), ('sr', 8, True))
 BATCH = 512
 
@@ -49,12 +49,12 @@ def state_of(row):
 
 
 def fit(rows):
-  """Least squares of the temporaries, relative to the whole memory, with and without remat."""
+  """Fits temporaries by least squares of the error relative to the whole memory, with and without remat."""
   for remat in (False, True):
     chosen = [row for row in rows if row['remat'] == remat and row['fits'] and row['microbatches'] == 1]
     sizes = np.array([memory.sizes(as_compiled(row), row['batch_per_device']) for row in chosen])
     whole = np.array([row['hbm_used_gib'] for row in chosen])
-    # What is kept counts once under remat, where it is kept; it hardly differs from a share of the second otherwise.
+    # Factor `kept` is fixed: 1 with remat. Without remat it is 0, because `kept` and `plain` are almost proportional.
     wanted = np.array([row['temporaries_gib'] for row in chosen]) - (sizes[:, 0] if remat else 0)
     factors, *_ = np.linalg.lstsq(sizes[:, 1:] / whole[:, None], wanted / whole, rcond=None)
     print(
@@ -65,7 +65,7 @@ def fit(rows):
 
 
 def estimates(name):
-  """{(kind, devices): cell}: the first rung of the ladder that fits, and its roofline."""
+  """{(kind, devices): cell}: memory and roofline with the first entry of LADDER that fits."""
   kept = {}
   for remat in (False, True):
     config = load(name)
@@ -155,8 +155,8 @@ def main():
       f'| {row["optimization"].replace("UNKNOWN", "default")} | {guess} | {row["libtpu"]} |'
     )
   lines.append(
-    f'\nThe estimate is off by {100 * np.mean(np.abs(errors)):.0f} % on average and by '
-    f'{100 * np.max(np.abs(errors)):.0f} % at most on the {len(errors)} rows that fit and have no microbatches, to which it was fitted.\n'
+    f'\nOn the {len(errors)} rows that fit and have no microbatches, the estimate is off by '
+    f'{100 * np.mean(np.abs(errors)):.0f} % on average and by {100 * np.max(np.abs(errors)):.0f} % at most. Its factors were fitted to such rows.\n'
   )
   lines += ['## Parameters, in millions\n', *parameters(), '']
   lines += ['## Estimated\n', (HERE / 'estimated.md').read_text()]

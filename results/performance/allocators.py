@@ -1,8 +1,8 @@
-"""The train step with glibc's allocator and with another one preloaded, by turns, each run in a process of its own.
+"""Times the train step with glibc's allocator and with another one, alternately, each run in its own process.
 
 python results/performance/allocators.py LIBRARY [--sizes=smoke] [--rounds=3] [--repeats=10] [--out=FILE.json]
 
-LIBRARY is what LD_PRELOAD takes, for example libtcmalloc_minimal.so.4. Prints the median step of each size and the
+LIBRARY is the value of LD_PRELOAD, for example libtcmalloc_minimal.so.4. Prints the median step of each size and its
 ratio to glibc's. Sizes are those of `python -m dvd_gan.benchmark`.
 """
 
@@ -18,7 +18,7 @@ from results.scripts import measured  # noqa: E402
 
 
 def run(library: str, size: str, repeats: int) -> dict[str, Any]:
-  """The benchmark with a library preloaded; an empty name is glibc's allocator."""
+  """Runs the benchmark with a library preloaded; an empty name stands for glibc's allocator."""
   return measured.benchmark(measured.ROOT, size, repeats, LD_PRELOAD=library) | {'allocator': library or 'glibc'}
 
 

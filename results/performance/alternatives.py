@@ -1,10 +1,10 @@
-"""The train step as it is beside the obvious alternatives, in one process and in turn.
+"""Times the train step and variants of it alternately in one process.
 
 python results/performance/alternatives.py [--size=SIZE] [--rounds=3] [--repeats=3] [--only=0,1] [--out=FILE.json]
 
-Compiles every one of VARIANTS for the same random state and batch, times their steps in turn and prints a table: median
-step, compilation, temporary memory, share of the rate of a matrix product measured in the same run, and the ratio of the
-median step to the first variant's. Sizes are those of `python -m dvd_gan.benchmark`.
+Compiles each of VARIANTS for the same random state and batch, times their steps alternately and prints a table: median
+step, its ratio to the first variant's, share of the rate of a matrix product measured in the same run, temporary memory
+and compile time. Sizes are those of `python -m dvd_gan.benchmark`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from results.scripts import measured  # noqa: E402
 
 @contextlib.contextmanager
 def other_platforms_forms() -> Iterator[None]:
-  """The forms of small convolutions, wide kernel gradients and pools that GPUs and TPUs get."""
+  """The operations that GPUs and TPUs get, instead of a CPU's: see `platform_dependent` in dvd_gan/models/ops."""
 
   def default_only(*args: Any, default: Callable[..., Any], **_: Any) -> Any:
     return default(*args)
@@ -39,14 +39,14 @@ def other_platforms_forms() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_options() -> Iterator[None]:
-  """XLA's options as jaxlib comes."""
+  """jaxlib's defaults for all of XLA's options."""
   with mock.patch.object(backend, 'compiler_options', lambda platform: {}):
     yield
 
 
 @contextlib.contextmanager
 def without(option: str) -> Iterator[None]:
-  """One of XLA's options as jaxlib comes."""
+  """jaxlib's default for one of XLA's options."""
   ours = backend.compiler_options
 
   def others(platform: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ def neither() -> Iterator[None]:
 
 @contextlib.contextmanager
 def separate_passes() -> Iterator[None]:
-  """The discriminators judge real and fake videos in a pass each, in place of one for both."""
+  """The discriminators process real and fake videos in two passes instead of one."""
   fused = train_step.disc_loss
 
   class Twice:
@@ -84,14 +84,14 @@ def separate_passes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def upsampling_apart() -> Iterator[None]:
-  """G upsamples before its convolutions; D's averages stay where they are."""
+  """G upsamples before its convolutions; D's average pooling stays in the kernels."""
   with mock.patch.object(resampling, 'SMALLEST_UPSAMPLED_IN_KERNEL', float('inf')):
     yield
 
 
 @contextlib.contextmanager
 def fused_transposes() -> Iterator[None]:
-  """Transposes in the fusions of what comes before them."""
+  """XLA may fuse transposes with the operations before them."""
   with (
     mock.patch.object(convolution, 'transpose_apart', jax.numpy.transpose),
     mock.patch.object(resampling, 'transpose_apart', jax.numpy.transpose),
@@ -101,26 +101,26 @@ def fused_transposes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def few_channels_as_others() -> Iterator[None]:
-  """Convolutions of few channels in the form of the others."""
+  """Convolutions with few input channels are computed like the rest."""
   with mock.patch.object(convolution, 'NARROW', 0):
     yield
 
 
 @contextlib.contextmanager
 def autodiff_of_batch_norm() -> Iterator[None]:
-  """BN's gradient as autodiff derives it."""
+  """BN's gradient by autodiff."""
   with mock.patch.object(batch_norm, '_normalised_by_own', lambda axes, *rest: batch_norm._normalised(*rest)):
     yield
 
 
 @contextlib.contextmanager
 def rgb_as_others() -> Iterator[None]:
-  """Convolutions to RGB in the form of the others."""
+  """Convolutions to RGB are computed like the rest."""
   with mock.patch.object(convolution, 'FEW', 0):
     yield
 
 
-# name: (fields of the config, what is undone while it is traced and compiled)
+# name: (config fields, context manager to trace and compile in)
 VARIANTS = {
   'as it is': ({}, contextlib.nullcontext),
   "jaxlib's default kernels": ({}, no_options),

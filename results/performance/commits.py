@@ -1,9 +1,9 @@
-"""The train step of two clones of the project by turns, each compiled anew in a process of its own.
+"""Times the train step of two clones of the project alternately, each compiled without a cache in its own process.
 
 python results/performance/commits.py BEFORE AFTER [--sizes=smoke] [--rounds=2] [--repeats=20] [--out=FILE.json]
 
-BEFORE and AFTER are folders. Prints, for each size, medians of compilation and step and their ratios. Which CPUs is
-taskset's to say.
+BEFORE and AFTER are the folders of the clones. Prints medians of the compile time, the step and its share of the matmul
+rate for each size and commit. Uses the CPUs that `taskset` allows.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from results.scripts import measured  # noqa: E402
 
 
 def run(folder: str, size: str, repeats: int) -> dict[str, Any]:
-  """The benchmark of a clone, compiled without a cache, with its commit."""
+  """Runs the benchmark of a clone without a compilation cache; adds the commit to its result."""
   found = measured.benchmark(folder, size, repeats, JAX_ENABLE_COMPILATION_CACHE='0')
   return found | {'commit': measured.commit(folder)}
 

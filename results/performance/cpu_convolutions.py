@@ -2,9 +2,9 @@
 
 python results/performance/cpu_convolutions.py
 
-Prints GFLOP/s (taps on padding counted) beside those of a matrix product: of 3x3 convolutions forward and of the
-gradient of their kernels with either operand as the image; and milliseconds of a map smaller than its kernel and of a
-pool after a ReLU, in the form of other platforms and in the CPU's.
+Prints GFLOP/s, with taps on padding counted, of a matrix product, of 3x3 convolutions, and of their kernel gradients
+with either operand as the image. Then prints milliseconds of a convolution of a map smaller than its kernel and of a
+pool after a ReLU, as other platforms and as a CPU compute them.
 """
 
 import pathlib

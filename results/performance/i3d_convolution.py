@@ -1,8 +1,8 @@
-"""I3D as `evaluate` runs it beside what was there before, on random weights.
+"""Times I3D with 3-D convolutions computed as 2-D ones, as `evaluate` runs it, and with XLA's own; random weights.
 
 python results/performance/i3d_convolution.py [ROUNDS [FILE.json]]
 
-Prints seconds a clip of 16 frames, batch 4, of each of VARIANTS in turn, and the ratios of their medians to the first's.
+Times VARIANTS alternately; prints seconds per clip of 16 frames, batch 4, and the ratios of the medians to the first's.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ def plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   return jax.lax.conv_general_dilated(x, kernel, (stride,) * 3, 'SAME', dimension_numbers=numbers)
 
 
-# name: (the 3-D convolution, whether with backend.compiler_options)
+# name: (the 3-D convolution, whether to use backend.compiler_options)
 VARIANTS = {
   'as 2-D, on all cores': (i3d.conv3d, True),
   "as 2-D, jaxlib's default": (i3d.conv3d, False),

@@ -1,9 +1,9 @@
-"""Where a train step's time goes on one CPU core, operation by operation.
+"""Time of a train step on one CPU core, by kind of operation.
 
 python results/performance/operations.py [--size=SIZE] [--steps=5] [--cpu=0] [--top=0] [--out=FILE.json]
 
-Runs on one core, where operations follow each other and a trace tells how long each took. Prints a table of kinds of
-operations and, with --top, the costliest ones; --out writes the kinds as JSON. Sizes are those of
+Traces the step on one core, where operations do not overlap. Prints a table of kinds of operations and, with --top, the
+slowest ones; --out writes the kinds as JSON. Sizes are those of
 `python -m dvd_gan.benchmark`.
 """
 
@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from results.scripts import measured  # noqa: E402
 
-NARROW = 9  # channels in or out of a convolution that packing costs more than multiplying
+NARROW = 9  # channels in or out, up to which packing patches takes longer than multiplying
 
 
 def kind(name: str, opcode: str, op_name: str, shapes: list[list[int]]) -> str:
-  """What a row of the table calls an operation; `shapes` are those of a convolution's operands and result."""
+  """The kind of an operation, a row of the table; `shapes` are those of a convolution's operands and result."""
   net = 'Generator' in op_name or 'Discriminator' in op_name
   if opcode == 'convolution':
     image, kernel, _ = shapes

@@ -1,14 +1,17 @@
-"""Our train step beside those of two public PyTorch re-implementations, each as its authors train it, in turn.
+"""Times our train step and those of two public PyTorch re-implementations, as their authors train them, alternately.
 
 python results/performance/reimplementations.py PYTHON HARRY MCKEE [--rounds=3] [--out=FILE.json]
 
-PYTHON is the interpreter of an environment with torch and numpy, HARRY a clone of Harrypotterrrr/DVD-GAN and MCKEE one of
-dmckee5/BigVidGAN (`none` leaves one out). Each runs in a process of its own that waits while the others compute: 64x64,
-12 frames, 8 of them for D_S, ch = 32, 4 videos, float32. Theirs are the trainers of the clones: `Trainer.train` fed by a
-loader of random videos, and `GAN_training_function` with the flags of `scripts/launch_DVDGAN_64.sh` but for the sizes
-and a loss of weight 0. What only reads videos or writes logs is replaced by mocks, and a method each by what works on a CPU. The models differ (the first has ConvGRUs of three layers
-at each resolution and one D step, the second another D_T), so what compares is FLOP/s: theirs of what ran, by PyTorch's
-counter with our count of convolutions (taps on padding left out); ours of the layers as described and of what ran.
+PYTHON is the interpreter of an environment with torch and numpy, HARRY a clone of Harrypotterrrr/DVD-GAN and MCKEE one
+of dmckee5/BigVidGAN (`none` omits one). Each runs in its own process, which waits while the others compute: 64x64, 12
+frames, 8 of them for D_S, ch = 32, 4 videos, float32. The clones' own trainers run: `Trainer.train` with a loader of
+random videos, and `GAN_training_function` with the flags of `scripts/launch_DVDGAN_64.sh`, except for the sizes and a
+loss of weight 0. Modules that only read videos or write logs are mocked, and one method of each clone is replaced to
+run on a CPU.
+
+The models differ (the first has ConvGRUs of three layers at each resolution and one D step, the second another D_T), so
+compare FLOP/s, not steps. Their FLOPs are those that ran, from PyTorch's counter with our count of convolutions
+(without taps on padding). Ours are given twice: of the layers as described, and those that ran.
 """
 
 import argparse
@@ -25,11 +28,11 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-# In the trainers' processes the clone comes before it.
+# In the trainers' processes the clone's folder is inserted before this one.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 FRAMES, RESOLUTION, CHANNELS, BATCH, CLASSES, K = 12, 64, 32, 4, 600, 8
-UNUSED = (  # of reading videos and writing logs
+UNUSED = (  # modules for reading videos and writing logs
   'PIL animal_hash datasets h5py pandas tensorboardX torchvision torchvision.datasets torchvision.datasets.utils '
   'torchvision.transforms torchvision.utils tqdm'
 ).split()
@@ -37,7 +40,7 @@ UNUSED = (  # of reading videos and writing logs
 
 @contextlib.contextmanager
 def absent(names: list[str]) -> Iterator[None]:
-  """Mocks for modules, while what imports them is imported."""
+  """Replaces modules by mocks while the modules that import them are imported."""
   sys.modules.update({name: mock.MagicMock() for name in names})
   yield
   for name in names:
@@ -45,12 +48,12 @@ def absent(names: list[str]) -> Iterator[None]:
 
 
 class Served:
-  """A trainer in another process that runs a step when asked."""
+  """A trainer in another process that runs a step on request."""
 
   def __init__(self, python: str, name: str, folder: str):
     command = [python, os.path.abspath(__file__), '--serve', name, folder]
     self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    first = self._ask()  # counts; the first step is slower
+    first = self._ask()  # counts FLOPs; the first step is slower
     self.flop, self.about = first['flop'], first['about']
 
   def _ask(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class Served:
 
 
 def convolution_flop() -> dict[Any, Any]:
-  """Formulas for PyTorch's counter that leave out taps on padding, as flops.py does; no convolution is transposed."""
+  """Formulas for PyTorch's counter, without taps on padding, as in flops.py; transposed convolutions do not occur."""
   import torch
 
   with absent(['jax']):
@@ -79,7 +82,9 @@ def convolution_flop() -> dict[Any, Any]:
   def forward(x, kernel, bias, stride, padding, dilation, transposed, output_padding, groups, *, out_shape):
     taps = 1
     for axis, (size, length, out) in enumerate(zip(x[2:], kernel[2:], out_shape[2:], strict=True)):
-      by, low, kernel_dilation = (of[axis % len(of)] for of in (stride, padding, dilation))  # one may stand for all
+      by, low, kernel_dilation = (
+        of[axis % len(of)] for of in (stride, padding, dilation)
+      )  # one value may apply to all axes
       taps *= flops.inner_taps(size, length, out, stride=by, low=low, kernel_dilation=kernel_dilation)
     return 2 * x[0] * kernel[0] * kernel[1] * taps
 
@@ -91,7 +96,7 @@ def convolution_flop() -> dict[Any, Any]:
 
 
 def steps_asked_for(answers: Any) -> Iterator[int]:
-  """A number for each step that the parent asks for, the one before it answered with its time; the first is counted."""
+  """Yields a number for each step that the parent requests, then answers with its time, or its FLOPs for the first."""
   import torch
   from torch.utils import flop_counter
 
@@ -102,10 +107,10 @@ def steps_asked_for(answers: Any) -> Iterator[int]:
       answer = {'seconds': time.perf_counter() - start}
     else:
       with flop_counter.FlopCounterMode(display=False, custom_mapping=convolution_flop()) as counter:
-        yield number  # the step is the caller's, until it asks for the next
+        yield number  # the caller runs the step until it takes the next number
       answer = {'flop': counter.get_total_flops(), 'about': f'torch {torch.__version__}'}
     print(json.dumps(answer), file=answers, flush=True)
-  os._exit(0)  # the trainer around this would go on
+  os._exit(0)  # otherwise the trainer would continue
 
 
 def serve_harry(steps: Iterator[int]) -> None:
@@ -115,7 +120,7 @@ def serve_harry(steps: Iterator[int]) -> None:
     import trainer
 
   class Loader:
-    """Random videos (batch, 3, frames, height, width) in -1 to 1, as the clone's own loader would give them."""
+    """Random videos (batch, 3, frames, height, width) in -1 to 1, in the format of the clone's own loader."""
 
     def __len__(self) -> int:
       return 10**9
@@ -129,8 +134,8 @@ def serve_harry(steps: Iterator[int]) -> None:
   sys.argv += [f'--n_frames={FRAMES}', f'--k_sample={K}', f'--batch_size={BATCH}', f'--n_class={CLASSES}']
   sys.argv += ['--test_batch_size=1']
   config = parameter.get_parameters()
-  config.gpus = ''  # its way to ask for a CPU
-  torch.nn.Module.cuda = lambda self, *_: self  # called all the same
+  config.gpus = ''  # selects the CPU
+  torch.nn.Module.cuda = lambda self, *_: self  # called on a CPU too
   trainer.Trainer(Loader(), config).train()
 
 
@@ -150,7 +155,7 @@ def serve_mckee(steps: Iterator[int]) -> None:
   """
   config = vars(utils.prepare_parser().parse_args(flags.split()))
   config.update(resolution=RESOLUTION, n_classes=CLASSES)
-  config.update(dataset='C10')  # read by the trainer for the names of classes in logs alone
+  config.update(dataset='C10')  # the trainer reads it only for class names in logs
   for network in 'GD':
     config[f'{network}_activation'] = utils.activation_dict[config[f'{network}_nl']]
   gen = BigGAN.Generator(**config)
@@ -158,7 +163,7 @@ def serve_mckee(steps: Iterator[int]) -> None:
   averaged = BigGAN.Generator(**{**config, 'skip_init': True, 'no_optim': True})
   both = torch.nn.DataParallel(BigGAN.G_D(gen, image, video, config['k'], config['T_into_B']))
   z, y = utils.prepare_z_y(BATCH, gen.dim_z, CLASSES, device='cpu')
-  utils.Distribution.to = torch.Tensor.to  # its own makes what this PyTorch's counter of FLOPs cannot hold
+  utils.Distribution.to = torch.Tensor.to  # its own returns a type that this PyTorch's FLOP counter does not support
   state = {'itr': 0}
   train = train_fns.GAN_training_function(
     gen, image, video, both, z, y, utils.ema(gen, averaged, config['ema_decay'], config['ema_start']), state, config
@@ -176,7 +181,7 @@ SERVED = {'Harrypotterrrr/DVD-GAN': serve_harry, 'dmckee5/BigVidGAN': serve_mcke
 
 
 def serve(name: str, folder: str) -> None:
-  """The other process: answers on standard output, what the clone prints is thrown away."""
+  """Entry point of a trainer's process: answers on standard output; the clone's own output is discarded."""
   answers, sys.stdout = sys.stdout, open(os.devnull, 'w')
   sys.path.insert(0, folder)
   SERVED[name](steps_asked_for(answers))
@@ -192,7 +197,7 @@ def main() -> None:
   args = parser.parse_args()
   import jax
 
-  from dvd_gan import benchmark  # here, as the trainers' processes have no jax
+  from dvd_gan import benchmark  # imported here, because the trainers' processes have no jax
   from results.scripts import measured
 
   steps = {f'ours, jax {jax.__version__}': benchmark.Step(benchmark.SIZES['64x64x12_ch32_b4']())}
@@ -213,7 +218,7 @@ def main() -> None:
 
 
 def table(steps: dict[str, Any], seconds: dict[str, list[float]], rate: float) -> list[dict[str, Any]]:
-  """Prints the medians of every step, ours first and twice; returns the rows."""
+  """Prints the median of each step, ours twice and first; returns the rows."""
   print(f'matrix product {rate / 1e9:.0f} GFLOP/s')
   print('| train step | s: median (range) | TFLOP | GFLOP/s | share of matmul rate | per FLOP, times ours |')
   print('|---|---|---|---|---|---|')

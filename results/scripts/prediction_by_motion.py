@@ -1,12 +1,12 @@
-"""How close a prediction model of moving shapes comes to the truth, by kind of motion, beside copying the last frame.
+"""Compares predictions of moving shapes with the real frames, by kind of motion, and with copying the last frame.
 
 python results/scripts/prediction_by_motion.py WORKDIR [STEP] [TRUNCATION]
 
-STEP: 0, the default, is the newest. TRUNCATION: what z is multiplied by, 1 by default.
+STEP: 0, the default, for the newest checkpoint. TRUNCATION: standard deviation of z, 1 by default.
 
-Prints, over 300 held-out clips with three futures each (EMA weights, standing statistics), PSNR in dB and
-SSIM, means over the generated frames: of all futures, of each clip's best, of copying the last context frame; how far a
-clip's futures lie apart in grey levels; and PSNR by frame for the classes that move.
+Uses 300 held-out clips with three futures each, EMA weights and standing statistics. Prints PSNR in dB and SSIM, means
+over the generated frames: of all futures, of each clip's best future, and of copying the last context frame. Also
+prints the distance between a clip's futures in grey levels, and PSNR by frame for the classes that move.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""Trains the classifier of moving_shapes and measures it on held-out clips.
+"""Trains the classifier of moving_shapes and evaluates it on held-out clips.
 
 python results/toy/train_classifier.py
 
-Writes dvd_gan/metrics/networks/shapes_classifier.npz, and classifier.json beside this file. Clips are drawn once, at 16, 32 or
-64 pixels, some as JPEGs, and resized to 32; windows of them, their stride and colours are drawn anew at each step. All
-is a function of SEED; another machine rounds otherwise.
+Writes dvd_gan/metrics/networks/shapes_classifier.npz, and classifier.json beside this file. Clips are drawn once, at 16,
+32 or 64 pixels, some as JPEGs, and resized to 32. Their windows, strides and colours are drawn at each step. The result
+is a function of SEED, except that another machine rounds differently.
 """
 
 import importlib.metadata
@@ -24,19 +24,19 @@ from dvd_gan.metrics import frechet
 from dvd_gan.metrics.networks import resize, shapes_classifier, weights
 
 HERE = pathlib.Path(__file__).resolve().parent
-SEED = 2  # of drawing, too: 0 and 1 are the training and the held-out clips of moving_shapes
+SEED = 2  # also of the clips; the training and held-out clips of moving_shapes have seeds 0 and 1
 HELD_OUT_SEED = 1
 CLIPS, HELD_OUT = 4000, 900
 SIZES = (16, 32, 64)  # pixels
 SIZE_ODDS = (0.25, 0.5, 0.25)
-QUALITY = 95  # of half of the clips, as JPEGs
+QUALITY = 95  # JPEG quality of half of the clips
 STRIDES = (1, 2)
 FRAMES = (6, 8, 10, 12, 16)
 TRAINED_FRAMES = (6, 8, 12, 16)  # one compiled step each
 DRAWN = window.span(max(FRAMES), max(STRIDES))
 STEPS, BATCH, RATE, WARMUP, DECAY = 1200, 64, 3e-3, 100, 1e-3
-MAX_NOISE = 0.05  # of [-1, 1], its deviation
-FROZEN = 0.5  # of the still clips: see `batch`
+MAX_NOISE = 0.05  # largest standard deviation of the noise, on the scale of [-1, 1]
+FROZEN = 0.5  # share of the still clips that are frozen clips: see `batch`
 
 
 def resized(video: np.ndarray) -> np.ndarray:
@@ -45,12 +45,12 @@ def resized(video: np.ndarray) -> np.ndarray:
 
 
 def as_jpeg(video: np.ndarray) -> np.ndarray:
-  """uint8 [T, H, W, 3] as it comes back from JPEGs."""
+  """Encodes uint8 [T, H, W, 3] as JPEGs and decodes them."""
   return np.stack([jpeg.decode(data) for data in jpeg.encode(video, QUALITY)])
 
 
 def draw_pool() -> tuple[np.ndarray, np.ndarray]:
-  """Training clips, of a random size each, half of them JPEGs: (uint8 [CLIPS, DRAWN, 32, 32, 3], label)."""
+  """Training clips, each of a random size, half of them as JPEGs: (uint8 [CLIPS, DRAWN, 32, 32, 3], label)."""
   rng = np.random.default_rng(SEED)
   sizes, jpegs = rng.choice(SIZES, CLIPS, p=SIZE_ODDS), rng.random(CLIPS) < 0.5
   side = shapes_classifier.RESOLUTION
@@ -64,7 +64,7 @@ def draw_pool() -> tuple[np.ndarray, np.ndarray]:
 def augmented(clip: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
   """A window of a clip in other colours, mirrored or backwards, with noise: f32 [frames, 32, 32, 3] in [-1, 1].
 
-  What it changes leaves the class as it is.
+  The class does not change.
   """
   stride = rng.choice(STRIDES)
   start = rng.integers(DRAWN - window.span(frames, stride) + 1)
@@ -82,8 +82,8 @@ def split(labels):
 def batch(videos: np.ndarray, labels: np.ndarray, frames: int, rng: np.random.Generator):
   """(f32 [BATCH, frames, 32, 32, 3] in [-1, 1], label) from the pool.
 
-  Half of the still clips are other clips that stopped: drawn ones stand near the centre, so that the place of a shape
-  alone would tell them, and a frozen sample would pass for a moving one.
+  Half of the still clips are frozen clips of any class. Drawn still clips lie near the centre, so the network could
+  recognise them by position, and would take a frozen sample for a moving one.
   """
   chosen = []
   for at in rng.integers(CLIPS, size=BATCH):
@@ -128,13 +128,13 @@ def train(videos: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def run(apply: Callable, video: np.ndarray) -> dict[str, np.ndarray]:
-  """What the classifier says of clips, uint8 [N, T, 32, 32, 3]."""
+  """The classifier's outputs for clips, uint8 [N, T, 32, 32, 3]."""
   parts = [apply(part.astype(np.float32) / 127.5 - 1) for part in np.split(video, range(100, len(video), 100))]
   return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def accuracy(found: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
-  """Shares of clips of which the shape, the motion and both are told rightly."""
+  """Shares of clips whose shape, motion, and both are classified correctly."""
   pairs = zip(('shape', 'motion'), split(labels), strict=True)
   right = {name: found[name].argmax(1) == true for name, true in pairs}
   right['both'] = right['shape'] & right['motion']
@@ -142,14 +142,14 @@ def accuracy(found: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, floa
 
 
 def held_out(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Clips as drawn at a size, as JPEGs of it, both resized, and labels."""
+  """Clips drawn at a size, the same as JPEGs, both resized, and their labels."""
   drawn, labels = shapes.draw_many(HELD_OUT_SEED, HELD_OUT, frames=DRAWN, size=size)
   jpegs = np.stack([resized(as_jpeg(video[: max(FRAMES)])) for video in drawn])
   return np.stack([resized(video) for video in drawn]), jpegs, labels
 
 
 def evaluate(apply: Callable) -> list[dict]:
-  """Rows of accuracy on held-out clips, by source size, stride and frames, and of JPEGs."""
+  """Rows of accuracy on held-out clips, by source size, stride and frames, and on JPEGs."""
   rows = []
   for size in SIZES:
     videos, jpegs, labels = held_out(size)
@@ -162,7 +162,7 @@ def evaluate(apply: Callable) -> list[dict]:
 
 
 def sensitivity(apply: Callable) -> list[dict]:
-  """What damage to one half of the held-out clips does to accuracy and to the Frechet distance from the other half."""
+  """Damages one half of the held-out clips: accuracy, and Frechet distance from the other half, by kind of damage."""
   clips, labels = shapes.draw_many(HELD_OUT_SEED, HELD_OUT, frames=max(FRAMES), size=shapes_classifier.RESOLUTION)
   half, rng = HELD_OUT // 2, np.random.default_rng(SEED)
   real, clips, labels = run(apply, clips[:half])['features'], clips[half:], labels[half:]
@@ -224,7 +224,7 @@ def main() -> None:
     'versions': {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')},
   }
   text = json.dumps(result, indent=2)
-  for name, rows in measured.items():  # a row a line
+  for name, rows in measured.items():  # one row per line
     rows = ',\n'.join(f'    {json.dumps(row)}' for row in rows)
     text = f'{text[:-2]},\n  "{name}": [\n{rows}\n  ]\n}}'
   (HERE / 'classifier.json').write_text(f'{text}\n')

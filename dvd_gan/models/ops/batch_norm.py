@@ -65,8 +65,8 @@ def _normalised(x, mean, var, scale, offset):
   return ((x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + EPS) * scale) + offset).astype(x.dtype)
 
 
-# The gradient is written out: one pass over x and d_out for the sums over each frame, a second pass for d_x. Autodiff
-# makes more passes and stores normalised copies of x; on a CPU it takes twice the time (results/performance).
+# The gradient is written out: one pass over x and d_out for the sums over each frame, a second pass for d_x. A whole
+# step by autodiff takes as long on a CPU (results/performance); on other backends neither has been timed.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
