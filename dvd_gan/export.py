@@ -87,7 +87,7 @@ def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: l
   lines = [
     f'# DVD-GAN, {data.name}', '',
     f'This model {task}; {len(opened.classes)} classes ({CLASSES}). Trained for {opened.step:,} steps, {shown:,} real clips shown.',
-    '', f'Data: {TERMS.get(data.name, f"{data.name}, {data.source}: whose terms the one who trained it knows")}.',
+    '', f'Data: {TERMS.get(data.name, f"{data.name} from {data.source}; this program does not know its terms")}.',
   ]  # fmt: skip
   if not data.context:
     lines += ['', '![samples](samples.gif)']
@@ -108,7 +108,9 @@ def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: l
   lines += ['', effect] if effect else []
   call = 'model.predict(context)' if data.context else f'model.sample(num=4, truncation={truncations[0]:g})'
   there = ', '.join(f'{one:g}' for one in truncations)
-  other = 'Others cannot be had.' if data.context else 'At others they are made, in seconds to minutes.'
+  other = (
+    'No other is available.' if data.context else 'For others they are computed on first use, in seconds to minutes.'
+  )
   lines += [
     '', '    import dvd_gan', '    model = dvd_gan.load(FOLDER)', f'    videos = {call}    # uint8 [N, T, H, W, 3]',
     '', f'Standing statistics at truncation {there} are in the file. {other}', '',
@@ -142,6 +144,6 @@ def load(config: Any, folder: epath.Path) -> sample.Opened:
 
   weights = tree('weights', models.shapes(config)[0])
   standing_shapes = models.standing_shapes(config)
-  known = {float(one): tree(f'standing/{one}', standing_shapes) for one in truncations}
+  standing = {float(one): tree(f'standing/{one}', standing_shapes) for one in truncations}
   sampler = sampling.Sampler(config, weights, *sampling.compiled(gen), None)
-  return sample.Opened(int(about['step']), sampler, known, about['digest'], run_config.class_names(config, folder))
+  return sample.Opened(int(about['step']), sampler, standing, about['digest'], run_config.class_names(config, folder))

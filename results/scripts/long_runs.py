@@ -8,9 +8,10 @@ exits too. A run that fails (with a NaN, for example) is skipped, with its exit 
 file is removed.
 
 `train.steps` is the last step of a run, on which its learning rate may depend; PLAN has the order of the runs and the
-number of real clips to train on. Every `train.keep_every` steps the checkpoint is evaluated by the protocol `toy`: 600
-samples against 600 held-out clips, drawn with seed 1. FOLDER/RUN/spans.jsonl records steps, seconds, commit and CPUs of
-each part of the training.
+number of real clips to train on. Every `train.keep_every` steps the checkpoint is evaluated by the run's protocol:
+`toy`, 600 samples against 600 held-out clips that are drawn with seed 1, or `fvd_short`, 256 samples against as many windows
+of real footage, which results/scripts/footage.py has laid out in FOLDER/footage. FOLDER/RUN/spans.jsonl records steps,
+seconds, commit and CPUs of each part of the training.
 
 --only: only these runs, each to its last step.  --cpus: CPUs that programs may use, as for `taskset`.
 --status: prints the table and exits.  --publish: copies logs, evaluations and samples to results/long_runs, with the
@@ -35,6 +36,7 @@ import measured  # beside this script
 
 ROOT = measured.ROOT
 PUBLISHED = ROOT / 'results' / 'long_runs'
+WINDOWS = 256  # samples for protocols other than `toy`
 HELD_OUT = 1200  # clips: half to compare with, the other half for the floor
 POLL = 2.0  # seconds
 THINNED = 100  # lines of metrics to publish
@@ -50,6 +52,8 @@ class Run:
     fields: changed fields of the config.
     begins: run and step of the checkpoint that it starts from; None to start from initial weights.
     ships: whether to publish its best weights.
+    protocol: that evaluates it; `toy` against drawn clips, others against windows of its own data set.
+    scored: fields of its evaluation that are not the training's.
   """
 
   why: str
@@ -57,8 +61,12 @@ class Run:
   fields: dict[str, object] = dataclasses.field(default_factory=dict)
   begins: tuple[str, int] | None = None
   ships: bool = False
+  protocol: str = 'toy'
+  scored: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
+FOOTAGE = {'data.source': 'FOLDER/footage/whole', 'train.keep_every': 2000}
+PREDICTED = {'data.source': 'FOLDER/footage/split'}
 RUNS = {
   'moving_shapes_16': Run('the smallest run that convinces', 'moving_shapes_16', ships=True),
   'moving_shapes_32': Run('the same at 32x32, and for longer', 'moving_shapes_32', ships=True),
@@ -107,12 +115,39 @@ RUNS = {
     },
     begins=('moving_shapes_16', 2000),
   ),
+  'footage_32': Run(
+    'real footage',
+    'video_folder_cpu',
+    FOOTAGE
+    | {'train.steps': 16_000, 'train.decay_start': 8000, 'train.ema_decay': 0.9995, 'train.sample_every': 1000}
+    | {'train.gen_lr': 4e-4, 'train.disc_lr': 8e-4},
+    ships=True,
+    protocol='fvd_short',
+  ),
+  'footage_fp_32': Run(
+    'prediction of real footage',
+    'video_folder_fp_cpu',
+    PREDICTED,
+    ships=True,
+    protocol='fvd_short',
+    scored={'data.split': 'test'},
+  ),
+  'footage_fp_32-squared_error': Run(
+    'the same with almost only the squared error',
+    'video_folder_fp_cpu',
+    PREDICTED | {'train.truth_weight': 1e6, 'train.truth_decay_start': 0},
+    protocol='fvd_short',
+    scored={'data.split': 'test'},
+  ),
   'moving_shapes_16-seed_1': Run('a second seed', 'moving_shapes_16', {'seed': 1}),
   'moving_shapes_16-seed_2': Run('a third seed', 'moving_shapes_16', {'seed': 2}),
 }
 
 # (run, number of real clips to train on; None: to its last step), in order of priority.
 PLAN = (
+  ('footage_32', None),
+  ('footage_fp_32', None),
+  ('footage_fp_32-squared_error', None),
   ('moving_shapes_32', None),
   ('rate_2e-4', None),
   ('clips_3000', None),
@@ -214,7 +249,7 @@ def due(config, workdir: pathlib.Path) -> list[int]:
   """Steps whose checkpoints have to be evaluated and have no result yet."""
   every, last = config.train.keep_every or config.train.steps, config.train.steps
   steps = [step for step in saved(workdir) if step % every == 0 or step == last]
-  return [step for step in steps if not (workdir / 'eval' / f'toy-{step}.json').exists()]
+  return sorted(set(steps) - {one['step'] for one in results(workdir)})
 
 
 def train(folder: pathlib.Path, name: str, config, last: int) -> None:
@@ -290,26 +325,34 @@ def write_spans(workdir: pathlib.Path, content: list[dict]) -> None:
 
 
 def evaluate(folder: pathlib.Path, name: str, step: int) -> None:
-  """Evaluates a checkpoint by the protocol `toy` against held-out clips: FOLDER/RUN/eval/toy-STEP.json."""
-  config = config_of(name)
-  held_out = folder / f'held_out_{config.data.resolution}.npz'
-  if not held_out.exists():
-    partial = folder / f'partial_{os.getpid()}_{held_out.name}'
-    drawn = ['-m', 'dvd_gan.datasets.shapes', f'--out={partial}', f'--clips={HELD_OUT}', '--seed=1', '--frames=16']
-    run = python([*drawn, f'--size={config.data.resolution}'])
-    if code := run.wait():
-      sys.exit(code)
-    partial.rename(held_out)
-  fields = {'data.name': 'array_file', 'data.source': held_out, 'eval.protocols': "('toy',)", 'eval.step': step}
+  """Evaluates a checkpoint by the run's protocol; the result is FOLDER/RUN/eval/PROTOCOL-STEP*.json."""
+  run = RUNS[name]
+  fields = {'eval.protocols': f"('{run.protocol}',)", 'eval.step': step} | run.scored
+  if run.protocol == 'toy':
+    fields |= {'data.name': 'array_file', 'data.source': held_out(folder, config_of(name).data.resolution)}
+  else:
+    fields |= {'eval.samples': WINDOWS}
   if code := program(folder, name, 'evaluate', fields).wait():
     if code == 1:
       raise Failed(folder / name, code)
     sys.exit(code)
 
 
+def held_out(folder: pathlib.Path, resolution: int) -> pathlib.Path:
+  """A file of drawn clips that no run was trained on."""
+  path = folder / f'held_out_{resolution}.npz'
+  if not path.exists():
+    partial = folder / f'partial_{os.getpid()}_{path.name}'
+    drawn = ['-m', 'dvd_gan.datasets.shapes', f'--out={partial}', f'--clips={HELD_OUT}', '--seed=1', '--frames=16']
+    if code := python([*drawn, f'--size={resolution}']).wait():
+      sys.exit(code)
+    partial.rename(path)
+  return path
+
+
 def program(folder: pathlib.Path, name: str, mode: str, fields: dict[str, object] | None = None) -> subprocess.Popen:
   fields = {'data.dir': folder / 'data'} | RUNS[name].fields | (fields or {})
-  flags = [f'--config.{field}={value}' for field, value in fields.items()]
+  flags = [f'--config.{field}={value}'.replace('FOLDER', str(folder)) for field, value in fields.items()]
   config = f'configs/{RUNS[name].config}.py'
   return python(['-m', 'dvd_gan.main', f'--mode={mode}', f'--config={config}', f'--workdir={folder / name}', *flags])
 
@@ -325,8 +368,12 @@ def python(arguments: list[str]) -> subprocess.Popen:
 
 def results(workdir: pathlib.Path) -> list[dict]:
   """The evaluations of a run, by step."""
-  found = [json.loads(path.read_text()) for path in (workdir / 'eval').glob('toy-*.json')]
+  found = [json.loads(path.read_text()) for path in result_files(workdir)]
   return sorted((one for one in found if one['truncation'] == 1), key=lambda one: one['step'])
+
+
+def result_files(workdir: pathlib.Path) -> list[pathlib.Path]:
+  return sorted((workdir / 'eval').glob(f'{RUNS[workdir.name].protocol}-[0-9]*.json'))
 
 
 def best(found: list[dict]) -> dict:
@@ -365,9 +412,13 @@ def table(folder: pathlib.Path) -> str:
 
 def row(result: dict) -> list[str]:
   """The numbers of an evaluation as table cells."""
-  accuracy, score, distance = (result[name] for name in ('accuracy', 'inception_score', 'frechet'))
-  cells = [f'{accuracy[part]:.1%}' for part in ('shape', 'motion', 'both')]
-  cells.append(f'{100 * score["score"] / score["real"]:.0f}')
+  cells, distance = [''] * 4, result['frechet']
+  if accuracy := result.get('accuracy'):
+    score = result['inception_score']
+    cells = [
+      *(f'{accuracy[part]:.1%}' for part in ('shape', 'motion', 'both')),
+      f'{100 * score["score"] / score["real"]:.0f}',
+    ]
   return [*cells, f'{distance["distance"]:.1f}, {distance["distance"] / distance["floor"]:.1f}']
 
 
@@ -389,8 +440,7 @@ def publish(folder: pathlib.Path) -> None:
     if not results(workdir):
       continue
     (target / 'eval').mkdir(parents=True, exist_ok=True)
-    for one in results(workdir):
-      path = workdir / 'eval' / f'toy-{one["step"]}.json'
+    for path in result_files(workdir):
       (target / 'eval' / path.name).write_text(path.read_text().replace(str(folder), 'FOLDER'))
     (target / 'config.json').write_text((workdir / 'config.json').read_text().replace(str(folder), 'FOLDER'))
     lines = (workdir / 'metrics.jsonl').read_text().splitlines(keepends=True)
@@ -402,8 +452,8 @@ def publish(folder: pathlib.Path) -> None:
     step = max(one['step'] for one in results(workdir))
     if (picture := workdir / 'samples' / f'step_{step:08d}.gif').exists():
       shutil.copy(picture, target / 'samples.gif')
-    if run.ships:
-      weights(folder, name, best(results(workdir))['step'], target)
+    if run.ships and (step := best(results(workdir))['step']) in saved(workdir):
+      export(folder, name, step, target / 'model')
     parts += ['', f'## {name}: {run.why}', '', command(name), '', curve(workdir, clips_per_step(name))]
   (PUBLISHED / 'tables.md').write_text('\n'.join(parts) + '\n')
 
@@ -415,26 +465,13 @@ def command(name: str) -> str:
   return f'`python -m dvd_gan.main --mode=train --config=configs/{run.config}.py --workdir=DIR{flags}`{after}'
 
 
-def weights(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) -> None:
-  """Writes EMA weights, spectral vectors and statistics of a checkpoint to weights.npz, its step to weights.json."""
-  if (target / 'weights.json').exists() and json.loads((target / 'weights.json').read_text())['step'] == step:
-    return
-  import jax
-  import numpy as np
-
-  from dvd_gan import checkpoint, sharding
-  from dvd_gan.runtime import checksums
-
-  config = config_of(name)
-  checkpoints = checkpoint.Checkpoints(folder / name / 'checkpoints')
-  state, standing = checkpoints.restore(step, config, sharding.make_mesh(devices=jax.devices()[:1]))
-  trees = {'ema_params': state.ema_params, 'spectral': state.gen.spectral, 'standing': standing}
-  leaves = jax.tree_util.tree_flatten_with_path(trees)[0]
-  arrays = {'/'.join(str(key.key) for key in path): np.asarray(leaf) for path, leaf in leaves}
-  np.savez_compressed(target / 'weights.npz', **arrays)
-  (target / 'weights.json').write_text(
-    json.dumps({'step': step, 'sha256_of_state': checksums.digest(state.ema_params)}) + '\n'
-  )
+def export(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) -> None:
+  """Exports a checkpoint in float16 to the folder `target`, with its card."""
+  fields = {'sample.step': step, 'export.folder': target, 'export.dtype': 'float16'}
+  if code := program(folder, name, 'export', fields).wait():
+    sys.exit(code)
+  config = target / 'config.json'
+  config.write_text(config.read_text().replace(str(folder), 'FOLDER'))
 
 
 if __name__ == '__main__':
