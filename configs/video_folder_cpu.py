@@ -2,7 +2,7 @@
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder_cpu.py --workdir=DIR --config.data.source=FOLDER
 Hardware: 2 CPU cores, 54 minutes at 0.93 steps a second, training on 96,000 windows. Expected: motion and recognisable
-classes. Measured: both, after 64,000 windows of five videos: results/footage_32.
+classes. Measured: both, after 64,000 windows of five videos: results/long_runs/footage_32.
 """
 
 from dvd_gan.configs import moving_shapes_32

@@ -2,7 +2,7 @@
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder_fp_cpu.py --workdir=DIR --config.data.source=FOLDER
 Hardware: 1 CPU core. Expected: higher PSNR than copying the last frame, sharper than with a squared error alone.
-Measured: results/footage_fp_32.
+Measured: results/long_runs.
 """
 
 from dvd_gan.configs import moving_shapes_fp_32
