@@ -66,7 +66,7 @@ class Run:
 
 
 FOOTAGE = {'data.source': 'FOLDER/footage/whole', 'train.keep_every': 2000}
-PREDICTED = {'data.source': 'FOLDER/footage/split'}
+PREDICTED = {'data.source': 'FOLDER/footage/split', 'train.keep_every': 5000}
 RUNS = {
   'moving_shapes_16': Run('the smallest run that convinces', 'moving_shapes_16', ships=True),
   'moving_shapes_32': Run('the same at 32x32, and for longer', 'moving_shapes_32', ships=True),
