@@ -238,7 +238,7 @@ def write_table(size: str) -> None:
     fields = ', '.join(f'{name}={value}' for name, value in changed(size, row).items()) or '-'
     same = first_alike(size, row)
     found = results(size, same)
-    cells = [told(values, digits) for values, digits in columns(found)] if found else ['not run', *[''] * 4]
+    cells = [mean_and_range(values, digits) for values, digits in columns(found)] if found else ['not run', *[''] * 4]
     lines.append(f'| {row} | {fields} | {len(found)} | {" | ".join(cells)} |')
     if row == next(iter(ROWS)) and len(found) > 1:  # --repeat compares with this row
       cells = [
@@ -248,7 +248,7 @@ def write_table(size: str) -> None:
   if reals := [json.loads(path.read_text()) for path in (HERE / size).glob('*/toy.json')]:
     real = [f'{100 * statistics.mean(one["accuracy_real"][what] for one in reals):.1f}' for what in ACCURACIES]
     score = statistics.mean(one['inception_score']['real'] for one in reals)
-    floor = told(
+    floor = mean_and_range(
       [one['frechet']['floor'] for one in reals], 1
     )  # between two halves of the real clips, which the seed chooses
     lines.append(f'| held-out clips | - | - | {" | ".join(real)} | 100 (IS {score:.1f}) | {floor} |')
@@ -280,7 +280,7 @@ def one_more(values: list[float]) -> float:
   return scipy.stats.t.ppf(0.975, count - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / count)
 
 
-def told(values: list[float], digits: int) -> str:
+def mean_and_range(values: list[float], digits: int) -> str:
   mean, low, high = (f'{value:.{digits}f}' for value in (statistics.mean(values), min(values), max(values)))
   return f'{mean} ({low} to {high})' if len(values) > 1 else mean
 
