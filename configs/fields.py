@@ -141,8 +141,8 @@ RULES = {
   'train.truth_decay_start': COUNT_OR_0,
   'train.augment': Rule(str, choices=('colour', 'translation', 'cutout'), several=True),
   'train.lecam': NOT_NEGATIVE,
-  'train.b1': Rule(float, least=0, most=1),
-  'train.b2': Rule(float, least=0, most=1),
+  'train.b1': Rule(float, least=0, most=0.999999),  # with 1 Adam divides by 0
+  'train.b2': Rule(float, least=0, most=0.999999),
   'train.ema_decay': Rule(float, least=0, most=1),
   'train.ema_start': COUNT_OR_0,
   'train.log_every': COUNT,

@@ -41,7 +41,7 @@ def evaluate(config: Any, workdir: epath.Path) -> None:
   protocols = {name: chosen(config, name) for name in config.eval.protocols}
   if not protocols:
     raise UsageError(f'eval.protocols is empty; choose from {", ".join(PROTOCOLS)}')
-  run_config.open_workdir(workdir)
+  run_config.open_folder(workdir, 'workdir')
   mesh = sharding.make_mesh()
   cache = epath.Path(config.eval.cache).expanduser() if config.eval.cache else workdir / 'eval' / 'cache'
   extractor = Extractor(config, cache, mesh)

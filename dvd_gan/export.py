@@ -14,7 +14,7 @@ from dvd_gan.metrics import results
 from dvd_gan.runtime import backend, checksums, files, run_config
 from dvd_gan.runtime.errors import UsageError
 
-WEIGHTS, CLASSES, CARD = 'model.safetensors', 'classes.txt', 'README.md'
+WEIGHTS, CLASSES, PICTURE, CARD = 'model.safetensors', 'classes.txt', 'samples.gif', 'README.md'
 HELD = 16  # samples for measuring the effect of half precision; MAX_GRID if there are more classes
 
 # Terms of the known data sets; those of a user's own data are unknown.
@@ -33,13 +33,20 @@ def export(config: Any, workdir: epath.Path) -> None:
   prediction, only at 1). The folder also holds config.json, classes.txt, a model card and, for synthesis, samples.gif.
 
   Raises:
-    UsageError: see `sample.open_checkpoint`.
+    UsageError: see `sample.open_checkpoint`; also if the folder is not writable, or has files of those names that are
+      not an export's.
   """
   config.sample.truncation = (1.0,)
   opened = sample.open_checkpoint(config, workdir)
+  folder = epath.Path(config.export.folder).expanduser() if config.export.folder else workdir / f'export-{opened.step}'
+  run_config.open_folder(folder, 'export.folder')
+  if not (folder / WEIGHTS).exists():
+    if there := [name for name in (run_config.FILE, CLASSES, PICTURE, CARD) if (folder / name).exists()]:
+      raise UsageError(
+        f'export.folder={folder} has files that an export would replace: {", ".join(there)}; choose another'
+      )
   truncations = (1.0,) if config.data.context else config.export.truncation
   standing = {truncation: opened.standing(truncation) for truncation in truncations}
-  folder = epath.Path(config.export.folder).expanduser() if config.export.folder else workdir / f'export-{opened.step}'
   trees = {'weights': opened.sampler.weights} | {f'standing/{t:g}': tree for t, tree in standing.items()}
   dtype = np.dtype(config.export.dtype)
   arrays = {
@@ -63,7 +70,6 @@ def export(config: Any, workdir: epath.Path) -> None:
       effect += f'{off.max()} at most ({len(made)} videos).'
   if jax.process_index():
     return
-  folder.mkdir(parents=True, exist_ok=True)
   about = {'step': str(opened.step), 'digest': opened.digest}
   files.write(folder / WEIGHTS, safetensors.numpy.save(arrays, metadata=about))
   saved = json.loads((workdir / run_config.FILE).read_text())
@@ -73,7 +79,7 @@ def export(config: Any, workdir: epath.Path) -> None:
   files.write(folder / CLASSES, ('\n'.join(opened.classes) + '\n').encode())
   if made is not None:
     names = [opened.classes[label] for label in labels]
-    files.write(folder / 'samples.gif', video.gif(video.grid(made, captions=names), config.sample.fps))
+    files.write(folder / PICTURE, video.gif(video.grid(made, captions=names), config.sample.fps))
   files.write(folder / CARD, card(config, opened, workdir, sorted(standing), effect).encode())
   print('\n'.join(filter(None, (effect, str(folder)))))
 
@@ -90,7 +96,7 @@ def card(config: Any, opened: sample.Opened, workdir: epath.Path, truncations: l
     '', f'Data: {TERMS.get(data.name, f"{data.name} from {data.source}; this program does not know its terms")}.',
   ]  # fmt: skip
   if not data.context:
-    lines += ['', '![samples](samples.gif)']
+    lines += ['', f'![samples]({PICTURE})']
   scores = []
   for found in results.of_step(workdir, opened.step):
     floor = found.get('frechet', {}).get('floor')

@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
     raise UsageError(f'unexpected argument {argv[1]}: write every option as --name=value')
   mode, config, workdir = _MODE.value, app.CONFIG.value, _workdir()
   validation.validate(config)
+  if config.data.source and '://' not in config.data.source:  # so that a resume from another folder finds it
+    config.data.source = os.path.abspath(os.path.expanduser(config.data.source))
   if mode == 'prepare':
     from dvd_gan.datasets import sources
 

@@ -28,6 +28,7 @@ def predict(config: Any, workdir: epath.Path) -> None:
   run_config.number_classes(config, run_config.class_names(config, workdir))
   clips = own_clip(config) if config.sample.video else None
   opened = sample.open_checkpoint(config, workdir)
+  run_config.open_folder(workdir / 'samples', 'the folder of samples')
   if clips is None:  # only once a checkpoint is found: preparing a data set may take hours
     clips = held_out(config)
   for truncation in config.sample.truncation:

@@ -88,6 +88,7 @@ def sample(config: Any, workdir: epath.Path) -> None:
     UsageError: see `open_checkpoint`, `interpolation.walks`.
   """
   opened = open_checkpoint(config, workdir)
+  run_config.open_folder(workdir / 'samples', 'the folder of samples')
   labels, kind, seed = labels_for(config), config.sample.interpolate, config.sample.seed
   for truncation in config.sample.truncation:
     if kind == 'none':

@@ -36,7 +36,7 @@ def train(config: Any, workdir: epath.Path) -> int:
     0 when done; 42 after SIGTERM or Ctrl-C on any host, once the state is saved.
 
   Raises:
-    UsageError: see `sources.open_source`, `run_config.open_workdir`, `Checkpoints.restore`; also if another process is
+    UsageError: see `sources.open_source`, `run_config.open_folder`, `Checkpoints.restore`; also if another process is
       training in `workdir`.
     NonFiniteError: if training diverged; a state that is not finite is never saved.
     RunError: if a checkpoint cannot be written, no checkpoint can be read, or a bucket does not answer.
@@ -48,7 +48,7 @@ def train(config: Any, workdir: epath.Path) -> int:
   run_config.number_classes(config, run_config.padded(config, source.classes))
   stop = StopSignal()
   try:
-    run_config.open_workdir(workdir)
+    run_config.open_folder(workdir, 'workdir')
     lock = files.exclusive(workdir / '.lock', f'training in {workdir}')
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
       return _train(config, workdir, source, stop)

@@ -41,7 +41,7 @@ class Writer:
       return
     self._workdir, self._path = workdir, workdir / FILE
     self._lines = lines(workdir, first_step)
-    self._path.write_text(''.join(line + '\n' for line in self._lines))
+    files.write(self._path, ''.join(line + '\n' for line in self._lines).encode())
     self._remote = files.is_remote(workdir)
     self._opened, self._flushed = False, time.monotonic()
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'writer')
@@ -151,7 +151,10 @@ def tag(name: str) -> str:
 def lines(workdir: epath.Path, last_step: int) -> list[str]:
   """Complete lines of a run's metrics.jsonl up to step `last_step`; empty if the file does not exist."""
   path = workdir / FILE
-  return [line for line in path.read_text().splitlines() if _step_of(line) <= last_step] if path.exists() else []
+  if not path.exists():
+    return []
+  text = path.read_bytes().decode(errors='replace')  # a damaged byte must not stop a run
+  return [line for line in text.splitlines() if _step_of(line) <= last_step]
 
 
 def logged(workdir: epath.Path, last_step: int) -> list[dict[str, float]]:

@@ -551,6 +551,14 @@ def test_a_loaded_or_exported_model_draws_the_same_samples_as_the_program(workdi
   ]  # fmt: skip
   text = (tmp_path / 'float16' / 'README.md').read_text()
   assert 'samples differ from float32 by' in text and '2 steps, 32 real clips shown' in text
+  own = tmp_path / 'own' / 'README.md'
+  own.parent.mkdir()
+  own.write_text('mine')
+  for folder, message in ((own.parent, 'would replace: README.md'), (own, 'cannot write to export.folder')):
+    config.export.folder = str(folder)
+    with pytest.raises(UsageError, match=message):
+      export.export(config, workdir)
+  assert own.read_text() == 'mine' and list(own.parent.iterdir()) == [own]
   broken = (tmp_path / 'float32' / 'model.safetensors').read_bytes()
   (tmp_path / 'float32' / 'model.safetensors').write_bytes(broken[: len(broken) // 2])
   with pytest.raises(UsageError, match='model.safetensors cannot be read'):

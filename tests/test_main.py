@@ -50,6 +50,10 @@ def program(*arguments):
     ),
     (['--config=configs/smoke.py', '--config.data.name=array_file', '--mode=prepare'], 'data.source=FILE.npz'),
     (['--config=configs/video_folder.py', '--workdir={tmp}'], 'data.source=FOLDER'),
+    (
+      ['--config=configs/video_folder.py', '--config.data.source=none', '--workdir={tmp}'],
+      f'data.source={ROOT}/none is not a folder',
+    ),
   ],
 )
 def test_a_usage_error_on_the_command_line_prints_one_line_and_exits_with_code_2(arguments, message, tmp_path):
@@ -86,6 +90,7 @@ def test_a_usage_error_on_the_command_line_prints_one_line_and_exits_with_code_2
     ('sample.seed', -1, 'sample.seed=-1'),
     ('train.keep_checkpoints', -1, 'keep_checkpoints'),
     ('data.clips', 0, 'data.clips=0'),
+    ('train.b1', 1.0, 'train.b1=1.0 is not a number of 0 to 0.999999'),
     ('sample.video', 'x.mp4', 'sample.video is for prediction'),
     ('sample.frames', 20, 'sample.frames is for prediction'),
     ('train.truth_weight', 1.0, 'train.truth_weight=1.0 is for prediction'),

@@ -10,9 +10,9 @@ from dvd_gan.runtime import app
 from dvd_gan.runtime.errors import RunError, UsageError
 
 
-def test_lines_of_metrics_jsonl_after_the_resumed_step_are_removed(tmp_path):
+def test_damaged_lines_of_metrics_jsonl_and_those_after_the_resumed_step_are_removed(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+  path.write_bytes(b'{"step": 1}\n{"\xff\xfe\n{"step": 2}\n{"step": 3}\n{"st')
   out = writer.Writer(epath.Path(tmp_path), 2)
   out.scalars(3, {'loss': 0.5})
   out.close()

@@ -3,10 +3,12 @@
 import difflib
 import faulthandler
 import functools
+import logging as std_logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -29,10 +31,12 @@ def run(
     with_config: rewrites the arguments so that their --config can be loaded.
   """
   faulthandler.register(signal.SIGUSR1, sys.__stderr__)  # prints each thread's stack, to debug a hang
+  sys.unraisablehook = _unraisable
   # TensorFlow prints a notice about its CPU kernels at every start. It only reads data here.
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   # Orbax logs forty lines per save, and TFDS logs its configuration as a warning.
   logging.set_verbosity(logging.ERROR)
+  std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)  # as for `_unraisable`
   # Persistent compilation cache: a second start of a config compiles nothing. JAX_COMPILATION_CACHE_DIR has priority.
   if not jax.config.jax_compilation_cache_dir:
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
@@ -61,6 +65,12 @@ def _guarded(program: Callable[[list[str]], int | None], argv: list[str]) -> Non
     multihost.gather()  # process 0 may still be writing, and JAX's own wait at exit is short
     jax.distributed.shutdown()  # waits for all: process 0 hosts the coordination service
   multihost.leave(code or 0)
+
+
+def _unraisable(fault: Any) -> None:
+  """Omits errors of orbax's remaining reads after one of a checkpoint's arrays could not be read: nothing awaits them."""
+  if str(fault.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(fault)
 
 
 def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:

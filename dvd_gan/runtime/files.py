@@ -60,7 +60,8 @@ def passing(error: Exception) -> bool:
 
 def first_line(error: Exception) -> str:
   """The first line of an error's message, or the name of its type if the message is empty."""
-  return (str(error).strip() or type(error).__name__).splitlines()[0]
+  line = (str(error).strip() or type(error).__name__).splitlines()[0]
+  return line.partition(' [tensorstore_spec')[0]  # tensorstore appends its whole configuration
 
 
 def failure(error: Exception, message: str) -> UsageError | RunError:

@@ -29,15 +29,17 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow', 
             'ml_collections', 'clu', 'numpy', 'av', 'pillow')  # fmt: skip
 
 
-def open_workdir(workdir: epath.Path) -> None:
-  """Creates the workdir. Raises UsageError if it is not writable, RunError if its bucket does not answer."""
+def open_folder(folder: epath.Path, name: str) -> None:
+  """Creates a folder. Raises UsageError if it is not writable, RunError if its bucket does not answer."""
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    probe = workdir / f'.probe-{jax.process_index()}'
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f'.probe-{jax.process_index()}'
     probe.write_text('')
     probe.unlink()
   except files.errors() as error:
-    raise files.failure(error, f'cannot write to workdir {workdir}; check permissions and free space') from None
+    raise files.failure(
+      error, f'cannot write to {name} {folder}; check the path, its permissions and free space'
+    ) from None
 
 
 def write(config: Any, workdir: epath.Path, classes: tuple[str, ...] = ()) -> None:

@@ -180,6 +180,7 @@ def test_a_killed_process_or_damaged_checkpoint_loses_only_steps_since_the_last_
   code, output = cluster.run(2, 1, 'killed', **(fields | {'train.steps': newest + 1}))
   assert code == 0, output
   assert f'warning: checkpoint {newest}' in output and f'resuming {workdir} at step {newest - 1}' in output
+  assert 'Event loop is closed' not in output, output
   assert steps_of(workdir)[-1] == newest + 1 and (workdir / 'checkpoints' / f'damaged-{newest}').exists()
   assert [line['step'] for line in lines(workdir)] == list(range(1, newest + 2))
 
