@@ -181,6 +181,9 @@ def walk(root: epath.Path) -> list[str]:
 
   Symbolic links are followed. Each file is listed once: by its own path, or by that of a link to it if the file is
   hidden, lies elsewhere or has no suffix.
+
+  Raises:
+    UsageError: if a local folder cannot be read.
   """
   if is_remote(root):
     bucket, prefix = bucket_and_prefix(root)
@@ -210,9 +213,12 @@ def _tree(root: str, found: dict[str, str], seen: set[str]) -> list[str]:
     seen.add(real)
     try:
       entries = list(os.scandir(folder))
-    except OSError as error:  # no permission, such as for lost+found
-      print(f'the files in {printable(folder)} are left out: {error.strerror}', file=sys.stderr)
-      continue
+    except OSError as error:
+      if os.path.basename(folder) == 'lost+found':  # of the file system; nobody's videos
+        continue
+      raise UsageError(
+        f'{printable(folder)} cannot be read: {error.strerror}; allow it, or move the folder away'
+      ) from None
     for entry in entries:
       if is_junk(entry.name):
         continue

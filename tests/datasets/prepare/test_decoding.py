@@ -13,6 +13,7 @@ from etils import epath
 from dvd_gan import video as video_files
 from dvd_gan.datasets.prepare import decoding, frame_times, picture
 from dvd_gan.runtime import files
+from dvd_gan.runtime.errors import UsageError
 from tests.datasets import clips
 from tests.datasets.clips import encode, numbers, quarter_turn
 
@@ -342,6 +343,23 @@ def test_names_with_colons_or_non_utf8_bytes_are_decoded_and_urls_and_pipes_are_
   os.mkfifo('pipe.mp4')
   with pytest.raises(decoding.RejectedError, match='not a regular file'):
     decode('pipe.mp4')
+
+
+def test_a_folder_that_cannot_be_read_is_a_usage_error_except_lost_and_found(tmp_path, monkeypatch):
+  scandir = os.scandir
+
+  def denied(folder):
+    if os.path.basename(folder) != tmp_path.name:
+      raise PermissionError(13, 'Permission denied')
+    return scandir(folder)
+
+  (tmp_path / 'clip.mp4').touch()
+  (tmp_path / 'lost+found').mkdir()
+  monkeypatch.setattr(os, 'scandir', denied)
+  assert files.walk(epath.Path(tmp_path)) == ['clip.mp4']
+  (tmp_path / 'class').mkdir()
+  with pytest.raises(UsageError, match='class cannot be read: Permission denied'):
+    files.walk(epath.Path(tmp_path))
 
 
 def test_symbolic_links_are_followed_and_each_file_is_listed_once(tmp_path):
