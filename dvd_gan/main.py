@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     raise UsageError(f'unexpected argument {argv[1]}: write every option as --name=value')
   mode, config, workdir = _MODE.value, app.CONFIG.value, _workdir()
   validation.validate(config)
-  if config.data.source and '://' not in config.data.source:  # so that a resume from another folder finds it
-    config.data.source = os.path.abspath(os.path.expanduser(config.data.source))
+  if config.data.source:
+    config.data.source = _absolute(config.data.source)  # so that a resume from another folder finds it
   if mode == 'prepare':
     from dvd_gan.datasets import sources
 
@@ -76,7 +76,11 @@ def _workdir() -> epath.Path | None:
   if fault := fields.PATH.fault(path):
     raise UsageError(f'--workdir={path} {fault}')
   files.check_remote(path)
-  return epath.Path(path if '://' in path else os.path.abspath(os.path.expanduser(path)))
+  return epath.Path(_absolute(path))
+
+
+def _absolute(path: str) -> str:
+  return path if '://' in path else os.path.abspath(os.path.expanduser(path))
 
 
 def run() -> None:

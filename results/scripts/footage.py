@@ -202,8 +202,10 @@ def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None) -
     found[name] = similarity.summary(made, truth, last) | {
       'sharpness': sharpness(made) / sharpness(truth),
       'spread': similarity.spread(made),
-      'psnr_of_mean_error': {'model': psnr_of_mean_error(made, truth[:, None])}
-      | {'copy_last': psnr_of_mean_error(last[:, None], truth)},
+      'psnr_of_mean_error': {
+        'model': psnr_of_mean_error(made, truth[:, None]),
+        'copy_last': psnr_of_mean_error(last[:, None], truth),
+      },
       'psnr_of': {
         part: {
           row: round(float(np.mean(similarity.summary(made[of], truth[of], last[of])['psnr'][row])), 2)

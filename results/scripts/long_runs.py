@@ -77,8 +77,11 @@ VIDEOS = (
 )
 FOOTAGE = {'data.source': 'FOLDER/footage/whole', 'train.keep_every': 2000}
 # At 10 frames a second no frame of these videos is shown twice.
-PREDICTED = {'data.source': 'FOLDER/footage/split', 'data.fps': 10.0, 'data.stride': 1, 'train.steps': 6000}
-PREDICTED |= {
+PREDICTED = {
+  'data.source': 'FOLDER/footage/split',
+  'data.fps': 10.0,
+  'data.stride': 1,
+  'train.steps': 6000,
   'train.gen_lr': 1e-3,
   'train.disc_lr': 1e-3,
   'train.decay_start': 3000,
@@ -510,7 +513,7 @@ def plot(folder: pathlib.Path) -> None:
   ):
     axes.set(title=title, xlabel='real clips shown, thousands')
   distance.set_yscale('log')
-  distance.set_yticks([2, 3, 5, 10, 20, 50], [2, 3, 5, 10, 20, 50], minor=False)
+  distance.set_yticks([2, 3, 5, 10, 20, 50], [2, 3, 5, 10, 20, 50])
   distance.minorticks_off()
   correct.legend()
   footage.legend()
