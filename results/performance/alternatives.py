@@ -21,7 +21,7 @@ import jax
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from dvd_gan import benchmark, train_step  # noqa: E402
-from dvd_gan.models.ops import batch_norm, convolution, resampling  # noqa: E402
+from dvd_gan.models.ops import convolution, resampling  # noqa: E402
 from dvd_gan.runtime import backend  # noqa: E402
 from results.scripts import measured  # noqa: E402
 
@@ -107,13 +107,6 @@ def few_channels_as_others() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def autodiff_of_batch_norm() -> Iterator[None]:
-  """BN's gradient by autodiff."""
-  with mock.patch.object(batch_norm, '_normalised_by_own', lambda axes, *rest: batch_norm._normalised(*rest)):
-    yield
-
-
-@contextlib.contextmanager
 def rgb_as_others() -> Iterator[None]:
   """Convolutions to RGB are computed like the rest."""
   with mock.patch.object(convolution, 'FEW', 0):
@@ -133,7 +126,6 @@ VARIANTS = {
   'resampling apart': ({'mesh.resampling': 'apart'}, contextlib.nullcontext),
   'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
   'upsampling apart, pools in the kernels': ({}, upsampling_apart),
-  "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
   'convolutions to RGB as the others': ({}, rgb_as_others),
   "jaxlib's default schedule": ({}, lambda: without('xla_cpu_scheduler_type')),
   "LLVM's default level of optimisation": ({}, lambda: without('xla_backend_optimization_level')),

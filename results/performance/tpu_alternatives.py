@@ -18,7 +18,7 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from alternatives import autodiff_of_batch_norm, separate_passes  # noqa: E402
+from alternatives import separate_passes  # noqa: E402
 
 from dvd_gan.configs import kinetics600_64x12  # noqa: E402
 from dvd_gan.dry_run import command, tpu  # noqa: E402
@@ -32,7 +32,6 @@ VARIANTS = {
   'remat': ({'gen.remat': True, 'disc.remat': True}, contextlib.nullcontext),
   'real and fake in a pass each': ({}, separate_passes),
   'resampling in the kernels': ({'mesh.resampling': 'in_kernel'}, contextlib.nullcontext),
-  "BN's gradient by autodiff": ({}, autodiff_of_batch_norm),
 }
 COLUMNS = {  # key of the dry run's result -> heading
   'program_tflop_per_device': 'TFLOP of the program',

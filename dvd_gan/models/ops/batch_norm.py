@@ -1,8 +1,5 @@
 """Batch norm per frame, and its class-conditional form."""
 
-import functools
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -56,46 +53,13 @@ class FrameBatchNorm(nn.Module):
     latest = dict(reduce_fn=lambda _, new: new, init_fn=lambda: None)
     self.sow('standing', 'mean', mean, **latest)
     self.sow('standing', 'var', var, **latest)
-    return _normalised_by_own(axes, x, mean, var, scale, offset)
+    return _normalised(x, mean, var, scale, offset)
 
 
 def _normalised(x, mean, var, scale, offset):
   mean, var = mean[..., None, None, :], var[..., None, None, :]  # [T, 1, 1, C], or [1, 1, C] over time
   scale, offset = (part[:, None, None, None] for part in (scale, offset))
   return ((x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + EPS) * scale) + offset).astype(x.dtype)
-
-
-# The gradient is written out: one pass over x and d_out for the sums over each frame, a second pass for d_x. A whole
-# step by autodiff takes as long on a CPU (results/performance); on other backends neither has been timed.
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _normalised_by_own(axes, x, mean, var, scale, offset):
-  """`_normalised` with x's mean and var over `axes`; the gradient of x includes the path through both."""
-  return _normalised(x, mean, var, scale, offset)
-
-
-def _forward(axes, x, mean, var, scale, offset):
-  return _normalised(x, mean, var, scale, offset), (x, mean, var, scale)
-
-
-def _backward(axes, saved, d_out):
-  x, mean, var, scale = saved
-  count = float(math.prod(x.shape[axis] for axis in axes))  # a float, as an int may overflow 32 bits
-  of_frames = axes[:-2]  # (B,) or (B, T) of [B, T, C]
-  values, d_out, over_space = x.astype(jnp.float32), d_out.astype(jnp.float32), (..., None, None, slice(None))
-  rstd = jax.lax.rsqrt(var + EPS)
-  d_offsets = d_out.sum((2, 3))  # [B, T, C]
-  d_scales = ((d_out * values).sum((2, 3)) - mean * d_offsets) * rstd
-  d_mean = (scale[:, None] * d_offsets).sum(of_frames) / count
-  # Zero where the forward pass clips var at 0.
-  d_std = jnp.where(var > 0, (scale[:, None] * d_scales).sum(of_frames) / count, 0.0)
-  d_x = d_out * (rstd * scale[:, None])[over_space] - (rstd * d_mean)[over_space]
-  d_x -= (values - mean[over_space]) * (jnp.square(rstd) * d_std)[over_space]
-  return d_x.astype(x.dtype), jnp.zeros_like(mean), jnp.zeros_like(var), d_scales.sum(1), d_offsets.sum(1)
-
-
-_normalised_by_own.defvjp(_forward, _backward)
 
 
 class ConditionalBatchNorm(nn.Module):

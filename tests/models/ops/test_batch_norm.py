@@ -35,7 +35,7 @@ def test_batch_norm_over_time_normalises_all_frames_together():
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('over_time', [False, True])
-def test_batch_norm_gradients_match_autodiff(over_time, dtype):
+def test_batch_norm_gradients_match_those_of_the_formula_in_two_passes(over_time, dtype):
   """One channel is constant, so its variance is at the lower bound."""
   video = _video().at[..., 2].set(3.0).astype(dtype)
   norm = batch_norm.FrameBatchNorm(over_time)
