@@ -26,6 +26,7 @@ def program(*arguments):
   ('arguments', 'message'),
   [
     (['--config=configs/smoke.py', '--config.train.stesp=3', '--workdir=x'], 'stesp'),
+    (['--config=tests/conftest.py', '--workdir=x'], 'AttributeError in --config=tests/conftest.py: '),
     (['--config=configs/nothing.py', '--workdir=x'], 'configs/nothing.py'),
     (['--config=configs/smoke.py', '--config.train.steps=many', '--workdir=x'], 'steps'),
     (

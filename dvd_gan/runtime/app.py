@@ -96,8 +96,9 @@ def _parse_flags(with_config: Callable[[list[str]], list[str]], argv: list[str])
     return rest
   except Exception as error:  # a config file may raise anything
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    if not isinstance(error, (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError)):
-      lines.insert(0, f'{type(error).__name__} in the config:')
+    if not isinstance(error, (OSError, flags.Error, TypeError, ValueError)):
+      file = next((argument for argument in argv if argument.startswith('--config=')), 'the config')
+      lines.insert(0, f'{type(error).__name__} in {file}:')
     message = f'--config: {lines[-1]}' if 'Traceback' in lines[0] else ' '.join(' '.join(lines).split())
     _fail(message, code=1 if files.passing(error) else 2)
 
