@@ -51,9 +51,9 @@ setup(
     'tqdm>=4.67',
     'matplotlib>=3.10',
     'jinja2>=3.1',  # the report
-    'tensorboard>=2.21',  # clu needs it and does not say so
-    'importlib_resources>=7.1',  # so does tensorflow-datasets
-    'google-cloud-storage>=3.17',  # and orbax, for gs://
+    'tensorboard>=2.21',  # clu needs it and does not require it
+    'importlib_resources>=7.1',  # tensorflow-datasets needs it and does not require it
+    'google-cloud-storage>=3.17',  # orbax needs it for gs:// and does not require it
     'tensorstore>=0.1.86',  # reads byte ranges of gs:// files
   ],
   extras_require={

@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = train = ml_collections.ConfigDict()
   train.steps = 300_000  # generator updates
   train.batch_size = 512  # videos per D step and per G step, over all devices
-  train.microbatches = 1  # parts of each device's batch, to save memory; G's batch norm sees one part at a time
+  train.microbatches = 1  # parts of each device's batch, to save memory; in G's step batch norm sees one part at a time
   train.d_steps = 2  # discriminator updates for each generator update, each on fresh videos
   train.gen_lr = 1e-4  # Adam's learning rate for G
   train.disc_lr = 5e-4  # Adam's learning rate for D
@@ -82,8 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
   train.checkpoint_every = 2_000  # steps between checkpoints; the last step always has one
   train.keep_checkpoints = 3  # number of newest checkpoints to keep; 0 for all
   train.keep_every = 0  # checkpoints at multiples of this step are never deleted; 0 for none
-  train.keep_best = 0  # number of further checkpoints to keep, those with the smallest train.best_metric
-  train.best_metric = 'disc_loss_temporal'  # a metric of the train step (metrics.jsonl)
+  train.keep_best = 0  # number of checkpoints with the smallest train.best_metric to keep, however old
+  train.best_metric = ''  # with train.keep_best: a metric of the train step (metrics.jsonl)
   train.sample_every = 2_000  # steps between grids of samples; 0 for none
   train.profile_steps = ()  # first and last step to record for TensorBoard's Profile page; empty for none
   train.allow_config_change = False  # resume even if the model's fields differ from the checkpoint's

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,18 +42,21 @@ class Checkpoints:
     Args:
       folder: `checkpoints` in a workdir, local or gs://, the same for all processes of a run.
       keep: number of newest steps to keep; 0 keeps all.
-      keep_best: number of steps with the smallest `best_metric` to keep in addition.
+      keep_best: number of steps with the smallest `best_metric` to keep, whether or not they are among the newest.
       keep_every: interval in steps; multiples of it are kept in addition; 0 for none.
     """
     self.folder = epath.Path(folder)
-    # With max_to_keep and best_fn instead, orbax could delete the newest step.
+    # With max_to_keep and best_fn alone, orbax could delete the newest step.
     best = policies.BestN(
       get_metric_fn=lambda metrics: metrics['score'], n=keep_best, reverse=True, keep_checkpoints_without_metrics=False
     )
     kept = [policies.LatestN(keep or None), best, _Marked(self.folder.parent)]
     kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=policies.AnyPreservationPolicy(kept), enable_async_checkpointing=True
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+      best_fn=lambda metrics: metrics['score'],  # without it orbax does not save the scores
+      best_mode='min',
+      enable_async_checkpointing=True,
     )
     try:
       self._manager = ocp.CheckpointManager(
@@ -63,7 +67,7 @@ class Checkpoints:
     if files.is_remote(self.folder) and not self._manager.all_steps():
       # Orbax lists the folder through TensorFlow, which reports it as missing if the bucket does not answer.
       for step in filter(str.isdigit, buckets.folders(self.folder)):
-        if (self.folder / step / 'commit_success.txt').exists():
+        if is_complete(self.folder / step):
           raise RunError(f'cannot list {self.folder}, which has a checkpoint of step {step}; a restart may help')
 
   def newest(self) -> int | None:
@@ -109,7 +113,7 @@ class Checkpoints:
 
   def restore_newest(
     self, config: Any, mesh: jax.sharding.Mesh, *, set_aside: bool, full_state: bool = True
-  ) -> tuple[int, train_step.TrainState, Any]:
+  ) -> tuple[int, train_step.TrainState, Any] | None:
     """Restores the newest undamaged step and warns about damaged ones.
 
     Args:
@@ -117,7 +121,7 @@ class Checkpoints:
       set_aside: rename damaged steps to damaged-STEP, so that the run can save these steps again.
 
     Returns:
-      (step, TrainState, standing statistics).
+      (step, TrainState, standing statistics); None if there is no checkpoint.
 
     Raises:
       UsageError: if a step does not fit the config.
@@ -125,6 +129,9 @@ class Checkpoints:
     """
     steps = self.steps()[::-1]
     steps = json.loads(multihost.gather(json.dumps(steps))[0])  # the first host's: views of a shared disk may differ
+    if not steps:
+      return None
+    self._catch_up(lambda: set(steps) <= set(self.steps()))
     for i, step in enumerate(steps):
       try:
         state, standing = self.restore(step, config, mesh, full_state=full_state)
@@ -146,10 +153,15 @@ class Checkpoints:
         names = (f'damaged-{step}{f"-{n}" if n > 1 else ""}' for n in itertools.count(1))
         (self.folder / str(step)).rename(next(path for name in names if not (path := self.folder / name).exists()))
     multihost.gather()
-    deadline = time.monotonic() + 120
-    while any((self.folder / str(step)).exists() for step in steps) and time.monotonic() < deadline:
-      time.sleep(1)  # until this host's view of a shared disk has caught up
+    self._catch_up(lambda: not any((self.folder / str(step)).exists() for step in steps))
     self._manager.reload()
+
+  def _catch_up(self, done: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Waits until this host's view of a shared disk has caught up."""
+    deadline = time.monotonic() + seconds
+    while not done() and time.monotonic() < deadline:
+      time.sleep(1)
+      self._manager.reload()
 
   def restore(
     self, step: int, config: Any, mesh: jax.sharding.Mesh, *, full_state: bool = True
@@ -207,6 +219,8 @@ class Checkpoints:
         raise RunError(f'{message}; check the network and the permissions, then start again: {what}') from cause
       raise DamagedError(f'{message}: {what}') from cause
     for name, wanted in (restored.get('checksums') or {}).items():
+      if name not in restored:
+        raise DamagedError(f'checkpoint {step} in {self.folder} is damaged: its folder {name} is missing')
       found = checksums.of(restored[name])
       wrong = [path for path in found if found[path] != wanted.get(path)]
       if wrong:
@@ -314,6 +328,11 @@ def drop_marks(workdir: epath.Path, after: int) -> None:
     for name, found in marks(workdir).items():
       if found['step'] > after:
         (workdir / MARKS / f'{name}.json').unlink(missing_ok=True)
+
+
+def is_complete(step: epath.Path) -> bool:
+  """Whether the folder of a step holds a whole checkpoint: in a bucket, orbax writes its files there, this one last."""
+  return not files.is_remote(step) or (step / 'commit_success.txt').exists()
 
 
 def warm_up(state: train_step.TrainState) -> None:

@@ -122,7 +122,7 @@ def run_protocol(
   Raises:
     RunError: if features are not finite, or there are too few for the number.
   """
-  started = time.monotonic()
+  started, split = time.monotonic(), protocol.split or config.data.split
   loops = max(min(protocol.loops, made.count // protocol.samples), 1)
   count = min(protocol.samples, made.count)
   real, clips = video_sets.real(config, protocol, count, loops)
@@ -136,13 +136,13 @@ def run_protocol(
     known = scores.gather(protocol, extractor.parts(protocol, real, f'{name}: real'), [*floor, *references])
     parts = extractor.parts(protocol, made, f'{name}: {title}')
     fake = scores.gather(protocol, parts, [(i * count, (i + 1) * count) for i in range(loops)])
-    found = scores.numbers(protocol, known[2:], known[:2], fake)
+    found = scores.numbers(dataclasses.replace(protocol, split=split), known[2:], known[:2], fake)
   except ValueError as error:
     raise RunError(f'cannot compute protocol {name} for {title}: {error}') from None
   result = {'protocol': name, **found, **about, 'samples': count, 'loops': loops, 'seed': config.eval.seed}
   result |= {
     'videos': config.eval.videos or None,
-    'real': {'split': protocol.split or config.data.split, 'clips': clips, 'reference': reference},
+    'real': {'split': split, 'clips': clips, 'reference': reference},
     'fewer': fewer(protocol, count, reference, second),
     'definition': dataclasses.asdict(protocol) | {'frames': protocol.frames or config.data.frames},
     'network_sha256': extractor.network(protocol.network).sha256,

@@ -39,7 +39,9 @@ def lecam(real: Scores, fake: Scores, means: dict[str, dict[str, jax.Array]]) ->
   )
 
 
-def moved_means(means: dict[str, dict[str, jax.Array]], metrics: dict[str, jax.Array]) -> dict[str, Scores]:
+def moved_means(
+  means: dict[str, dict[str, jax.Array]], metrics: dict[str, jax.Array]
+) -> dict[str, dict[str, jax.Array]]:
   """Updates the moving averages of scores with the metrics of one D step."""
   return {
     side: {

@@ -33,8 +33,9 @@ def main(argv: list[str]) -> int:
     raise UsageError(f'unexpected argument {argv[1]}: write every option as --name=value')
   mode, config, workdir = _MODE.value, app.CONFIG.value, _workdir()
   validation.validate(config)
-  if config.data.source:
-    config.data.source = _absolute(config.data.source)  # so that a resume from another folder finds it
+  for field in ('source', 'dir', 'cache', 'stage'):
+    if config.data[field]:
+      config.data[field] = _absolute(config.data[field])  # so that a resume from another folder finds it
   if mode == 'prepare':
     from dvd_gan.datasets import sources
 

@@ -21,10 +21,7 @@ def adam(
     scale = optax.scale_by_adam(b1=b1, b2=b2)
   else:
     scale = optax.scale_by_rms(decay=b2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
-  rate = optax.scale_by_learning_rate(learning_rate)
-  if decay_from < decay_to:
-    rate = _decaying(learning_rate, decay_from, decay_to)
-  return optax.with_extra_args_support(optax.chain(scale, rate))
+  return optax.chain(scale, _decaying(learning_rate, decay_from, decay_to))
 
 
 def linear_decay(step: jax.Array, start: int, end: int) -> jax.Array | float:

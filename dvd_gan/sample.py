@@ -71,7 +71,7 @@ def open_checkpoint(config: Any, workdir: epath.Path, mesh: jax.sharding.Mesh | 
   stored = None if recomputed else stored
   context = None
   if config.data.context and (stored is None or set(config.sample.truncation) != {1.0}):
-    print('computing standing statistics, which the checkpoint does not have, from training clips', file=sys.stderr)
+    print('computing standing statistics from training clips', file=sys.stderr)
     context = evaluation_windows.context_frames(config)
   sampler = make_sampler(config, state.ema_params, state.gen.spectral, context)
   # A checkpoint that was saved on a signal has no standing statistics.

@@ -41,13 +41,13 @@ def train(config: Any, workdir: epath.Path) -> int:
     NonFiniteError: if training diverged; a state that is not finite is never saved.
     RunError: if a checkpoint cannot be written, no checkpoint can be read, or a bucket does not answer.
   """
-  run_config.settle(config, workdir)
-  source = multihost.in_turn(lambda: sources.open_source(config))
-  if config.data.stage and not source.in_memory:
-    source.stage(config.data.stage)  # on all hosts in parallel
-  run_config.number_classes(config, run_config.padded(config, source.classes))
   stop = StopSignal()
   try:
+    run_config.settle(config, workdir)
+    source = multihost.in_turn(lambda: sources.open_source(config))
+    if config.data.stage and not source.in_memory:
+      source.stage(config.data.stage)  # on all hosts in parallel
+    run_config.number_classes(config, run_config.padded(config, source.classes))
     run_config.open_folder(workdir, 'workdir')
     lock = files.exclusive(workdir / '.lock', f'training in {workdir}')
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
@@ -211,8 +211,8 @@ def initial_state(
   config: Any, spec: train_step.StepSpec, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> train_step.TrainState:
   """Restores the newest undamaged checkpoint onto the mesh; without checkpoints, initialises a new state there."""
-  if checkpoints.newest() is not None:
-    return checkpoints.restore_newest(config, mesh, set_aside=True)[1]
+  if found := checkpoints.restore_newest(config, mesh, set_aside=True):
+    return found[1]
   init = functools.partial(train_step.init_state, spec)
   start = models.init(config), jax.random.key(config.seed)
   places = sharding.state(mesh, jax.eval_shape(init, *start))

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import json
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from dvd_gan.runtime import files
+from dvd_gan.runtime import files, progress
 
 FILE = 'metrics.jsonl'
 # An object in a bucket cannot be appended to: each flush uploads all lines.
@@ -180,7 +179,7 @@ def _events(workdir: epath.Path) -> Any:
   try:
     from clu import metric_writers
   except ImportError:
-    logging.info('clu or TensorFlow is not installed: metrics go to metrics.jsonl alone')
+    progress.say('clu or TensorFlow is not installed: metrics go only to metrics.jsonl')
     return None
   import tensorflow as tf
 

@@ -22,7 +22,7 @@ environment() {  # environment EXTRAS, e.g. "[test]"
   if [ ! -e "$stamp" ]; then
     echo "installing into $venv (about two minutes)"
     "$python" -m venv "$venv" || { echo "error: $python cannot make environments (on Debian: apt install python3-venv)" >&2; exit 2; }
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$1"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$1" || { echo "error: pip cannot install the packages into $venv" >&2; exit 1; }
     touch "$stamp"
   fi
   PATH=$(cd "$venv/bin" && pwd):$PATH
@@ -33,7 +33,8 @@ environment() {  # environment EXTRAS, e.g. "[test]"
 # every step; glibc returns their pages to the system, tcmalloc keeps them: results/performance/README.md, Allocators.
 keep_freed_memory() {
   local library
-  library=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libtcmalloc(_minimal)?\.so/ { print $NF; exit }')
+  # ldconfig is missing on some systems. awk reads to the end, since a broken pipe would end a script with `pipefail`.
+  library=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libtcmalloc(_minimal)?\.so/ && !n++ { print $NF }') || true
   if [ -n "$library" ] && [ -z "${LD_PRELOAD:-}" ]; then
     export LD_PRELOAD=$library
   fi

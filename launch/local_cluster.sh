@@ -13,7 +13,7 @@ if ! [[ $count =~ ^[1-9][0-9]*$ ]]; then
 fi
 shift
 cd "$here" || exit 2
-if ! python -c 'import dvd_gan, jax' 2> /dev/null; then # an environment that is active serves
+if ! python -c 'import dvd_gan, jax' 2> /dev/null; then # an active environment is used as it is
   # shellcheck source=launch/environment.sh
   source launch/environment.sh
   environment ""
@@ -39,7 +39,7 @@ for pid in "${pids[@]}"; do
     ended=$?
     kill -0 "$pid" 2> /dev/null || break # otherwise a signal cut the wait short
   done
-  if ((ended > 128)); then # cut short as the process ended: its own code is still to be had
+  if ((ended > 128)); then # a signal cut the wait short while the process ended; its own code comes now
     wait "$pid" 2> /dev/null
     late=$?
     ((late == 127)) || ended=$late

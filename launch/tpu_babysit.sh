@@ -138,7 +138,7 @@ watch() {  # until the run has ended on all VMs; sets outcome and why
     [[ ! $away ]] || report 'gcloud answers again'
     away=''
     ! was_lost "$found" || continue
-    # What a VM says of an earlier run is no news of this one.
+    # A VM may still report an earlier run: then it has not started this one.
     lines=$(awk -F'|' -v run="$run" '$3 != "unreachable" && $5 != run { $0 = $1 "|" $2 "|never||||||" } 1' <<<"$lines")
     silent=$(vms_that_are unreachable "$lines") alive=$(vms_that_are running "$lines")
     newer=$(cut -d'|' -f7 <<<"$lines" | sort -n | tail -n 1)

@@ -19,7 +19,7 @@ bash launch/tpu_pod.sh COMMAND [OPTIONS] [-- FLAGS]
 
   create            requests the slice as a queued resource; keeps one that exists, replaces a preempted or failed one
   wait              until the slice is ACTIVE
-  setup             this commit and its environment on every VM; what is there already is left
+  setup             copies this commit to every VM and installs it there, if that was not done before
   run -- FLAGS      starts python -m dvd_gan.main FLAGS on every VM, detached
   status            the slice; for each VM running or how it ended; the newest step (worker 0 prints it)
   logs              the end of one VM's log

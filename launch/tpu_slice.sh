@@ -1,4 +1,4 @@
-# Sourced by tpu_pod.sh: what gcloud is asked about a slice and its VMs, and what it answers.
+# Sourced by tpu_pod.sh: asks gcloud about a slice and its VMs.
 # shellcheck shell=bash disable=SC2154  # the settings are tpu_pod.sh's
 
 # A VM that is gone does not answer; without these a look at it takes 20 minutes, for gcloud tries ten times.

@@ -4,7 +4,7 @@
 #   start RUN FLAGS...    python -m dvd_gan.main FLAGS, detached
 #   status COMMIT         number|set up|state|exit code|run|stop asked for|step|text
 #   logs LINES [follow]   of the newest run
-#   stacks                makes the run write to its log what each of its threads is at
+#   stacks                makes the run write the stack of each of its threads to its log
 #   stop TERM|KILL [WHO]  sends the signal to the run; WHO is babysit, or nothing for a person
 # Everything is in ~/dvd_gan_pod: code/COMMIT, current, environments/HASH, newest, runs/RUN/{flags,log,pid,exit_code}.
 set -euo pipefail

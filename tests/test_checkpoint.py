@@ -2,6 +2,7 @@ import functools
 import math
 import pathlib
 import resource
+import shutil
 import signal
 
 import jax
@@ -127,7 +128,29 @@ def test_the_newest_checkpoint_and_those_with_the_best_metric_are_kept(state, tm
     assert checkpoints.newest() == step
   # 6 is the newest; 2 and 4 have the smallest finite values.
   assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 4, 6]
-  assert checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2).newest() == 6
+  again = checkpoint.Checkpoints(tmp_path, keep=1, keep_best=2)
+  assert again.newest() == 6
+  again.save(7, state, best_metric=1.5)  # the scores of earlier steps are on disk
+  again.wait()
+  assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 7]
+
+
+def test_a_checkpoint_without_its_standing_statistics_counts_as_damaged(state, config, mesh, tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  standing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), models.standing_shapes(config))
+  checkpoints.save(1, state, standing)
+  checkpoints.wait()
+  assert checkpoints.restore(1, config, mesh)[1] is not None
+  shutil.rmtree(tmp_path / '1' / 'standing')
+  with pytest.raises(checkpoint.DamagedError, match='its folder standing is missing'):
+    checkpoints.restore(1, config, mesh)
+
+
+def test_a_checkpoint_in_a_bucket_is_complete_once_orbax_has_written_its_last_file(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoint.files, 'is_remote', lambda path: True)
+  assert not checkpoint.is_complete(epath.Path(tmp_path))
+  (tmp_path / 'commit_success.txt').touch()
+  assert checkpoint.is_complete(epath.Path(tmp_path))
 
 
 def test_checkpoints_of_multiples_of_keep_every_and_of_marked_steps_are_kept(state, tmp_path):

@@ -68,7 +68,7 @@ def look(params, video):
   }
 
 
-STAND_IN = networks.Network('stand_in', look, np.float32(2), {'weights': '0'})
+STAND_IN = networks.Network(look, np.float32(2), {'weights': '0'})
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_the_report_page_shows_real_clips_samples_nearest_clips_and_results(conf
   monkeypatch.setattr(report, 'page', lambda *args: shown.append(args[3]) or page(*args))
   evaluate.evaluate(config, workdir)
   found = result(workdir, 'toy-2-of_30')
-  assert found['memorised']['nearer'] == 0
+  assert found['memorised']['nearer'] == 0 and found['real']['split'] == 'train'
   opened = sample.open_checkpoint(config, workdir)
   windows = video_sets.evaluation_windows.Windows(config, 'train').first(CLIPS, frames=5)
   made = opened.sampler.videos(opened.standing(1.0), np.repeat([0, 1, 2], 3), truncation=1.0, seed=0).astype(int)

@@ -16,6 +16,8 @@ from dvd_gan.datasets import jpeg, window
 from dvd_gan.datasets.classes import count_classes
 from dvd_gan.runtime.errors import UsageError
 
+MAX_CLASSES = 100_000  # larger labels are identifiers
+
 
 class ArrayFile:
   """The clips of `data.source`; a source as returned by `sources.open_source`."""
@@ -44,13 +46,17 @@ class ArrayFile:
       raise UsageError(f'{path}: `label` is {self.label.dtype} {list(self.label.shape)}, not integers [N]')
     if not len(self.label):
       raise UsageError(f'{path} has no clips')
-    found = [str(label) for label in range(int(self.label.max()) + 1)]
-    self.classes = tuple(map(str, names)) if len(names) >= len(found) else tuple(found)
+    count = int(self.label.max()) + 1 if config.data.use_labels else 0
+    if count > MAX_CLASSES:
+      raise UsageError(f'{path}: label {count - 1} is too large; number the classes from 0')
+    self.classes = tuple(map(str, names if len(names) >= count else range(count)))
     count_classes(config, self.classes)
     if config.data.use_labels and not 0 <= self.label.min() <= self.label.max() < config.data.num_classes:
       raise UsageError(f'{path}: labels must be from 0 to data.num_classes - 1 = {config.data.num_classes - 1}')
     _, frames, height, width, _ = self.video.shape
     need = window.span(config.data.frames, config.data.stride)
+    if config.data.short_clips == 'repeat':
+      need = 1
     if frames < need or min(height, width) < config.data.resolution:
       raise UsageError(
         f'{path}: clips have {frames} frames of {height}x{width}, but the config needs {need} of at least '
@@ -73,8 +79,8 @@ class ArrayFile:
 
   def _cut(self, clip: int, start: int, crop: np.ndarray, flip: bool) -> np.ndarray:
     data = self._config.data
-    stop = start + window.span(data.frames, data.stride)
-    video = self.video[clip, start : stop : data.stride]
+    # A clip shorter than the window repeats its last frame.
+    video = self.video[clip, np.minimum(start + data.stride * np.arange(data.frames), self.video.shape[1] - 1)]
     top, left = (crop * (np.array(video.shape[1:3]) - data.resolution + 1)).astype(int)
     video = video[:, top : top + data.resolution, left : left + data.resolution]
     return video[:, :, ::-1] if flip else video

@@ -32,13 +32,13 @@ def read(path: epath.Path, offset: int, length: int) -> bytes:
   TensorFlow's reads fetch a block of a megabyte or more, ten times what a window of frames needs.
 
   Raises:
-    OSError: if the file is missing or too short, or the bucket does not answer.
+    OSError: if the file is missing or too short; ConnectionError or TimeoutError if the bucket does not answer.
   """
   bucket, name = files.bucket_and_name(path)
   try:
     found = _bucket(bucket).read(name, byte_range=slice(offset, offset + length)).result(timeout=TIMEOUT)
   except ValueError as error:  # tensorstore reports read errors of every kind as ValueError
-    raise OSError(f'{path}: {error}') from None
+    raise (ConnectionError if files.passing(error) else OSError)(f'{path}: {error}') from None
   if found.state != 'value':
     raise FileNotFoundError(f'{path} does not exist')
   return found.value
@@ -99,9 +99,9 @@ def stage(paths: list[epath.Path], folder: str) -> list[pathlib.Path]:
 
 
 def _stage(paths: list[epath.Path], root: pathlib.Path) -> list[pathlib.Path]:
-  for partial in root.rglob('*.partial'):  # left by an interrupted run
-    partial.unlink()
   copies = [root / str(path).removeprefix('gs://') for path in paths]
+  for path in copies:
+    path.with_name(f'{path.name}.partial').unlink(missing_ok=True)  # left by an interrupted run
   todo = [
     (path, copy, size)
     for path, copy, size in zip(paths, copies, sizes(paths), strict=True)

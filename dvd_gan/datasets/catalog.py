@@ -83,7 +83,7 @@ def _built(config: Any, build: bool) -> Prepared:
         '--config.data.source=FOLDER once'
       )
     building.build(config, folder, kind, builder_config)
-  elif build and issubclass(kind, VideoBuilder):
+  elif issubclass(kind, VideoBuilder) and (build or not (folder / building.DECODER_FILE).exists()):
     building.finish(config, folder, kind, builder_config)
   decoder = _decoder(folder) if issubclass(kind, VideoBuilder) else 1
   if data.name == 'ucf101':

@@ -151,7 +151,7 @@ class _FromFiles:
 
 
 class Batches:
-  """Iterates over the global training batches, from `first_step` to the last step.
+  """Iterates over the global training batches of the steps after `first_step`.
 
   Attributes:
     waited: seconds spent waiting for host batches so far.

@@ -1,5 +1,6 @@
 """Reads windows from prepared record files: only a window's byte range is read, and only its frames are decoded."""
 
+import contextlib
 import math
 import pathlib
 import sys
@@ -15,7 +16,7 @@ from dvd_gan.datasets import buckets, index, jpeg, window
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
-WAITS = (0.1, 1.0, 5.0)  # seconds between attempts to read
+WAITS = (0.1, 1.0, 5.0)  # seconds between attempts to read a local file
 MAX_UNREADABLE = 5  # consecutive clips; after that the disk is considered lost
 ALIGNMENT = 64  # bytes; TensorFlow's EIGEN_MAX_ALIGN_BYTES
 
@@ -104,7 +105,7 @@ class Records:
     reported once.
 
     Raises:
-      OSError: if `MAX_UNREADABLE` consecutive clips cannot be read.
+      OSError: if `MAX_UNREADABLE` consecutive clips cannot be read, or the bucket does not answer.
     """
     data, size = self._config.data, self._config.data.resolution
     video = _aligned((len(plan.clip), data.frames, size, size, 3))
@@ -126,7 +127,7 @@ class Records:
     frames = np.minimum(start + data.stride * np.arange(data.frames), self._frames[clip] - 1)
     begin, end = self._index.place(clip, frames)
     base = int(begin[0])
-    content = memoryview(_patiently(read_bytes, self._paths[self._index.shard[clip]], base, int(end[-1]) - base))
+    content = memoryview(_patiently(self._paths[self._index.shard[clip]], base, int(end[-1]) - base))
     return [content[a:b] for a, b in zip((begin - base).tolist(), (end - base).tolist(), strict=True)], begin
 
   def _read_or_next(
@@ -139,6 +140,8 @@ class Records:
       try:
         self._read(out, clip, start, crop, flip, scratch)
         return self._labels[clip]
+      except (ConnectionError, TimeoutError):  # no fault of the clip
+        raise
       except files.errors() as error:
         self._warn_once(('clip', clip), clip, f'{error}; the next clip replaces it')
         last = error
@@ -181,14 +184,13 @@ class Records:
       tqdm.tqdm.write(f'warning: {self._paths[self._index.shard[clip]]}: {what}', file=sys.stderr)  # above the bar
 
 
-def _patiently(read: Any, *arguments: Any) -> Any:
-  """Calls `read`, and retries after transient failures of a disk or a bucket."""
-  for wait in WAITS:
-    try:
-      return read(*arguments)
-    except files.errors():
-      time.sleep(wait)
-  return read(*arguments)
+def _patiently(path: Any, offset: int, length: int) -> bytes:
+  """`read_bytes`, repeated after failures of a disk; a bucket's library repeats its requests itself."""
+  for wait in () if files.is_remote(path) else WAITS:
+    with contextlib.suppress(OSError):
+      return read_bytes(path, offset, length)
+    time.sleep(wait)
+  return read_bytes(path, offset, length)
 
 
 def read_bytes(path: Any, offset: int, length: int) -> bytes:

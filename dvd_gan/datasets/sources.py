@@ -20,6 +20,7 @@ def open_source(config: Any, *, build: bool = False) -> Any:
     `decoder`: version of the decoder that made the clips;
     `in_memory`: True if the clips are in memory and prefetching gains nothing;
     `describe()`: a line for `--mode=prepare`.
+    Those of record files also have `stage(folder)` and `encoded(plan)`, see `record_files.Records`.
 
   Raises:
     UsageError: if the data are missing or do not fit the config; the message explains what to do.

@@ -27,7 +27,7 @@ def plan(config: Any, step: int, rows: np.ndarray, lengths: np.ndarray) -> Plan:
 
   Args:
     config: reads seed, data and train.
-    step: number of the train step.
+    step: number of train steps before this one.
     rows: rows of the global batch to return, int [B_host].
     lengths: frames in each clip, int [N]. The window of a clip that is too short starts at frame 0.
   """

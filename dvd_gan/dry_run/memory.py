@@ -51,11 +51,12 @@ def kept(config: Any, batch_size: int) -> int:
   """Bytes of activations that the G step keeps for its backward pass; D's steps keep less."""
   spec, data = train_step.make_spec(config, unroll=False), config.data
   state = train_step.state_shapes(config)
-  weights = (state.disc.params, state.gen.params)
+  weights, frame = (state.disc.params, state.gen.params), (data.resolution, data.resolution, 3)
   inputs = {
     'z': jax.ShapeDtypeStruct((batch_size, config.gen.z_dim), jnp.float32),
     'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    'context': jax.ShapeDtypeStruct((batch_size, data.context, data.resolution, data.resolution, 3), jnp.float32),
+    'context': jax.ShapeDtypeStruct((batch_size, data.context, *frame), jnp.float32),
+    'truth': jax.ShapeDtypeStruct((batch_size, data.frames - data.context, *frame), jnp.float32),
     'chosen': jax.ShapeDtypeStruct((batch_size, config.disc.frames_k), jnp.int32),
     'corners': jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
     'draws': jax.eval_shape(lambda: augment.draw(jax.random.key(0), batch_size, data.resolution, spec.augment)),

@@ -20,7 +20,8 @@ def steps(config: Any, workdir: epath.Path) -> Iterator[int]:
   done, folder = 0, workdir / 'checkpoints'
   while done < config.train.steps:
     # List the folder: a second checkpoint manager beside the trainer's does not support several processes.
-    saved = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+    found = folder.iterdir() if folder.exists() else ()
+    saved = [int(path.name) for path in found if path.name.isdigit() and checkpoint.is_complete(path)]
     newest = int(multihost.gather(str(max(saved, default=0)))[0])
     if newest > done:
       checkpoint.mark(workdir, 'evaluating', newest)

@@ -93,7 +93,7 @@ def numbers(
         found |= neighbours.precision_recall(real, made) | neighbours.density_coverage(real, made)
         result['memorised'] = neighbours.memorised(*(half.all(protocol.feature) for half in halves), made)
         # Two windows of one clip can be as close as a copy, and the model has not seen test clips.
-        if protocol.windows == 'any' or protocol.split == 'test':
+        if protocol.windows == 'any' or protocol.split.startswith(('test', 'val')):
           del result['memorised']['nearer']
   if protocol.number != 'frechet':
     scores = [inception_score(one.all('probabilities'), protocol.splits) for one in fake]

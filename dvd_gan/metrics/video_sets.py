@@ -118,7 +118,7 @@ def samples(config: Any, opened: sample.Opened, truncation: float, protocol: Pro
   key = {'step': opened.step, 'weights': opened.digest, 'truncation': truncation, 'seed': seed, 'frames': frames}
   key |= {'statistics': [config.sample.statistics_batches, config.sample.statistics_batch_size]}
   key |= {'statistics_remade': True} if opened.recomputed else {}
-  gen = config.gen.to_dict()
+  gen = config.gen.to_dict() | {'remat': False}  # remat changes no result
   if tuple(gen['context_multipliers']) == run_config.HALF_WIDTHS.get(config.data.resolution):
     gen['context_multipliers'] = ()  # the earlier notation of these widths, so that old cached features stay valid
   key |= {'dtype': config.dtype, 'gen': gen, 'labels': models.num_labels(config)}

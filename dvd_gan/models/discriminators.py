@@ -24,9 +24,9 @@ class ProjectionHead(nn.Module):
   def __call__(self, x: jax.Array, label: jax.Array) -> jax.Array:
     """x [B, T, H, W, C], label [B] -> scores [B] f32."""
     h = nn.relu(x).astype(jnp.float32).sum((2, 3))  # [B, T, C]
-    score = nn.Dense(1, name='linear')(h)[..., 0]  # [B, T]
+    score = nn.Dense(1, precision='highest', name='linear')(h)[..., 0]  # [B, T]
     embedding = nn.Embed(self.num_classes, x.shape[-1], name='embed')(label)
-    return (score + jnp.einsum('btc,bc->bt', h, embedding)).sum(1)
+    return (score + jnp.einsum('btc,bc->bt', h, embedding, precision='highest')).sum(1)
 
 
 class Discriminator(nn.Module):

@@ -1,7 +1,8 @@
 """Spectral norm as a pure function on a parameter tree: (W, u) -> (W / sigma(W), u', sigma).
 
 The modules do not normalise. The train step passes them normalised parameters, so all uses of a network between two of
-its updates have the same weights, also in loops and in rematerialised blocks (models/README.md, Decisions). Source: Miyato et al. 2018; the choice of weights: paper, section 3.
+its updates have the same weights, also in loops and in rematerialised blocks (models/README.md, Decisions). Source:
+Miyato et al. 2018; the choice of weights: paper, section 3.
 """
 
 from typing import Any
@@ -41,7 +42,8 @@ def normalise(params: Tree, u: Tree) -> tuple[Tree, Tree, Tree]:
 
   Returns:
     (weights, u', sigma): `params` with each normalised leaf divided by sigma, where gradients flow through sigma but
-    not through the vectors; the new vectors; and the estimated sigma of each raw weight, f32 scalars; None for leaves without spectral norm.
+    not through the vectors; the new vectors; and the estimated sigma of each raw weight, f32 scalars; None for leaves
+    without spectral norm.
   """
   results = _map(_normalise_leaf, params, u)
   return tuple(_map(lambda leaf, _, i=i: leaf[i], results, u) for i in range(3))

@@ -101,20 +101,26 @@ def write(path: epath.Path, content: bytes) -> None:
   """Writes a file atomically, even if the process is killed; creates its folder."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.parent / f'{path.name}.{uuid.uuid4().hex[:8]}'
-  partial.write_bytes(content)
-  partial.replace(path)
+  try:
+    partial.write_bytes(content)
+    partial.replace(path)
+  except BaseException:
+    with contextlib.suppress(*errors()):
+      partial.unlink(missing_ok=True)  # it takes space on a disk that may be full
+    raise
 
 
 @contextlib.contextmanager
-def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
+def exclusive(lock: epath.Path, doing: str, *, wait: bool = False) -> Iterator[None]:
   """Holds an exclusive lock on a file. The lock ends with the process, even if it is killed. Buckets are not locked.
 
   Args:
     lock: the file; its folder is created.
-    doing: the activity, for the error message, such as 'preparing FOLDER'.
+    doing: the activity, for the message, such as 'preparing FOLDER'.
+    wait: wait while another process holds it.
 
   Raises:
-    UsageError: if another process holds it.
+    UsageError: if another process holds it, unless `wait`.
   """
   if is_remote(lock):
     yield
@@ -126,7 +132,10 @@ def exclusive(lock: epath.Path, doing: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise UsageError(f'another process is {doing}: stop it or wait until it ends') from None
+      if not wait:
+        raise UsageError(f'another process is {doing}: stop it or wait until it ends') from None
+      print(f'waiting for another process, which is {doing}', file=sys.stderr, flush=True)
+      fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
       pass  # a file system without locks
     try:

@@ -142,7 +142,7 @@ def check(config: Any, workdir: epath.Path) -> None:
     return
   earlier = read(path)
   now, before = (json.loads(one.to_json_best_effort()) for one in (config, default.get_config()))
-  model = [(group, field) for group in ('gen', 'disc') for field in now[group]]
+  model = [(group, field) for group in ('gen', 'disc') for field in now[group] if field != 'remat']
   model += [('data', field) for field in ('resolution', 'frames', 'context', 'use_labels')]
   model += [('data', 'num_classes')] * config.data.use_labels
   for group, field in model:

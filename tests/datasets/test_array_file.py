@@ -42,6 +42,13 @@ def test_crop_centre_cuts_the_square_from_the_middle(config, clips):
   np.testing.assert_array_equal(got['video'].reshape(-1, 5, 16, 16, 3), np.stack(expected))
 
 
+def test_clips_shorter_than_the_window_repeat_their_last_frame_if_short_clips_is_repeat(config, clips):
+  config.data.frames, config.data.short_clips = 12, 'repeat'  # the clips have 9
+  got = batch(config, array_file.ArrayFile(config))['video']
+  np.testing.assert_array_equal(got[:, :, 9:], np.repeat(got[:, :, 8:9], 3, axis=2))
+  assert (got[:, :, 8] != got[:, :, 7]).any()
+
+
 def test_resuming_gives_the_batches_of_an_uninterrupted_run(config, clips):
   source = array_file.ArrayFile(config)
   batches = list(input_pipeline.host_batches(config, source, range(4), ROWS))
@@ -52,6 +59,7 @@ def test_resuming_gives_the_batches_of_an_uninterrupted_run(config, clips):
   ('change', 'message'),
   [
     (dict(label=np.arange(10)), 'num_classes'),
+    (dict(label=np.full(10, 10**9)), 'number the classes from 0'),
     (dict(label=np.zeros(9, int)), 'integers'),
     (dict(video=np.zeros((10, 9, 20, 18, 3), np.float32)), 'uint8'),
     (dict(video=np.zeros((10, 4, 20, 18, 3), np.uint8)), 'the config needs 5'),

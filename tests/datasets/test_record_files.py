@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 from PIL import Image
 
 from dvd_gan.datasets import catalog, index, record_files, shapes, window
@@ -87,6 +88,20 @@ def test_a_transient_disk_error_is_retried_and_a_permanent_one_is_raised(prepare
   fresh = open_files(own, prepared.folder, prepared.files)
   with pytest.raises(OSError, match=r'^\[Errno 5\] Input/output error$'):  # the OSError itself, not TensorFlow's error
     batch(own, fresh)
+
+
+def test_a_bucket_that_does_not_answer_ends_the_run_instead_of_replacing_clips(prepared, own, monkeypatch):
+  lost = open_files(own, prepared.folder, prepared.files)
+  lost._paths, calls = [epath.Path('gs://bucket/file')] * len(lost._paths), []
+
+  def no_answer(*arguments):
+    calls.append(arguments)
+    raise ConnectionError('503')
+
+  monkeypatch.setattr(record_files.buckets, 'read', no_answer)
+  with pytest.raises(ConnectionError, match='503'):
+    lost.read(window.plan(own, 0, np.arange(8), lost.lengths))
+  assert len(calls) == 1
 
 
 def test_short_clips_repeat_their_last_frame_if_short_clips_is_repeat(prepared, own, tmp_path):

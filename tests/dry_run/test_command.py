@@ -13,7 +13,7 @@ import jax
 import pytest
 from etils import epath
 
-from dvd_gan.configs import kinetics600_64x12
+from dvd_gan.configs import kinetics600_64x12, moving_shapes_fp_32
 from dvd_gan.dry_run import command
 from dvd_gan.runtime.errors import RunError, UsageError
 from tests.conftest import ROOT, tiny_config
@@ -105,6 +105,12 @@ def test_the_estimate_of_memory_is_lower_with_remat():
     for fields in ({}, {'gen__remat': True, 'disc__remat': True})
   )
   assert remat < 0.5 * plain
+
+
+def test_the_estimate_of_memory_covers_prediction_with_a_squared_error():
+  config = moving_shapes_fp_32.get_config()
+  config.dry_run.topology, config.dry_run.compile, config.train.batch_size = 'v5litepod-4', False, 64
+  assert command.dry_run(config, 'tiny', None)['temporaries_gib'] > 0
 
 
 def test_the_estimate_of_memory_refuses_microbatches():

@@ -7,6 +7,9 @@ from dvd_gan.metrics import follow
 def test_follow_yields_checkpoints_as_they_are_saved_and_marks_the_one_being_evaluated(config, tmp_path, monkeypatch):
   folder = tmp_path / 'checkpoints'
   (folder / '2').mkdir(parents=True)
+  (folder / '3').mkdir()  # not complete
+  complete = lambda path: path.name != '3'  # noqa: E731
+  monkeypatch.setattr(checkpoint, 'is_complete', complete)
   config.train.steps = 5
   found = follow.steps(config, tmp_path)
   assert next(found) == 2 and checkpoint.marks(tmp_path) == {'evaluating': {'step': 2}}

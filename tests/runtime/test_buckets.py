@@ -153,8 +153,10 @@ def test_stage_copies_only_missing_or_changed_files_to_the_local_disk(bucket, tm
   assert 'copying 2 of 2 files' in output and sorted(read) == ['other/set/a', 'other/set/b']
   (tmp_path / 'other' / 'set' / 'b').write_bytes(b'sec')  # of an earlier data set of that name
   (tmp_path / 'other' / 'set' / 'b.partial').write_bytes(b's')  # of an interrupted copy
+  (tmp_path / 'film.partial').write_bytes(b'f')  # the user's
   assert stage()[1] == ['other/set/b'] and stage()[1] == []
   assert sorted(path.name for path in (tmp_path / 'other' / 'set').iterdir()) == ['a', 'b']
+  assert (tmp_path / 'film.partial').exists()
 
 
 def test_a_bucket_folder_is_listed_and_an_error_is_not_taken_for_a_missing_folder(bucket, monkeypatch):

@@ -23,6 +23,8 @@ def before_the_renaming(tmp_path):
 def test_a_config_json_with_old_field_names_is_compared_under_the_new_names(before_the_renaming):
   run_config.check(tiny_config(), before_the_renaming)
   other = tiny_config()
+  other.gen.remat = True  # changes neither parameters nor results
+  run_config.check(other, before_the_renaming)
   other.data.context = 2
   with pytest.raises(UsageError, match='was trained with data.context=0, not 2'):
     run_config.check(other, before_the_renaming)

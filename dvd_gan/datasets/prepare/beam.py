@@ -1,5 +1,6 @@
 """Decodes clips on Apache Beam, for sets that take days on one machine. Optional dependency: `pip install .[beam]`."""
 
+import functools
 import json
 import pickle
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ class _Decode(beam.PTransform):
     outcomes = (
       pipeline
       | 'Chunks' >> beam.Create(self._chunks)
-      | 'Sources' >> beam.FlatMap(lambda path: pickle.loads(epath.Path(path).read_bytes()))
+      | 'Sources' >> beam.FlatMap(lambda path: [(path, i) for i in range(len(_sources(path)))])
       | 'Spread' >> beam.Reshuffle()
       | 'Clips' >> beam.FlatMap(_clips)
       | 'Gather' >> beam.GroupByKey()  # also distributes the clips of one archive
@@ -55,9 +56,16 @@ class _Decode(beam.PTransform):
     return outcomes.examples
 
 
-def _clips(numbered: tuple[int, archives.Source]) -> Iterator[tuple[str, tuple[tuple[int, int], ingest.Clip]]]:
-  """Yields (key, (position in the order of the sources, clip)) for each clip of a source."""
-  number, source = numbered
+@functools.cache
+def _sources(path: str) -> list[tuple[int, archives.Source]]:
+  """The numbered sources of a list file. Each of its archives has all annotations, so sources stay out of shuffles."""
+  return pickle.loads(epath.Path(path).read_bytes())
+
+
+def _clips(place: tuple[str, int]) -> Iterator[tuple[str, tuple[tuple[int, int], ingest.Clip]]]:
+  """Yields (key, (position in the order of the sources, clip)) for each clip of the source at (list file, position)."""
+  path, position = place
+  number, source = _sources(path)[position]
   for i, clip in enumerate(archives.clips_of(source)):
     yield clip.key, ((number, i), clip)
 

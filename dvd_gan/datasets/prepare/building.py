@@ -12,9 +12,9 @@ from etils import epath
 
 from dvd_gan.datasets import window
 from dvd_gan.datasets.prepare import decoding, kinetics600, moving_shapes, ucf101, video_folder
-from dvd_gan.datasets.prepare.video_builder import VideoBuilder
+from dvd_gan.datasets.prepare.video_builder import VideoBuilder, VideoConfig
 from dvd_gan.runtime import files
-from dvd_gan.runtime.errors import UsageError
+from dvd_gan.runtime.errors import RunError, UsageError
 
 DECODER_FILE = 'decoder.json'  # in a data set's folder: the version of decoding.py that made its clips
 SPARE_FRAMES = 8  # frames of a moving_shapes clip beyond one window, so that windows differ in their start
@@ -40,9 +40,7 @@ def builder_class(config: Any) -> tuple[type, Any]:
     return video_folder.VideoFolder, video_folder.make_config(config)
   if data.name in ('kinetics600', 'ucf101'):
     kind = kinetics600.Kinetics600 if data.name == 'kinetics600' else ucf101.Ucf101Clips
-    size = str(data.resolution)
-    known = {one.name: one for one in kind.BUILDER_CONFIGS}
-    return kind, known.get(size) or type(kind.BUILDER_CONFIGS[0])(name=size, size=data.resolution)
+    return kind, VideoConfig(name=str(data.resolution), size=data.resolution)
   frames = window.span(data.frames, data.stride) + SPARE_FRAMES
   builder_config = moving_shapes.MovingShapesConfig(
     name=f'{data.resolution}px_{frames}f_{data.clips}_q{data.jpeg_quality}',
@@ -62,6 +60,8 @@ def build(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> N
   download_config = None
   try:
     with _exclusive(folder), _exclusive(cache):
+      if folder.exists():
+        return  # another process has built it meanwhile
       for stale in folder.parent.glob(f'incomplete.*_{folder.name}'):
         stale.rmtree()  # left by a run that was killed
       if isinstance(builder, VideoBuilder):
@@ -80,12 +80,13 @@ def build(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> N
         builder.download_and_prepare(download_config=download_config)
       _complete(folder, cache)
   except (*files.errors(), RuntimeError, ValueError) as error:  # TFDS's writer and Beam raise RuntimeError, ValueError
-    raise UsageError(f'cannot prepare {data.name} in {folder}: {" ".join(str(error).split())}') from error
+    kind = RunError if files.passing(error) else UsageError
+    raise kind(f'cannot prepare {data.name} in {folder}: {" ".join(str(error).split())}') from error
 
 
 def _exclusive(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
-  """A lock for preparing `folder`; UsageError if another process on this machine holds it."""
-  return files.exclusive(folder.parent / f'{folder.name}.lock', f'preparing {folder}')
+  """A lock for preparing `folder`; waits while another process on this machine holds it."""
+  return files.exclusive(folder.parent / f'{folder.name}.lock', f'preparing {folder}', wait=True)
 
 
 def cache_folder(builder: Any, data: Any, folder: epath.Path) -> epath.Path:
@@ -101,17 +102,21 @@ def cache_folder(builder: Any, data: Any, folder: epath.Path) -> epath.Path:
 
 def finish(config: Any, folder: epath.Path, kind: type, builder_config: Any) -> None:
   """Completes a build that was killed after its records were written."""
-  _complete(folder, cache_folder(make_builder(config, kind, builder_config), config.data, folder))
+  cache = cache_folder(make_builder(config, kind, builder_config), config.data, folder)
+  if cache.exists():
+    with _exclusive(folder), _exclusive(cache):
+      _complete(folder, cache)
 
 
 def _complete(folder: epath.Path, cache: epath.Path) -> None:
   """Adds the rejects, sorted by file, and the decoder's version to a folder of records. Deletes the cache."""
   if not cache.exists():
     return
-  lines = [line for file in cache.glob('rejects-*.jsonl') for line in file.read_text().splitlines()]
-  lines.sort(key=lambda line: json.loads(line)['file'])
-  files.write(folder / 'rejects.jsonl', ''.join(line + '\n' for line in lines).encode())
-  files.write(folder / DECODER_FILE, json.dumps({'version': decoding.VERSION}).encode())
+  if not (folder / DECODER_FILE).exists():  # otherwise this was killed before, while it deleted the cache
+    lines = [line for file in cache.glob('rejects-*.jsonl') for line in file.read_text().splitlines()]
+    lines.sort(key=lambda line: json.loads(line)['file'])
+    files.write(folder / 'rejects.jsonl', ''.join(line + '\n' for line in lines).encode())
+    files.write(folder / DECODER_FILE, json.dumps({'version': decoding.VERSION}).encode())
   cache.rmtree()
 
 

@@ -146,7 +146,7 @@ def fill(
     (accepted, rejected), both in the order of `clips`.
 
   Raises:
-    UsageError: if the cache cannot be written.
+    UsageError, RunError: if the cache cannot be written.
   """
   workers = workers or os.cpu_count() or 1
   job = _Job(cache, form, workers, title)
@@ -228,7 +228,7 @@ class _Job:
       try:
         outcome = verdict(done)
       except files.errors() as error:
-        raise UsageError(f'cannot write decoded clips: {error}') from None
+        raise files.failure(error, 'cannot write decoded clips') from None
       self._settled(number, clip, outcome)
 
   def _settled(self, number: int, clip: Clip, outcome: Outcome) -> None:

@@ -15,7 +15,7 @@ from etils import epath
 
 from dvd_gan.datasets.prepare import ingest
 from dvd_gan.datasets.prepare.archives import SUFFIXES, TARS, Archive, Source
-from dvd_gan.datasets.prepare.video_builder import SPLITS, UNLABELLED, VideoBuilder, VideoConfig, features
+from dvd_gan.datasets.prepare.video_builder import SPLITS, UNLABELLED, VideoBuilder, features
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
@@ -42,7 +42,6 @@ class Kinetics600(VideoBuilder):
   """Kinetics-600 at 25 frames a second, the short side resized, nothing cropped, as JPEGs of quality 90."""
 
   VERSION = tfds.core.Version('1.0.0')
-  BUILDER_CONFIGS = [VideoConfig(name=str(size), size=size) for size in (64, 128, 256)]
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from dvd_gan.datasets.prepare import archives, ingest
-from dvd_gan.datasets.prepare.video_builder import VideoBuilder, VideoConfig, features
+from dvd_gan.datasets.prepare.video_builder import VideoBuilder, features
 from dvd_gan.runtime import files
 from dvd_gan.runtime.errors import UsageError
 
@@ -32,7 +32,6 @@ class Ucf101Clips(VideoBuilder):
   """
 
   VERSION = tfds.core.Version('1.0.0')
-  BUILDER_CONFIGS = [VideoConfig(name=str(size), size=size) for size in (64, 128)]
 
   def _info(self) -> tfds.core.DatasetInfo:
     lists = {f'split_{i}': tfds.features.Scalar(np.int64) for i in (1, 2, 3)}

@@ -18,13 +18,11 @@ class Network(NamedTuple):
   """A network with its weights.
 
   Attributes:
-    name: `Protocol.network`.
     apply: (params, f32 [N, T, H, W, 3] in [-1, 1]) -> features by name, [N, ...].
     params: its weights.
     sha256: digests of the weight files by file name, and any other setting that changes the features.
   """
 
-  name: str
   apply: Callable[[Any, jax.Array], Features]
   params: Any
   sha256: dict[str, str]
@@ -48,7 +46,7 @@ def load(name: str, files: Any) -> Network:
         '--config.eval.i3d_600=PATH'
       )
     weights = i3d_weights.load(path, num_classes=classes)
-    return Network(name, functools.partial(_i3d, i3d.I3D(classes)), weights.params, weights.sha256)
+    return Network(functools.partial(_i3d, i3d.I3D(classes)), weights.params, weights.sha256)
   if name in ('c3d_101', 'c3d_101_255'):
     if not (files.c3d and files.c3d_mean):
       raise UsageError(
@@ -57,12 +55,12 @@ def load(name: str, files: Any) -> Network:
       )
     weights = c3d.load(files.c3d, files.c3d_mean)
     if name == 'c3d_101':
-      return Network(name, functools.partial(_c3d, c3d.C3D()), weights.params, weights.sha256)
+      return Network(functools.partial(_c3d, c3d.C3D()), weights.params, weights.sha256)
     net = functools.partial(_c3d, c3d.C3D(full_scale=127.5))
-    return Network(name, net, weights.params, weights.sha256 | {'full_scale': '127.5'})
+    return Network(net, weights.params, weights.sha256 | {'full_scale': '127.5'})
   if name == 'shapes':
     weights = shapes_classifier.load()
-    return Network(name, _apply(shapes_classifier.ShapesClassifier()), weights.params, weights.sha256)
+    return Network(_apply(shapes_classifier.ShapesClassifier()), weights.params, weights.sha256)
   raise UsageError(f'no network {name}')
 
 

@@ -15,7 +15,7 @@ class FrameBatchNorm(nn.Module):
   Statistics are taken over the batch and the pixels of all replicas, because under jit the mean of a sharded batch is
   global (ours). There is no learned scale or offset and no running average. With `train` the batch's statistics are
   used, and stored in the collection `standing` if it is mutable. Otherwise the statistics in `standing` are used
-  (standing statistics, sample.py).
+  (standing statistics, sampling.py).
 
   Attributes:
     over_time: pool the statistics also over time; only for the ablation.
@@ -44,7 +44,7 @@ class FrameBatchNorm(nn.Module):
     if not train:
       mean, var = (self.get_variable('standing', name) for name in ('mean', 'var'))
       if mean is None:
-        raise ValueError('train=False needs standing statistics in the collection `standing` (see sample.py)')
+        raise ValueError('train=False needs standing statistics in the collection `standing` (see sampling.py)')
       return _normalised(x, mean, var, scale, offset)
     axes = (0, 1, 2, 3) if self.over_time else (0, 2, 3)
     values = x.astype(jnp.float32)

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -173,10 +174,18 @@ def test_prepare_killed_with_sigkill_resumes_and_writes_the_same_data_set(tmp_pa
   assert not left, left
 
 
-def test_the_lock_of_a_data_set_refuses_a_second_preparation_until_released(tmp_path):
-  folder = epath.Path(tmp_path) / 'set' / '1.0.0'
+def test_a_second_preparation_of_a_data_set_waits_for_the_first(tmp_path, capsys):
+  folder, order = epath.Path(tmp_path) / 'set' / '1.0.0', []
+
+  def second():
+    with building._exclusive(folder):
+      order.append('second')
+
+  thread = threading.Thread(target=second)
   with building._exclusive(folder):
-    with pytest.raises(UsageError, match='another process is preparing'), building._exclusive(folder):
-      pass
-  with building._exclusive(folder):
-    pass
+    thread.start()
+    thread.join(0.5)
+    order.append('first')
+  thread.join(10)
+  assert order == ['first', 'second']
+  assert f'waiting for another process, which is preparing {folder}' in capsys.readouterr().err
