@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
   gen.ch = 128  # base width
   gen.multipliers = ()  # widths of the stem and of each unit, in units of ch; empty for the paper's at this resolution
   gen.context_multipliers = ()  # prediction: widths of the blocks over context frames, in units of ch; empty for D's
+  gen.from_last_frame = False  # prediction: generate changes of the last context frame instead of whole frames
   gen.z_dim = 120  # dimension of the latent z
   gen.embed_dim = 120  # dimension of the class embedding e(y)
   gen.attention = (32,)  # resolutions of the units with separable self-attention before the second block; () for none

@@ -115,6 +115,7 @@ RULES = {
   'gen.ch': COUNT,
   'gen.multipliers': COUNTS,
   'gen.context_multipliers': COUNTS,
+  'gen.from_last_frame': FLAG,
   'gen.z_dim': COUNT,
   'gen.embed_dim': COUNT,
   'gen.attention': COUNTS,

@@ -15,6 +15,7 @@ def get_config():
   config.data.stride = 4  # a sixth of a second per frame at 25 frames a second
   config.data.flip = True
   config.gen.context_multipliers = (8, 12, 16)
+  config.gen.from_last_frame = True
   config.train.augment = ('translation', 'cutout')
   config.train.batch_size = 16
   config.train.steps = 10_000

@@ -95,6 +95,7 @@ def test_a_usage_error_on_the_command_line_prints_one_line_and_exits_with_code_2
     ('sample.video', 'x.mp4', 'sample.video is for prediction'),
     ('sample.frames', 20, 'sample.frames is for prediction'),
     ('train.truth_weight', 1.0, 'train.truth_weight=1.0 is for prediction'),
+    ('gen.from_last_frame', True, 'gen.from_last_frame is for prediction'),
     ('sample.futures', 0, 'sample.futures=0'),
     ('data.context', 5, 'must be from 0 to data.frames - 1 = 4'),
     ('sample.start', float('nan'), 'sample.start=nan'),

@@ -71,6 +71,7 @@ def build(config: Any, resample_in_kernel: bool = False) -> tuple[Generator, Dua
     upsampling=config.gen.upsampling,
     over_time=config.gen.bn_over_time,
     context_widths=tuple(multiplier * config.gen.ch for multiplier in context),
+    from_last_frame=config.gen.from_last_frame,
     remat=config.gen.remat,
     resample_in_kernel=resample_in_kernel,
     dtype=jnp.dtype(config.dtype),

@@ -10,6 +10,7 @@ from dvd_gan.models import attention, blocks, conditioning, conv_gru
 from dvd_gan.models.ops import batch_norm, layers
 
 BASE = 4  # height and width of the stem
+WHITE = 0.99  # largest pixel value of a last context frame that changes are added to: arctanh(1) is infinite
 
 
 class Generator(nn.Module):
@@ -27,6 +28,7 @@ class Generator(nn.Module):
     over_time: pool BN's statistics over time (ablation).
     dtype: of the computation; parameters are f32.
     context_widths: widths of the blocks over context frames, finest first (conditioning.py); () for synthesis.
+    from_last_frame: generate changes of the last context frame, which is the output at the start of training.
     remat: recompute each ConvGRU, block, attention and head in the backward pass instead of storing its activations.
     resample_in_kernel: see GeneratorBlock; for the blocks over context frames, DiscriminatorBlock.
   """
@@ -42,6 +44,7 @@ class Generator(nn.Module):
   over_time: bool = False
   dtype: jnp.dtype = jnp.float32
   context_widths: tuple[int, ...] = ()
+  from_last_frame: bool = False
   remat: bool = False
   resample_in_kernel: bool = False
 
@@ -93,11 +96,14 @@ class Generator(nn.Module):
         x = attend(dtype=self.dtype, name=f'attention_{resolution}')(x)
       x = block(out, up=True, name=f'up_{resolution}')(x, cond, train)
 
-    return head(self, x, cond, train)
+    return head(self, x, cond, train, context[:, -1:] if self.from_last_frame else None)
 
-  def _head(self, x: jax.Array, cond: jax.Array, train: bool) -> jax.Array:
-    """x [B, T, R, R, C], cond [B, D] -> [B, T, R, R, 3] f32."""
+  def _head(self, x: jax.Array, cond: jax.Array, train: bool, last: jax.Array | None) -> jax.Array:
+    """x [B, T, R, R, C], cond [B, D], last [B, 1, R, R, 3] -> [B, T, R, R, 3] f32."""
     norm = batch_norm.ConditionalBatchNorm(self.over_time, self.dtype, name='head_norm')
     x = nn.relu(norm(x, cond, train=train))
-    x = layers.Conv(3, 3, dtype=self.dtype, name='head')(x)
-    return jnp.tanh(x.astype(jnp.float32))
+    x = layers.Conv(3, 3, dtype=self.dtype, name='head')(x).astype(jnp.float32)
+    if last is not None:
+      gain = self.param('head_gain', nn.initializers.zeros_init(), ())
+      x = jnp.arctanh(jnp.clip(last, -WHITE, WHITE)) + layers.scale(x, gain)
+    return jnp.tanh(x)

@@ -93,6 +93,9 @@ def _validate_prediction(config: Any) -> None:
     data.context or not config.train.truth_weight,
     f'train.truth_weight={config.train.truth_weight} is for prediction, but data.context is 0',
   )
+  _require(
+    data.context or not config.gen.from_last_frame, 'gen.from_last_frame is for prediction, but data.context is 0'
+  )
 
 
 def _validate_sample(config: Any) -> None:

@@ -75,3 +75,24 @@ def test_a_video_depends_on_each_of_its_own_context_frames_and_on_no_others():
     after = sample(context.at[1, frame].add(0.5), standing)
     np.testing.assert_array_equal(before[jnp.array([0, 2])], after[jnp.array([0, 2])])
     assert (abs(after - before)[1].max((1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_with_from_last_frame_the_initial_output_is_the_last_context_frame_and_training_changes_it(remat):
+  config = tiny_config()
+  config.data.context, config.data.frames, config.gen.attention = 2, 5, ()
+  config.gen.from_last_frame, config.gen.remat = True, remat
+  gen, _ = models.build(config)
+  params = models.init(config)[0]
+  z, label = jax.random.normal(jax.random.key(0), (2, config.gen.z_dim)), jnp.zeros(2, jnp.int32)
+  context = jax.random.uniform(jax.random.key(1), (2, 2, 16, 16, 3), minval=-1).at[0, 1, 0, 0].set(1.0)
+  video = gen.apply({'params': params}, z, label, context, train=True)
+  assert video.shape == (2, 3, 16, 16, 3)
+  np.testing.assert_allclose(video, jnp.broadcast_to(context[:, 1:], video.shape), atol=0.011)  # white is 0.99
+
+  def loss(params):
+    return jnp.square(gen.apply({'params': params}, z, label, context, train=True)).mean()
+
+  assert abs(jax.grad(loss)(params)['head_gain']) > 1e-4
+  grads = jax.grad(loss)(params | {'head_gain': jnp.float32(0.5)})
+  assert all(abs(leaf).max() > 0 for leaf in jax.tree.leaves((grads['head'], grads['given'])))

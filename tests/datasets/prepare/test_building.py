@@ -91,7 +91,7 @@ def test_two_processes_together_read_the_batch_of_one_process(tmp_path):
       np.testing.assert_array_equal(part['part'], expected[:, row : row + 1])
 
 
-def test_a_build_killed_before_its_last_two_actions_is_completed(config, tmp_path):
+def test_a_build_killed_before_or_during_its_last_two_actions_is_completed(config, tmp_path):
   (tmp_path / 'source' / 'cats').mkdir(parents=True)
   encode(tmp_path / 'source' / 'cats' / 'a.mp4')
   (tmp_path / 'source' / 'cats' / 'b.mp4').write_bytes(b'not a video')
@@ -103,12 +103,17 @@ def test_a_build_killed_before_its_last_two_actions_is_completed(config, tmp_pat
   folder = catalog.open_records(config).folder
   rejects = (folder / 'rejects.jsonl').read_text()
   assert 'b.mp4' in rejects
-  # The state before the last two actions: the rejects are not beside the data, the cache is not deleted.
-  (folder / 'rejects.jsonl').unlink()
   cache = building.cache_folder(building.make_builder(config, *building.builder_class(config)), config.data, folder)
   (cache / 'train').mkdir(parents=True)
-  (cache / 'rejects-all.jsonl').write_text(rejects)
+  # Killed while it deleted the cache, which has lost its list of rejects: the list beside the data stays.
   assert '1 files rejected' in catalog.open_records(config, build=True).describe()
+  assert not cache.exists()
+  # Killed before the last two actions: the rejects are not beside the data, the cache is whole.
+  for name in ('rejects.jsonl', building.DECODER_FILE):
+    (folder / name).unlink()
+  (cache / 'train').mkdir(parents=True)
+  (cache / 'rejects-all.jsonl').write_text(rejects)
+  assert '1 files rejected' in catalog.open_records(config).describe()
   assert not cache.exists()
 
 
