@@ -6,7 +6,9 @@ python results/scripts/footage.py synthesis WORKDIR [--step=N] [--samples=256]
 python results/scripts/footage.py prediction WORKDIR [--step=N] [--beside=WORKDIR]
 
 files: FOLDER/whole/CLASS holds each video. FOLDER/split has them without the tree, which has 2.3 frames a second: the first
-  and the last third of each in FOLDER/split/train/CLASS, the middle one in FOLDER/split/test/CLASS.
+  and the last third of each in FOLDER/split/train/CLASS, the middle one in FOLDER/split/test/CLASS. Training needs more
+  variety than 70 seconds have: it also gets the quarters of the picture, where the video has 20 frames a second or more
+  at half speed, so that motion is as large as in the whole picture, and all of these backwards.
 synthesis: the protocol fvd_short for samples and, in place of samples, for real windows whose first frame is repeated and
   for real windows whose frames are shuffled; the nearest window of the class for each sample, over every beginning, crop
   and flip, as a GIF and as a distance in grey levels. Writes footage.json and nearest.gif to WORKDIR/eval.
@@ -83,13 +85,20 @@ def files(wheel: str, folder: pathlib.Path) -> None:
       if name == 'tree':
         continue
       with av.open(str(path)) as container:
-        seconds = container.duration / 1e6
+        seconds, rate = container.duration / 1e6, container.streams.video[0].average_rate
       for split, part, begin, length in PARTS:
-        out = folder / 'split' / split / name / f'{part}.mkv'
-        out.parent.mkdir(parents=True, exist_ok=True)
-        cut = ['-ss', f'{begin * seconds:.3f}', '-t', f'{length * seconds:.3f}']
-        command = ['ffmpeg', '-v', 'error', '-y', *cut, '-i', str(path), '-an', '-c:v', 'ffv1', str(out)]
-        subprocess.run(command, check=True)
+        cut = ['-ss', f'{begin * seconds:.3f}', '-t', f'{length * seconds:.3f}', '-i', str(path), '-an']
+        for number, change in enumerate(changes(slow=rate >= 20) if split == 'train' else ['null']):
+          out = folder / 'split' / split / name / f'{part}-{number}.mkv'
+          out.parent.mkdir(parents=True, exist_ok=True)
+          subprocess.run(['ffmpeg', '-v', 'error', '-y', *cut, '-vf', change, '-c:v', 'ffv1', str(out)], check=True)
+
+
+def changes(slow: bool) -> list[str]:
+  """Filters of ffmpeg for a part of a video to train on: see `files` above."""
+  places = [(x, y) for x in (0, 1) for y in (0, 1)]
+  quarters = [f'crop=iw/2:ih/2:{x}*iw/2:{y}*ih/2' + ',setpts=2*PTS' * slow for x, y in places]
+  return [change + backwards for change in ('null', *quarters) for backwards in ('', ',reverse')]
 
 
 def synthesis(workdir: pathlib.Path, step: int, samples: int) -> None:
