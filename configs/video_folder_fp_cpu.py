@@ -1,8 +1,8 @@
 """Prediction on your own videos at 32x32, 3 context frames, 5 generated, on a CPU: a folder with one subfolder per class.
 
 Command:  python -m dvd_gan.main --mode=train --config=configs/video_folder_fp_cpu.py --workdir=DIR --config.data.source=FOLDER
-Hardware: 1 CPU core. Expected: higher PSNR than copying the last frame, sharper than with a squared error alone.
-Measured: results/long_runs.
+Hardware: 1 CPU core, 1.5 hours for 4,000 steps. Expected: higher PSNR than copying the last frame, sharper than with a
+squared error alone. Measured: both, at 10 frames a second with 80 files: results/long_runs/footage_fp_32.
 """
 
 from dvd_gan.configs import moving_shapes_fp_32

