@@ -98,6 +98,14 @@ RUNS = {
     begins=('moving_shapes_32', 15_500),
     ships=True,
   ),
+  'moving_shapes_32-long_finish': Run(
+    'the same within 160,000 clips, half a thousand steps later',
+    'moving_shapes_32',
+    {'train.decay_start': 16_000, 'train.steps': 21_000},
+    begins=('moving_shapes_32', 16_000),
+    ships=True,
+  ),
+  'moving_shapes_32-seed_1': Run('a second seed', 'moving_shapes_32', {'seed': 1}),
   'finish': Run(
     'experiment 4: the last third with a rate that falls to 0',
     'moving_shapes_16',
