@@ -266,7 +266,7 @@ def follow(folder: pathlib.Path, name: str, clips: int | None) -> None:
 
 
 def begin(folder: pathlib.Path, name: str) -> None:
-  """Copies the checkpoint and the log that a run starts from, if it starts from another run."""
+  """Copies the checkpoint, the log and the config that a run starts from, if it starts from another run."""
   workdir = folder / name
   if not RUNS[name].begins or (workdir / 'checkpoints').exists():
     return
@@ -277,7 +277,8 @@ def begin(folder: pathlib.Path, name: str) -> None:
   shutil.rmtree(partial, ignore_errors=True)
   (partial / 'checkpoints').mkdir(parents=True)
   shutil.copytree(folder / other / 'checkpoints' / str(step), partial / 'checkpoints' / str(step))
-  shutil.copy(folder / other / 'metrics.jsonl', partial)  # training cuts it back to the checkpoint
+  for file in ('metrics.jsonl', 'config.json'):  # training cuts the log back to the checkpoint
+    shutil.copy(folder / other / file, partial)
   if workdir.exists():
     shutil.rmtree(workdir)
   partial.rename(workdir)
