@@ -42,7 +42,14 @@ WINDOWS = 256  # samples for protocols other than `toy`
 HELD_OUT = 1200  # clips: half to compare with, the other half for the floor
 POLL = 2.0  # seconds
 THINNED = 100  # lines of metrics to publish
-PLOTTED = ('moving_shapes_16', 'finish', 'moving_shapes_32', 'moving_shapes_32-finish', 'footage_32')
+PLOTTED = (
+  'moving_shapes_16',
+  'finish',
+  'moving_shapes_32',
+  'moving_shapes_32-finish',
+  'moving_shapes_32-long_finish',
+  'footage_32',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +110,6 @@ RUNS = {
     'moving_shapes_32',
     {'train.decay_start': 16_000, 'train.steps': 21_000},
     begins=('moving_shapes_32', 16_000),
-    ships=True,
   ),
   'moving_shapes_32-seed_1': Run('a second seed', 'moving_shapes_32', {'seed': 1}),
   'finish': Run(
